@@ -1,0 +1,49 @@
+"""The errors a user can meet. Each message names the thing that is wrong and what to do about it."""
+
+
+class MOLError(Exception):
+    """Base of every error that `mol` raises on purpose; the command line prints it without a traceback."""
+
+
+class ClipError(MOLError, ValueError):
+    """A clip or label that cannot be used: wrong shape, dtype or number of frames, NaN or infinite values."""
+
+
+class MediaError(MOLError, OSError):
+    """An image or video file that cannot be read whole."""
+
+
+class FaceError(MOLError, ValueError):
+    """A picture without exactly one usable face; see its subclasses."""
+
+
+class NoFaceError(FaceError):
+    """The detector found no face."""
+
+
+class SeveralFacesError(FaceError):
+    """The detector found more than one face."""
+
+
+class CacheError(MOLError, ValueError):
+    """A cache folder that is damaged, incomplete or foreign."""
+
+
+class CacheSettingsError(CacheError):
+    """A cache folder that was made with other settings; the message shows the difference."""
+
+
+class CheckpointError(MOLError, ValueError):
+    """A checkpoint that is damaged, incomplete, foreign or of another model."""
+
+
+class StorageError(MOLError, OSError):
+    """A file that could not be written (disk full, no permission); what was there before is untouched."""
+
+
+class SettingsError(MOLError, ValueError):
+    """A setting or command-line value that cannot work; the message says what is allowed."""
+
+
+class MissingExtraError(MOLError, ImportError):
+    """An optional dependency that is not installed; the message holds the pip line that installs it."""

@@ -1,0 +1,123 @@
+"""Optical flow: a FlowNetC on raw frames and F5C features.
+
+Source: Dosovitskiy et al., "FlowNet", ICCV 2015, as changed in Shao et al., "MOL", IEEE TPAMI 2025.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import molkernels as mk
+from mol.norm import GroupedBatchNorm2d
+
+SLOPE = 0.1
+RADIUS, STRIDE = 10, 2
+FEATURE_SIZE = 16
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, LeakyReLU 0.1."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+        self.norm = GroupedBatchNorm2d(outputs)
+
+    def forward(
+        self, x: Tensor, groups: int, order: Sequence[int] | None = None, inputs: Tensor | None = None
+    ) -> Tensor:
+        """y for x (N, C, H, W); `inputs` (indices) names the input channels that x holds, where it holds only some."""
+        weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
+        y = F.conv2d(x, weight, None, self.conv.stride, self.conv.padding)
+        return F.leaky_relu(self.norm(y, groups, order), SLOPE)
+
+
+class Upsample(nn.Module):
+    """Transposed convolution 4×4, stride 2, without bias; LeakyReLU 0.1."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, C', 2H, 2W)."""
+        return F.leaky_relu(self.conv(x), SLOPE)
+
+
+class FlowNetC(nn.Module):
+    """Optical flow between the T − 1 pairs of consecutive frames.
+
+    Each frame is encoded once. Displacements of the cost volume that cannot reach the 16×16 map (216 of 441) are never
+    computed, and neither is their part of ``conv3_1``.
+
+    Shapes:
+        frames (B·T, 1, 128, 128) and features (B·(T−1), 256, 16, 16) → flow (B·(T−1), 2, 128, 128), pixels (dx, dy).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = ConvNorm(1, 64, 6, 2, 2)
+        self.conv2 = ConvNorm(64, 128, 4, 2, 1)
+        self.conv3 = ConvNorm(128, 256, 2, 2)
+        self.redirect = ConvNorm(256, 32, 1)
+        self.cost = mk.CostVolume(RADIUS, STRIDE, negative_slope=SLOPE, compact=True)
+        self.conv3_1 = ConvNorm(32 + (2 * RADIUS + 1) ** 2 + 256, 256, 3, 1, 1)
+        self.conv4 = ConvNorm(256, 512, 3, 2, 1)
+        self.conv4_1 = ConvNorm(512, 512, 3, 1, 1)
+        self.conv5 = ConvNorm(512, 512, 3, 2, 1)
+        self.conv5_1 = ConvNorm(512, 512, 3, 1, 1)
+        self.conv6 = ConvNorm(512, 1024, 3, 2, 1)
+        self.conv6_1 = ConvNorm(1024, 1024, 3, 1, 1)
+        self.predict6 = _predictor(1024)
+        self.upsample5, self.upflow5, self.predict5 = Upsample(1024, 512), _flow_upsampler(), _predictor(1026)
+        self.upsample4, self.upflow4, self.predict4 = Upsample(1026, 256), _flow_upsampler(), _predictor(770)
+        self.upsample3, self.upflow3, self.predict3 = Upsample(770, 128), _flow_upsampler(), _predictor(386)
+        self.upsample2, self.upflow2, self.predict2 = Upsample(386, 128), _flow_upsampler(), _predictor(258)
+        self.upsample1, self.upflow1, self.predict1 = Upsample(258, 64), _flow_upsampler(), _predictor(130)
+        self.upsample0, self.upflow0, self.predict0 = Upsample(130, 32), _flow_upsampler(), _predictor(35)
+        live = mk.functional.reachable_displacements(RADIUS, STRIDE, FEATURE_SIZE)
+        side = (2 * RADIUS + 1) ** 2
+        channels = [*range(32), *(32 + d for d in live), *range(32 + side, 32 + side + 256)]
+        self.register_buffer("live_inputs", torch.tensor(channels), persistent=False)
+
+    def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
+        """Flow of all pairs; `count` is T, `per_frame` keeps a frame's batch statistics to itself."""
+        groups = count - 1 if per_frame else 1
+        encoder_groups = count if per_frame else 1
+        # A loop over pairs sees the inner frames twice: I_1, I_2, I_2, I_3, …
+        order = [t for pair in range(count - 1) for t in (pair, pair + 1)] if per_frame else None
+        c1 = self.conv1(frames, encoder_groups, order)
+        c2 = self.conv2(c1, encoder_groups, order)
+        c3 = self.conv3(c2, encoder_groups, order)
+        first, second = _pairs(c3, count)
+        cost = self.cost(first, second)
+        joint = torch.cat([self.redirect(first, groups), cost, features.to(cost.dtype)], 1)
+        d3 = self.conv3_1(joint, groups, inputs=self.live_inputs)
+        d4 = self.conv4_1(self.conv4(d3, groups), groups)
+        d5 = self.conv5_1(self.conv5(d4, groups), groups)
+        d6 = self.conv6_1(self.conv6(d5, groups), groups)
+        u5 = torch.cat([d5, self.upsample5(d6), self.upflow5(self.predict6(d6))], 1)
+        u4 = torch.cat([d4, self.upsample4(u5), self.upflow4(self.predict5(u5))], 1)
+        u3 = torch.cat([d3, self.upsample3(u4), self.upflow3(self.predict4(u4))], 1)
+        u2 = torch.cat([_pairs(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], 1)
+        u1 = torch.cat([_pairs(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], 1)
+        u0 = torch.cat([_pairs(frames, count)[0], self.upsample0(u1), self.upflow0(self.predict1(u1))], 1)
+        return self.predict0(u0)
+
+
+def _predictor(inputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, 2, 3, 1, 1, bias=False)
+
+
+def _flow_upsampler() -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False)
+
+
+def _pairs(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The first and the second of each pair of consecutive frames.  (B·T, …) → twice (B·(T−1), …)."""
+    clips = x.unflatten(0, (-1, count))
+    return clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)

@@ -1,0 +1,58 @@
+"""The convolution stack below the F5C blocks, and the heads for landmarks and emotion above them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+POINTS = 68
+
+
+def conv_stack() -> nn.Sequential:
+    """A frame's features: (N, 1, 128, 128) → 8×63×63 → 32×31×31 → 64×16×16 → (N, 128, 16, 16); linear."""
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 4, 2), nn.Conv2d(8, 32, 3, 2), nn.Conv2d(32, 64, 2, 2, padding=1), nn.Conv2d(64, 128, 1)
+    )
+
+
+class LandmarkHead(nn.Module):
+    """68 landmarks of a frame.  (N, 128, 16, 16) → (N, 68, 2), pixels (x, y)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(128, 32, 3)
+        self.fc1 = nn.Linear(32 * 14 * 14, 512)
+        self.fc2 = nn.Linear(512, 2 * POINTS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Landmarks of the maps x."""
+        hidden = F.relu(self.fc1(F.relu(self.conv(x)).flatten(1)))
+        return self.fc2(hidden).unflatten(1, (POINTS, 2))
+
+
+class EmotionHead(nn.Module):
+    """Class logits of a clip from its F5C maps F (first frames) and G (second frames), (B, T−1, 128, 16, 16) each.
+
+    ``variant="released"``: the sequence F_1, G_2, F_2, G_3, … with a temporal kernel of 5;
+    ``variant="paper"``: F and G side by side on the channels with a temporal kernel of 3.
+    """
+
+    def __init__(self, num_classes: int, frames: int, variant: str, dropout: float) -> None:
+        super().__init__()
+        self.variant = variant
+        channels, steps, kernel = (256, frames - 1, 3) if variant == "paper" else (128, 2 * (frames - 1), 5)
+        self.conv = nn.Conv3d(channels, 32, (2, 2, kernel), (2, 2, 1))
+        self.fc1 = nn.Linear(32 * 4 * 4 * ((steps - kernel + 1) // 2), 256)
+        self.fc2 = nn.Linear(256, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        if self.variant == "paper":
+            sequence = torch.cat([first, second], 2)
+        else:
+            sequence = torch.stack([first, second], 2).flatten(1, 2)
+        pooled = F.max_pool3d(self.conv(sequence.permute(0, 2, 3, 4, 1)), 2)
+        hidden = F.relu(self.fc1(self.dropout(pooled.flatten(1))))
+        return self.fc2(self.dropout(hidden))

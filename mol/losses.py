@@ -1,0 +1,81 @@
+"""The three losses of MOL, on the device, for the whole batch at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mol.model import MOLOutput
+
+RIGHT_EYE_POINTS = slice(36, 42)
+LEFT_EYE_POINTS = slice(42, 48)
+
+
+class Targets(Protocol):
+    """What a batch must hold to be scored."""
+
+    flow: Tensor
+    landmarks: Tensor
+    label: Tensor
+
+
+class LossTerms(NamedTuple):
+    """Scalars on the device; `total` is the weighted sum of the others."""
+
+    total: Tensor
+    emotion: Tensor
+    flow: Tensor
+    landmarks: Tensor
+
+
+@dataclass(frozen=True)
+class MOLLoss:
+    """L = w_me · CE(logits, label) + w_of · L_of + w_ldm · L_ldm.
+
+    The defaults are the weights that the released code's settings come to in these terms.
+    """
+
+    w_me: float = 1.0
+    """Weight of the cross entropy."""
+    w_of: float = 10 / 7
+    """Weight of `flow_loss`."""
+    w_ldm: float = 3.5
+    """Weight of `landmark_loss`."""
+
+    def __call__(self, output: MOLOutput, targets: Targets) -> LossTerms:
+        """The losses of a batch; float32 at least, no synchronisation with the host.
+
+        Args:
+            output: of `mol.MOL` for B clips.
+            targets: flow (B, T−1, 2, H, W) px, landmarks (B, T−1, 68, 2) px, label (B,) long.
+        """
+        emotion = F.cross_entropy(_wide(output.logits), targets.label)
+        flow = flow_loss(output.flow, targets.flow)
+        landmarks = landmark_loss(output.landmarks, targets.landmarks)
+        return LossTerms(self.w_me * emotion + self.w_of * flow + self.w_ldm * landmarks, emotion, flow, landmarks)
+
+
+def flow_loss(flow: Tensor, target: Tensor) -> Tensor:
+    """L_of: the mean over clips, pairs, components and pixels of (flow − target)², px²."""
+    return F.mse_loss(_wide(flow), _wide(target))
+
+
+def landmark_loss(landmarks: Tensor, target: Tensor) -> Tensor:
+    """L_ldm: the mean over clips, pairs and points of (|Δx| + |Δy|) / d, d the target's `interocular_distance`."""
+    distance = interocular_distance(_wide(target))
+    error = (_wide(landmarks) - _wide(target)).abs().sum(-1)
+    return (error / distance[..., None]).mean()
+
+
+def interocular_distance(landmarks: Tensor) -> Tensor:
+    """Distance between the eye centres, the means of points 36–41 and 42–47.  (…, 68, 2) → (…), pixels."""
+    right, left = landmarks[..., RIGHT_EYE_POINTS, :].mean(-2), landmarks[..., LEFT_EYE_POINTS, :].mean(-2)
+    return torch.linalg.vector_norm(right - left, dim=-1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

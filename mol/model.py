@@ -1,0 +1,180 @@
+"""MOL: micro-expression, optical flow and landmarks from raw grey frames.
+
+Source: Shao et al., "MOL: Joint Estimation of Micro-Expression, Optical Flow, and Landmark via
+Transformer-Graph-Style Convolution", IEEE TPAMI 2025, arXiv 2506.14511.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+import molkernels as mk
+from mol.errors import ClipError, SettingsError
+from mol.flow import FlowNetC
+from mol.heads import EmotionHead, LandmarkHead, conv_stack
+
+FRAMES = 8
+SIZE = 128
+CHANNELS = 128
+VARIANTS = ("paper", "released")
+BATCH_STATS = ("clip", "frame")
+
+
+class MOLOutput(NamedTuple):
+    """What the network says of a batch of clips."""
+
+    logits: Tensor
+    """(B, num_classes)."""
+    flow: Tensor
+    """(B, T−1, 2, 128, 128), pixels (dx, dy), frame t to t+1."""
+    landmarks: Tensor
+    """(B, T−1, 68, 2), pixels (x, y), of frames 2 to T."""
+
+
+class MOL(nn.Module):
+    """Recognise a micro-expression while estimating optical flow and 68 landmarks.
+
+    All frames run as one batch: F_t = F5C_1(stack(I_t)), G_{t+1} = F5C_2(stack(I_{t+1})); landmarks from G, flow from
+    the frames and cat(F, G), the emotion from both sequences.
+
+    Args:
+        num_classes: number of emotions, at least 2.
+        k: neighbours in the CCC graphs, 1 to 16.
+        variant: "paper" (the figure of the paper) or "released" (bit for bit the function of the released code).
+        batch_stats: "clip" pools all frames in the batch norms' training statistics, "frame" keeps each frame's to
+            itself and updates the running ones in frame order, as the released code does. Default: "clip" for
+            paper, "frame" for released.
+        dropout: of the emotion head.
+        backend: of the kernels; see `molkernels.functional`.
+    Shapes:
+        clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`.
+    Raises:
+        SettingsError: a wrong argument. ClipError: clips of a wrong shape or dtype, or (on the CPU) not finite.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 5,
+        k: int = 4,
+        variant: str = "paper",
+        *,
+        batch_stats: str | None = None,
+        dropout: float = 0.5,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise SettingsError(f"num_classes is {num_classes}; at least 2 are needed")
+        if variant not in VARIANTS:
+            raise SettingsError(f"variant is {variant!r}; allowed are 'paper' and 'released'")
+        if batch_stats not in (None, *BATCH_STATS):
+            raise SettingsError(f"batch_stats is {batch_stats!r}; allowed are 'clip' and 'frame'")
+        if not 0 <= dropout < 1:
+            raise SettingsError(f"dropout is {dropout}; allowed are 0 up to (not including) 1")
+        self.variant = variant
+        self.batch_stats = batch_stats or ("clip" if variant == "paper" else "frame")
+        self.num_classes = num_classes
+        self.config: dict[str, Any] = {
+            "num_classes": num_classes,
+            "k": k,
+            "variant": variant,
+            "batch_stats": self.batch_stats,
+            "dropout": dropout,
+        }
+        self.stack = conv_stack()
+        self.f5c1 = mk.F5C(CHANNELS, 16, k, variant, backend)
+        self.f5c2 = mk.F5C(CHANNELS, 16, k, variant, backend)
+        self.flow = FlowNetC()
+        self.landmarks = LandmarkHead()
+        self.emotion = EmotionHead(num_classes, FRAMES, variant, dropout)
+        if variant == "released":
+            from mol.released import UnusedEntries
+
+            self.unused = UnusedEntries()
+
+    def forward(self, clips: Tensor) -> MOLOutput:
+        """Logits, flow and landmarks of clips (B, 1, 8, 128, 128)."""
+        check_clips(clips)
+        batch = clips.shape[0]
+        if batch == 0:
+            return self._nothing(clips)
+        per_frame = self.batch_stats == "frame"
+        groups = FRAMES - 1 if per_frame else 1
+        frames = clips.transpose(1, 2).flatten(0, 1)  # (B·T, 1, H, W)
+        stacked = self.stack(frames).unflatten(0, (batch, FRAMES))
+        first = self.f5c1(stacked[:, :-1].flatten(0, 1), groups)
+        second = self.f5c2(stacked[:, 1:].flatten(0, 1), groups)
+        flow = self.flow(frames, torch.cat([first, second], 1), FRAMES, per_frame)
+        landmarks = self.landmarks(second)
+        pairs = (batch, FRAMES - 1)
+        logits = self.emotion(first.unflatten(0, pairs), second.unflatten(0, pairs))
+        return MOLOutput(logits, flow.unflatten(0, pairs), landmarks.unflatten(0, pairs))
+
+    def _nothing(self, clips: Tensor) -> MOLOutput:
+        pairs = FRAMES - 1
+        return MOLOutput(
+            clips.new_empty(0, self.num_classes),
+            clips.new_empty(0, pairs, 2, SIZE, SIZE),
+            clips.new_empty(0, pairs, 68, 2),
+        )
+
+    @torch.no_grad()
+    def initialise_outputs(self, mean_shape: Tensor) -> None:
+        """Start training at the baselines: the mean shape for landmarks, no motion for flow.
+
+        Args:
+            mean_shape: (68, 2), pixels (x, y) in the 128×128 crop.
+        """
+        if tuple(mean_shape.shape) != (68, 2) or not torch.isfinite(mean_shape).all():
+            raise ClipError(f"mean_shape has shape {tuple(mean_shape.shape)}; finite (68, 2) is needed")
+        self.landmarks.fc2.weight.zero_()
+        self.landmarks.fc2.bias.copy_(mean_shape.flatten())
+        self.flow.predict0.weight.zero_()
+
+    @classmethod
+    def from_released(cls, state_dict: Mapping[str, Tensor], k: int = 4, dropout: float = 0.5) -> MOL:
+        """The released network with the weights of a released-layout state dict.
+
+        Args:
+            state_dict: the 175 entries of a released checkpoint (a leading ``module.`` is taken off).
+            k: neighbours; the checkpoint does not hold it.
+            dropout: of the emotion head.
+        Raises:
+            CheckpointError: entries that are missing, extra or of a wrong shape, all named.
+        """
+        from mol.released import model_from_released
+
+        return model_from_released(cls, state_dict, k, dropout)
+
+    def released_state_dict(self) -> dict[str, Tensor]:
+        """The inverse of `from_released`, exact: all entries, in the released layout.
+
+        Raises:
+            SettingsError: the variant is not "released".
+        """
+        from mol.released import released_state_dict
+
+        return released_state_dict(self)
+
+
+def check_clips(clips: Any) -> None:
+    """Refuse what the network cannot take.
+
+    Raises:
+        ClipError: not a floating tensor of shape (B, 1, 8, 128, 128); on the CPU also NaN or infinite values.
+    """
+    if not isinstance(clips, Tensor) or not clips.is_floating_point():
+        raise ClipError(
+            f"clips is {getattr(clips, 'dtype', type(clips).__name__)}; a floating tensor is needed "
+            "(mol.data.clips.normalise_clips makes one from uint8 frames)"
+        )
+    if clips.ndim != 5 or tuple(clips.shape[1:]) != (1, FRAMES, SIZE, SIZE):
+        raise ClipError(f"clips has shape {tuple(clips.shape)}; (B, 1, {FRAMES}, {SIZE}, {SIZE}) is needed")
+    # On an accelerator this would wait for the device at every step; the data set and predict check there.
+    if clips.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(clips).all():
+        bad = (~torch.isfinite(clips)).flatten(1).any(1).nonzero().flatten().tolist()
+        raise ClipError(f"clips holds NaN or infinite values in clip(s) {bad}; leave them out or repair their frames")

@@ -1,0 +1,34 @@
+"""Batch norm over groups of samples: frames that run as one batch and yet keep statistics of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from molkernels.modules import update_running_statistics
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d whose training statistics can be shared by groups of samples.
+
+    Sample n belongs to group n mod G. With G groups the result is that of G separate calls, one a group, and the
+    running statistics are what those calls would leave behind; with one group this is BatchNorm2d.
+
+    Shapes:
+        (N, C, H, W) → (N, C, H, W), N a multiple of G.
+    """
+
+    def forward(self, x: Tensor, groups: int = 1, order: Sequence[int] | None = None) -> Tensor:
+        """Normalise x; `order` lists the groups in the order (and as often) as their statistics are folded in."""
+        if groups == 1 or not self.training:
+            return super().forward(x)
+        channels = x.shape[1]
+        # Momentum 1 leaves the batch's own mean and unbiased variance in the buffers.
+        mean, var = x.new_zeros(2, groups * channels, dtype=self.weight.dtype)
+        wide = x.contiguous().view(-1, groups * channels, *x.shape[2:])
+        weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
+        y = F.batch_norm(wide, mean, var, weight, bias, True, 1.0, self.eps)
+        update_running_statistics(self, mean.view(groups, channels), var.view(groups, channels), order)
+        return y.view_as(x)

@@ -1,0 +1,16 @@
+"""molkernels: fully-connected convolution, channel correspondence convolution and cost volume for PyTorch.
+
+    import molkernels as mk
+    block = mk.F5C(channels=128, size=16, k=4)      # (N, 128, 16, 16) → (N, 128, 16, 16)
+
+`molkernels.functional` has the same as functions of tensors, `molkernels.reference` as formulas.
+"""
+
+__version__ = "0.1.0"
+
+from molkernels import functional
+from molkernels.dispatch import available_backends, backend, explain
+from molkernels.extension import build_info
+from molkernels.modules import CCC, F5C, FCC, CostVolume
+
+__all__ = ["CCC", "F5C", "FCC", "CostVolume", "available_backends", "backend", "build_info", "explain", "functional"]

@@ -1,0 +1,105 @@
+"""Every argument check of the library, in one place, so that each backend refuses with the same words."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+GRAPHS = ("channel", "position")
+MAX_SIDE = 64
+MAX_NEIGHBOURS = 16
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """`value`, if it is a tensor of a supported floating dtype."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is {type(value).__name__}; a torch.Tensor is needed")
+    if value.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {value.dtype}; allowed are {', '.join(str(d) for d in DTYPES)}")
+    return value
+
+
+def feature_map(name: str, value: object) -> Tensor:
+    """A map (N, C, H, W) with sides from 1 to 64."""
+    x = tensor(name, value)
+    if x.ndim != 4:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; (N, C, H, W) is needed")
+    if x.shape[1] < 1:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; at least one channel is needed")
+    for side, length in (("H", x.shape[2]), ("W", x.shape[3])):
+        if not 1 <= length <= MAX_SIDE:
+            raise ValueError(f"{name} has {side} = {length}; allowed are 1 to {MAX_SIDE}")
+    return x
+
+
+def even_channels(name: str, channels: int) -> None:
+    """FCC splits the channels in two halves."""
+    if channels < 2 or channels % 2:
+        raise ValueError(f"{name} has {channels} channels; FCC needs an even number, at least 2")
+
+
+def parameter(name: str, value: object, shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """A parameter of an exact shape, on the device and (outside autocast) of the dtype of `like`."""
+    p = tensor(name, value)
+    if tuple(p.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(p.shape)}; {shape} is needed")
+    same_device(name, p, like)
+    if p.dtype != like.dtype and not autocasting(like):
+        raise TypeError(f"{name} has dtype {p.dtype}; that of x, {like.dtype}, is needed (or torch.autocast)")
+    return p
+
+
+def autocasting(x: Tensor) -> bool:
+    """Whether autocast is on for x's kind of device (there is none for meta tensors)."""
+    return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
+
+
+def statistic(name: str, value: object, channels: int, like: Tensor) -> Tensor:
+    """A running statistic (C,) or (G, C): float32, or float64 where x is float64."""
+    s = tensor(name, value)
+    if s.ndim not in (1, 2) or s.shape[-1] != channels:
+        raise ValueError(f"{name} has shape {tuple(s.shape)}; ({channels},) or (G, {channels}) is needed")
+    same_device(name, s, like)
+    return s
+
+
+def same_device(name: str, value: Tensor, like: Tensor) -> None:
+    """All tensors of a call live on one device."""
+    if value.device != like.device:
+        raise ValueError(f"{name} is on {value.device}; x is on {like.device}, and all must be on one device")
+
+
+def graph(value: str) -> str:
+    """The kind of graph."""
+    if value not in GRAPHS:
+        raise ValueError(f"graph is {value!r}; allowed are 'channel' and 'position'")
+    return value
+
+
+def neighbours(k: int, nodes: int) -> None:
+    """1 ≤ k ≤ 16, and no more than there are nodes."""
+    if not 1 <= k <= MAX_NEIGHBOURS:
+        raise ValueError(f"k is {k}; allowed are 1 to {MAX_NEIGHBOURS}")
+    if k > nodes:
+        raise ValueError(f"k is {k}; the graph has only {nodes} nodes")
+
+
+def groups(value: int, samples: int, pixels: int) -> None:
+    """Batch statistics need whole groups and more than one value a channel in each."""
+    if value < 1:
+        raise ValueError(f"groups is {value}; at least 1 is needed")
+    if samples % value:
+        raise ValueError(f"groups is {value}; it does not divide the {samples} samples of x")
+    if samples and samples // value * pixels == 1:
+        raise ValueError("x has one value per channel and group; batch statistics need at least two")
+
+
+def displacement(radius: int, stride: int, negative_slope: float) -> None:
+    """The settings of a cost volume."""
+    if not 0 <= radius <= MAX_SIDE:
+        raise ValueError(f"radius is {radius}; allowed are 0 to {MAX_SIDE}")
+    if not 1 <= stride <= MAX_SIDE:
+        raise ValueError(f"stride is {stride}; allowed are 1 to {MAX_SIDE}")
+    if not 0.0 <= negative_slope <= 1.0:
+        raise ValueError(f"negative_slope is {negative_slope}; allowed are 0 to 1 (1: no activation)")

@@ -1,0 +1,158 @@
+"""Which backend runs an operator, and why.
+
+A backend is a name, the kernels that it has (functions with the names and arguments of `molkernels.reference`), and a
+predicate that gives a reason where it cannot run. A backend that was asked for by name runs or raises; only "auto"
+falls back, in the order of `AUTO_ORDER`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from molkernels import extension, reference
+
+log = logging.getLogger("molkernels")
+
+# The order in which "auto" tries the backends on each kind of device, fastest first as measured by `pytest bench/`.
+AUTO_ORDER: dict[str, tuple[str, ...]] = {
+    "cpu": ("cpu", "reference"),
+    "cuda": ("cuda", "triton", "reference"),
+}
+DEFAULT_ORDER = ("reference",)
+
+OPERATORS = ("fcc", "fcc_train", "knn", "edge_max", "f5c", "cost_volume")
+Kernel = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A set of kernels.
+
+    `missing(device_type)` gives the reason why the backend cannot run there, or None; `kernel(name)` the function.
+    """
+
+    name: str
+    missing: Callable[[str], str | None]
+    kernel: Callable[[str], Kernel]
+
+
+def _reference_missing(device_type: str) -> str | None:
+    return None
+
+
+def _compiled(name: str, device_type: str) -> Backend:
+    def missing(asked: str) -> str | None:
+        if asked != device_type:
+            return f"it runs on {device_type} tensors only"
+        return extension.missing(name)
+
+    return Backend(name, missing, lambda op: extension.kernel(name, op))
+
+
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend("reference", _reference_missing, lambda op: getattr(reference, op)),
+    "cpu": _compiled("cpu", "cpu"),
+    "cuda": _compiled("cuda", "cuda"),
+    "triton": _compiled("triton", "cuda"),
+}
+NAMES = ("auto", *BACKENDS)
+
+
+class _Requested(threading.local):
+    name: str = "auto"
+
+
+_requested = _Requested()
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Run the operators on one backend inside a ``with`` block (in this thread).
+
+    Args:
+        name: "auto", "reference", "cpu", "cuda" or "triton".
+    Raises:
+        ValueError: an unknown name.
+
+    A module that was made with an explicit ``backend=`` keeps its own.
+    """
+    check_name(name)
+    before = _requested.name
+    _requested.name = name
+    try:
+        yield
+    finally:
+        _requested.name = before
+
+
+def requested(explicit: str = "auto") -> str:
+    """The backend that a call asks for: its own, or else that of the enclosing `backend` block."""
+    return _requested.name if explicit == "auto" else explicit
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for a name that is no backend."""
+    if name not in NAMES:
+        raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, NAMES))}")
+
+
+def select(op: str, device_type: str, name: str) -> Backend:
+    """The backend that runs `op` on this kind of device.
+
+    Raises:
+        RuntimeError: the backend was asked for by name and cannot run.
+    """
+    if name != "auto":
+        reason = BACKENDS[name].missing(device_type)
+        if reason is not None:
+            raise RuntimeError(
+                f"backend {name!r} was asked for and cannot run {op} on {device_type}: {reason}. "
+                f"Here these can: {', '.join(available_backends(device_type))}."
+            )
+        return BACKENDS[name]
+    for candidate in AUTO_ORDER.get(device_type, DEFAULT_ORDER):
+        if BACKENDS[candidate].missing(device_type) is None:
+            log.debug("%s on %s: %s", op, device_type, candidate)
+            return BACKENDS[candidate]
+    raise AssertionError("the reference backend runs everywhere")
+
+
+def available_backends(device: str | torch.device = "cpu") -> tuple[str, ...]:
+    """The backends that can run on tensors of this device, in the order in which "auto" tries them."""
+    device_type = torch.device(device).type
+    order = AUTO_ORDER.get(device_type, DEFAULT_ORDER)
+    return tuple(name for name in order if BACKENDS[name].missing(device_type) is None)
+
+
+def explain(op: str | None = None, device: str | torch.device = "cpu", backend: str = "auto") -> str:
+    """Which backend would run `op` (or each operator) on `device`, and why the others would not.
+
+    Args:
+        op: one of `OPERATORS`, or None for all.
+        device: a device or its name.
+        backend: as for `molkernels.backend`; an enclosing ``with`` block counts.
+    Raises:
+        ValueError: an unknown operator or backend.
+    """
+    check_name(backend)
+    if op is not None and op not in OPERATORS:
+        raise ValueError(f"op is {op!r}; allowed are {', '.join(map(repr, OPERATORS))}")
+    device_type = torch.device(device).type
+    asked = requested(backend)
+    lines = []
+    for name in OPERATORS if op is None else (op,):
+        try:
+            lines.append(f"{name} on {device_type}: {select(name, device_type, asked).name} (asked for: {asked})")
+        except RuntimeError as error:
+            lines.append(str(error))
+    for candidate in BACKENDS.values():
+        reason = candidate.missing(device_type)
+        lines.append(f"  {candidate.name}: {'can run' if reason is None else 'cannot run, ' + reason}")
+    return "\n".join(lines)

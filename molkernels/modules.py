@@ -1,0 +1,360 @@
+"""FCC, CCC, F5C and CostVolume as modules: parameters, and a line of mathematics each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from molkernels import checks, dispatch, functional
+from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
+
+VARIANTS = ("paper", "released")
+RELEASED_LENGTH = 32
+GRAPH_OF_VARIANT = {"paper": "channel", "released": "position"}
+
+
+class FCC(nn.Module):
+    """Fully-connected convolution: two circular convolutions as long as the axes, in both orders.
+
+    ``variant="paper"``: y = Conv1x1(FCC(x)).  ``variant="released"``: y = x + FCC(x), kernels and embeddings stored
+    with length 32 and cropped (or, with ``resize="interpolate"``, resized) to the axes.
+
+    Args:
+        channels: C, even.
+        size: H = W, or (H, W), 1 to 64 (1 to 32 with variant="released" and resize="crop").
+        variant: "paper" or "released".
+        resize: "crop" or "interpolate" (linear, align_corners=True); for the released variant.
+        eps, momentum: of the batch norm.
+        backend: see `molkernels.functional`.
+    Shapes:
+        (N, C, H, W) → (N, C, H, W).
+    Raises:
+        ValueError, TypeError: a wrong argument, named.
+
+    Source: Shao et al., "MOL", IEEE TPAMI 2025.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: int | tuple[int, int],
+        variant: str = "paper",
+        *,
+        resize: str = "crop",
+        eps: float = 1e-5,
+        momentum: float = 0.1,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.even_channels("channels", channels)
+        _check_choice("variant", variant, VARIANTS)
+        _check_choice("resize", resize, ("crop", "interpolate"))
+        dispatch.check_name(backend)
+        self.channels, self.size, self.variant, self.resize, self.backend = (
+            channels,
+            _pair(size),
+            variant,
+            resize,
+            backend,
+        )
+        height, width = self.size
+        if variant == "released":
+            if resize == "crop" and max(height, width) > RELEASED_LENGTH:
+                raise ValueError(
+                    f"size is {size}; the released kernels crop to at most {RELEASED_LENGTH}: use resize='interpolate'"
+                )
+            height = width = RELEASED_LENGTH
+        self.norm = nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
+        self.pe_h = nn.Parameter(torch.empty(channels, height))
+        self.pe_w = nn.Parameter(torch.empty(channels, width))
+        self.weight_h = nn.Parameter(torch.empty(channels, height))
+        self.weight_w = nn.Parameter(torch.empty(channels, width))
+        self.bias_h = nn.Parameter(torch.empty(channels))
+        self.bias_w = nn.Parameter(torch.empty(channels))
+        self.mix = nn.Conv2d(channels, channels, 1) if variant == "paper" else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Kernels uniform in ±1/√L (Conv2d's default); embeddings and biases from N(0, 1), as released."""
+        self.norm.reset_parameters()
+        for weight in (self.weight_h, self.weight_w):
+            nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]))
+        for offset in (self.pe_h, self.pe_w, self.bias_h, self.bias_w):
+            nn.init.normal_(offset)
+        if self.mix is not None:
+            self.mix.reset_parameters()
+
+    def parameters_for_axes(self) -> FCCParameters:
+        """The tensors of `functional.fcc`, kernels and embeddings at the length of the axes."""
+        height, width = self.size
+        return FCCParameters(
+            self.norm.weight,
+            self.norm.bias,
+            self._resized(self.pe_h, height),
+            self._resized(self.pe_w, width),
+            self._resized(self.weight_h, height),
+            self._resized(self.weight_w, width),
+            self.bias_h,
+            self.bias_w,
+        )
+
+    def _resized(self, stored: Tensor, length: int) -> Tensor:
+        if stored.shape[1] == length:
+            return stored
+        if self.resize == "crop":
+            return stored[:, :length]
+        return nn.functional.interpolate(stored[None], size=length, mode="linear", align_corners=True)[0]
+
+    def mix_parameters(self) -> MixParameters | None:
+        """The 1×1 convolution of the paper's variant."""
+        return _mix_parameters(self.mix)
+
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
+        _check_size(x, self.size)
+        residual = self.variant == "released"
+        if self.training:
+            y, mean, var = functional.fcc_train(
+                x, self.parameters_for_axes(), groups=groups, eps=self.norm.eps, residual=residual, backend=self.backend
+            )
+            self._update_running_statistics(mean, var, x.shape[0] // groups * x.shape[2] * x.shape[3])
+        else:
+            y = functional.fcc(
+                x,
+                self.parameters_for_axes(),
+                *self.statistics(),
+                eps=self.norm.eps,
+                residual=residual,
+                backend=self.backend,
+            )
+        return y if self.mix is None else self.mix(y)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """The running mean and variance, (C,) each."""
+        return cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
+
+    def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
+        if count:
+            update_running_statistics(self.norm, mean, var * (count / (count - 1)))
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, size={self.size}, variant={self.variant!r}"
+
+
+@torch.no_grad()
+def update_running_statistics(
+    norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, order: Sequence[int] | None = None
+) -> None:
+    """Fold several batches' statistics into a batch norm's running ones, one after another, in closed form.
+
+    running ← (1 − m)^L · running + Σ_i m (1 − m)^(L − 1 − i) · batch[order[i]],   i = 0 … L − 1
+
+    Args:
+        norm: its running statistics and counter are updated.
+        mean, var: (G, C), the variance unbiased.
+        order: rows of `mean` and `var` in the order in which they were seen; each once, from the first, by default.
+    """
+    groups = mean.shape[0]
+    seen = range(groups) if order is None else order
+    momentum = cast(float, norm.momentum)
+    weights = [0.0] * groups
+    for age, group in enumerate(reversed(seen)):
+        weights[group] += momentum * (1 - momentum) ** age
+    weight = torch.tensor(weights, device=mean.device, dtype=mean.dtype)
+    for running, batch in ((norm.running_mean, mean), (norm.running_var, var)):
+        cast(Tensor, running).mul_((1 - momentum) ** len(seen)).add_(weight @ batch)
+    cast(Tensor, norm.num_batches_tracked).add_(len(seen))
+
+
+class CCC(nn.Module):
+    """Channel correspondence convolution: a cosine k-nearest-neighbour graph and an edge convolution with maximum.
+
+    ``graph="channel"`` (paper): y_c = max_{j∈N(c)} ReLU(W1 x_c + b1 + W2 (x_j − x_c) + b2)
+    ``graph="position"`` (released): y_c = max_j ReLU(W1 x_c + b1 + W2 (x_c[idx[·, j]] − 2 x_c) + b2)
+
+    Args:
+        channels: C.
+        size: H = W, or (H, W).
+        k: neighbours, the node itself among them; 1 to 16.
+        graph: "channel" or "position".
+        backend: see `molkernels.functional`.
+    Shapes:
+        (N, C, H, W) → (N, C, H, W).
+    Raises:
+        ValueError, TypeError: a wrong argument, named.
+
+    Source: Shao et al., "MOL", IEEE TPAMI 2025; Wang et al., "DGCNN", ACM TOG 2019.
+    """
+
+    def __init__(
+        self, channels: int, size: int | tuple[int, int], k: int = 4, graph: str = "channel", *, backend: str = "auto"
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.k, self.graph, self.backend = (
+            channels,
+            _pair(size),
+            k,
+            checks.graph(graph),
+            backend,
+        )
+        positions = self.size[0] * self.size[1]
+        checks.neighbours(k, channels if graph == "channel" else positions)
+        dispatch.check_name(backend)
+        self.weight1 = nn.Parameter(torch.empty(positions, positions))
+        self.bias1 = nn.Parameter(torch.empty(positions))
+        self.weight2 = nn.Parameter(torch.empty(positions, positions))
+        self.bias2 = nn.Parameter(torch.empty(positions))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Uniform in ±1/√P, the default of Linear and Conv2d."""
+        bound = 1 / math.sqrt(self.weight1.shape[1])
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def edge_parameters(self) -> EdgeParameters:
+        """The tensors of `functional.edge_max`."""
+        return EdgeParameters(self.weight1, self.bias1, self.weight2, self.bias2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """y for x (N, C, H, W)."""
+        _check_size(x, self.size)
+        return functional.ccc(x, self.edge_parameters(), k=self.k, graph=self.graph, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, size={self.size}, k={self.k}, graph={self.graph!r}"
+
+
+class F5C(nn.Module):
+    """The F5C block: fully-connected convolution, then channel correspondence convolution, each with a residual.
+
+    ``variant="paper"``:    z = x + Conv1x1(FCC(x));  y = z + Conv1x1(CCC(z)), the graph over the channels.
+    ``variant="released"``: z = x + FCC(x);  y = z + CCC(z), the graph over the positions; as released.
+
+    Args:
+        channels: C, even.
+        size: H = W, or (H, W), 1 to 64.
+        k: neighbours, 1 to 16.
+        variant: "paper" or "released".
+        backend: "auto", "reference", "cpu", "cuda" or "triton"; one named here runs or raises.
+    Shapes:
+        (N, C, H, W) → (N, C, H, W), N ≥ 0.
+    Raises:
+        ValueError, TypeError: a wrong argument, named.
+        RuntimeError: a backend asked for by name that cannot run.
+
+    Source: Shao et al., "MOL", IEEE TPAMI 2025, arXiv 2506.14511.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        size: int | tuple[int, int] = 16,
+        k: int = 4,
+        variant: str = "paper",
+        backend: str = "auto",
+        *,
+        resize: str = "crop",
+    ) -> None:
+        super().__init__()
+        self.fcc = FCC(channels, size, variant, resize=resize, backend=backend)
+        self.ccc = CCC(channels, size, k, GRAPH_OF_VARIANT[variant], backend=backend)
+        self.mix = nn.Conv2d(channels, channels, 1) if variant == "paper" else None
+        self.variant, self.backend = variant, backend
+
+    def forward(self, x: Tensor, groups: int = 1) -> Tensor:
+        """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
+        _check_size(x, self.fcc.size)
+        x = functional.autocast_input(x)
+        if not self.training:
+            return functional.f5c(
+                x,
+                self.fcc.parameters_for_axes(),
+                *self.fcc.statistics(),
+                self.ccc.edge_parameters(),
+                k=self.ccc.k,
+                graph=self.ccc.graph,
+                fcc_mix=self.fcc.mix_parameters(),
+                ccc_mix=_mix_parameters(self.mix),
+                eps=self.fcc.norm.eps,
+                backend=self.backend,
+            )
+        f = self.fcc(x, groups)
+        z = x + f if self.variant == "paper" else f
+        y = self.ccc(z)
+        return z + (y if self.mix is None else self.mix(y))  # type: ignore[no-any-return]
+
+
+class CostVolume(nn.Module):
+    """Correlation of two maps over a square of displacements, with LeakyReLU; see `functional.cost_volume`.
+
+    Args:
+        radius: R, in steps of `stride` pixels.
+        stride: pixels.
+        negative_slope: of the LeakyReLU; 1 is none.
+        compact: keep only the displacements that can reach the map.
+        backend: see `molkernels.functional`.
+    Shapes:
+        a, b (N, C, H, W) → (N, (2R + 1)², H, W).
+
+    Source: Dosovitskiy et al., "FlowNet", ICCV 2015.
+    """
+
+    def __init__(
+        self,
+        radius: int = 10,
+        stride: int = 2,
+        *,
+        negative_slope: float = 1.0,
+        compact: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.displacement(radius, stride, negative_slope)
+        dispatch.check_name(backend)
+        self.radius, self.stride, self.negative_slope = radius, stride, negative_slope
+        self.compact, self.backend = compact, backend
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        """The cost volume of a and b."""
+        return functional.cost_volume(
+            a,
+            b,
+            radius=self.radius,
+            stride=self.stride,
+            negative_slope=self.negative_slope,
+            compact=self.compact,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"radius={self.radius}, stride={self.stride}, negative_slope={self.negative_slope}, compact={self.compact}"
+        )
+
+
+def _mix_parameters(conv: nn.Conv2d | None) -> MixParameters | None:
+    return None if conv is None else MixParameters(conv.weight.flatten(1), conv.bias)
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    for name, length in (("H", height), ("W", width)):
+        if not 1 <= length <= checks.MAX_SIDE:
+            raise ValueError(f"size has {name} = {length}; allowed are 1 to {checks.MAX_SIDE}")
+    return int(height), int(width)
+
+
+def _check_size(x: Tensor, size: tuple[int, int]) -> None:
+    checks.feature_map("x", x)
+    if tuple(x.shape[2:]) != size:
+        raise ValueError(f"x has H, W = {tuple(x.shape[2:])}; this module was made for size={size}")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
