@@ -232,7 +232,7 @@ def f5c(
     Source: Shao et al., "MOL", IEEE TPAMI 2025, the F5C block.
     """
     _check_fcc(x, fcc_parameters)
-    x = autocast_input(x)
+    x = block_input(x)
     _check_edge(x.flatten(2), edge_parameters)
     checks.neighbours(k, x.shape[1] if checks.graph(graph) == "channel" else x.shape[2] * x.shape[3])
     mixes = (*_mix_tensors("fcc_mix", x, fcc_mix), *_mix_tensors("ccc_mix", x, ccc_mix))
@@ -297,11 +297,11 @@ def cost_volume(
     )
 
 
-def autocast_input(x: Tensor) -> Tensor:
-    """x in the dtype that autocast asks for, so that a residual does not widen what a block returns."""
-    if x.dtype == torch.float64 or not checks.autocasting(x):
-        return x
-    return x.to(torch.get_autocast_dtype(x.device.type))
+def block_input(x: Tensor) -> Tensor:
+    """x contiguous and in the dtype that autocast asks for, so that a residual passes on neither stride nor width."""
+    if x.dtype != torch.float64 and checks.autocasting(x):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return x.contiguous()
 
 
 def reachable_radius(radius: int, stride: int, length: int) -> int:

@@ -269,7 +269,7 @@ class F5C(nn.Module):
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
         """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
         _check_size(x, self.fcc.size)
-        x = functional.autocast_input(x)
+        x = functional.block_input(x)
         if not self.training:
             return functional.f5c(
                 x,

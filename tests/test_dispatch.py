@@ -1,0 +1,139 @@
+"""Backends: which one runs, what is refused, and the words of the refusal."""
+
+import json
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+import molkernels as mk
+from molkernels import functional
+from molkernels.functional import EdgeParameters
+
+
+def test_the_reference_is_available_everywhere():
+    for device in ("cpu", "cuda", "mps", "meta"):
+        assert mk.available_backends(device)[-1] == "reference"
+
+
+def test_a_backend_asked_for_by_name_runs_or_raises_and_never_falls_back():
+    x = torch.randn(2, 4, 3, 3)
+    absent = [name for name in ("cpu", "cuda", "triton") if name not in mk.available_backends("cpu")]
+    for name in absent:
+        with pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot run"):
+            mk.F5C(4, 3, 2, backend=name)(x)
+        with mk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for"):
+            mk.F5C(4, 3, 2)(x)
+
+
+def test_an_explicit_backend_wins_over_the_enclosing_block():
+    x = torch.randn(2, 4, 3, 3)
+    with mk.backend("triton"):
+        assert mk.F5C(4, 3, 2, backend="reference")(x).shape == x.shape
+
+
+def test_the_block_ends_with_its_with_statement_and_stays_in_its_thread():
+    seen = []
+    with mk.backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(mk.explain("knn")))
+        thread.start()
+        thread.join()
+        assert "asked for: reference" in mk.explain("knn")
+    assert "asked for: auto" in seen[0]
+    assert "asked for: auto" in mk.explain("knn")
+    with pytest.raises(KeyError), mk.backend("reference"):
+        raise KeyError
+    assert "asked for: auto" in mk.explain("knn")
+
+
+def test_unknown_names_are_refused_with_what_is_allowed():
+    with pytest.raises(ValueError, match="backend is 'gpu'; allowed are 'auto', 'reference'"), mk.backend("gpu"):
+        pass
+    with pytest.raises(ValueError, match="backend is 'gpu'"):
+        mk.F5C(4, 3, 2, backend="gpu")
+    with pytest.raises(ValueError, match="op is 'conv'; allowed are 'fcc'"):
+        mk.explain("conv")
+
+
+def test_explain_names_each_backend_and_a_reason():
+    text = mk.explain("edge_max", "cuda")
+    for name in ("reference", "cpu", "cuda", "triton"):
+        assert name in text
+    assert "it runs on cpu tensors only" in text
+
+
+def test_the_module_prints_what_was_built():
+    out = subprocess.run([sys.executable, "-m", "molkernels"], capture_output=True, text=True, check=True).stdout
+    info, _ = json.JSONDecoder().raw_decode(out)
+    assert info == mk.build_info()
+    assert "fcc on cpu" in out
+
+
+def test_importing_molkernels_imports_no_triton():
+    code = "import sys, molkernels; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def edge(positions=9, **options):
+    return EdgeParameters(*(torch.randn(*s, **options) for s in ((positions, positions), (positions,)) * 2))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: mk.F5C(5, 3, 2), ValueError, "channels has 5 channels; FCC needs an even number"),
+        (lambda: mk.F5C(4, 65, 2), ValueError, "size has H = 65; allowed are 1 to 64"),
+        (lambda: mk.F5C(4, 0, 2), ValueError, "size has H = 0"),
+        (lambda: mk.F5C(4, 40, 2, "released"), ValueError, "crop to at most 32"),
+        (lambda: mk.F5C(4, 3, 5), ValueError, "k is 5; the graph has only 4 nodes"),
+        (lambda: mk.F5C(32, 4, 17), ValueError, "k is 17; allowed are 1 to 16"),
+        (lambda: mk.F5C(4, 3, 0), ValueError, "k is 0"),
+        (lambda: mk.F5C(4, 3, 2, "published"), ValueError, "variant is 'published'; allowed are 'paper', 'released'"),
+        (lambda: mk.FCC(4, 3, resize="pad"), ValueError, "resize is 'pad'"),
+        (lambda: mk.CCC(4, 3, graph="pixel"), ValueError, "graph is 'pixel'"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 4, 3, 4)), ValueError, "this module was made for size=(3, 3)"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 6, 3, 3)), ValueError, "gamma has shape (4,); (6,) is needed"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(4, 3, 3)), ValueError, "(N, C, H, W) is needed"),
+        (lambda: mk.F5C(4, 3, 2)(torch.ones(2, 4, 3, 3, dtype=torch.int64)), TypeError, "x has dtype torch.int64"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 4, 3, 3).double()), TypeError, "gamma has dtype torch.float32"),
+        (lambda: mk.F5C(4, 3, 2)([1.0]), TypeError, "x is list; a torch.Tensor is needed"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 4, 3, 3, device="meta")), ValueError, "gamma is on cpu; x is on meta"),
+        (
+            lambda: mk.F5C(4, 3, 2)(torch.randn(3, 4, 3, 3), 2),
+            ValueError,
+            "groups is 2; it does not divide the 3 samples",
+        ),
+        (lambda: mk.F5C(4, 1, 1)(torch.randn(1, 4, 1, 1)), ValueError, "one value per channel and group"),
+        (lambda: functional.knn(torch.randn(2, 4, 3, 3), 5), ValueError, "k is 5; the graph has only 4 nodes"),
+        (
+            lambda: functional.edge_max(torch.randn(2, 4, 3, 3), torch.zeros(2, 4, 2), edge()),
+            TypeError,
+            "idx has type torch.float32",
+        ),
+        (
+            lambda: functional.edge_max(torch.randn(2, 4, 3, 3), torch.zeros(2, 9, 2, dtype=torch.int32), edge()),
+            ValueError,
+            "(N, nodes, k) = (2, 4, k) is needed",
+        ),
+        (
+            lambda: functional.ccc(torch.randn(2, 4, 3, 3), edge(8)),
+            ValueError,
+            "weight1 has shape (8, 8); (9, 9) is needed",
+        ),
+        (lambda: mk.CostVolume(-1), ValueError, "radius is -1"),
+        (lambda: mk.CostVolume(1, 0), ValueError, "stride is 0"),
+        (lambda: mk.CostVolume(1, 1, negative_slope=-0.1), ValueError, "negative_slope is -0.1"),
+        (
+            lambda: mk.CostVolume()(torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 4)),
+            ValueError,
+            "b has shape (2, 4, 3, 4)",
+        ),
+        (lambda: mk.CostVolume()(torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3).double()), TypeError, "b has dtype"),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_name(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    assert words in str(caught.value)

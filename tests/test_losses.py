@@ -1,0 +1,68 @@
+"""The losses against their formulas, sample by sample, and their gradients."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mol.losses import MOLLoss, flow_loss, interocular_distance, landmark_loss
+from mol.model import MOLOutput
+
+
+@pytest.fixture
+def case():
+    g = torch.Generator().manual_seed(8)
+    output = MOLOutput(
+        torch.randn(3, 4, generator=g),
+        torch.randn(3, 7, 2, 16, 16, generator=g),
+        100 * torch.rand(3, 7, 68, 2, generator=g),
+    )
+    targets = SimpleNamespace(
+        flow=torch.randn(3, 7, 2, 16, 16, generator=g).half(),
+        landmarks=100 * torch.rand(3, 7, 68, 2, generator=g),
+        label=torch.tensor([2, 0, 3]),
+    )
+    return output, targets
+
+
+def test_landmark_loss_is_the_mean_over_samples_pairs_and_points(case):
+    output, targets = case
+    terms = []
+    for b in range(3):
+        for t in range(7):
+            target = targets.landmarks[b, t]
+            d = torch.linalg.vector_norm(target[36:42].mean(0) - target[42:48].mean(0))
+            terms += [((output.landmarks[b, t, p] - target[p]).abs().sum() / d) for p in range(68)]
+    torch.testing.assert_close(landmark_loss(output.landmarks, targets.landmarks), torch.stack(terms).mean())
+
+
+def test_flow_loss_is_the_mean_square_over_everything(case):
+    output, targets = case
+    expected = (output.flow - targets.flow.float()).pow(2).sum() / (3 * 7 * 2 * 16 * 16)
+    torch.testing.assert_close(flow_loss(output.flow, targets.flow), expected)
+
+
+def test_total_is_the_weighted_sum(case):
+    output, targets = case
+    terms = MOLLoss(w_me=2.0, w_of=3.0, w_ldm=5.0)(output, targets)
+    torch.testing.assert_close(terms.emotion, F.cross_entropy(output.logits, targets.label))
+    torch.testing.assert_close(terms.total, 2 * terms.emotion + 3 * terms.flow + 5 * terms.landmarks)
+
+
+def test_default_weights_are_the_released_ones():
+    loss = MOLLoss()
+    assert (loss.w_me, loss.w_of, loss.w_ldm) == (1.0, pytest.approx(10 / 7), pytest.approx(7 * 0.5))
+
+
+def test_losses_of_low_precision_outputs_are_float32(case):
+    output, targets = case
+    low = MOLOutput(*(o.bfloat16() for o in output))
+    assert all(term.dtype == torch.float32 for term in MOLLoss()(low, targets))
+
+
+def test_interocular_distance_is_between_eye_centres():
+    landmarks = torch.zeros(68, 2)
+    landmarks[36:42] = torch.tensor([10.0, 20.0])
+    landmarks[42:48] = torch.tensor([13.0, 24.0])
+    assert interocular_distance(landmarks) == 5.0

@@ -1,0 +1,306 @@
+"""The operators as PyTorch sees them, on every backend that can run here, held against the float64 reference."""
+
+import itertools
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+import molkernels as mk
+from molkernels import functional, reference
+from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
+
+BACKENDS = mk.available_backends("cpu")
+GRAPHS = ("channel", "position")
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(31)
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def random(generator, *shape, dtype=torch.float64, requires_grad=False):
+    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(requires_grad)
+
+
+def fcc_arguments(generator, n=4, c=4, h=3, w=5, **options):
+    shapes = [(c,)] * 2 + [(c, h), (c, w)] * 2 + [(c,)] * 2
+    return random(generator, n, c, h, w, **options), FCCParameters(*(random(generator, *s, **options) for s in shapes))
+
+
+def edge_arguments(generator, n=2, c=4, p=6, **options):
+    shapes = ((p, p), (p,), (p, p), (p,))
+    return random(generator, n, c, p, **options), EdgeParameters(*(random(generator, *s, **options) for s in shapes))
+
+
+def graph_of(x, k, graph, generator):
+    """A fixed graph without repeated neighbours, so that no two messages of a node are equal."""
+    nodes = x.shape[1] if graph == "channel" else x.shape[2]
+    rows = [torch.randperm(nodes, generator=generator)[:k] for _ in range(x.shape[0] * nodes)]
+    return torch.stack(rows).view(x.shape[0], nodes, k).to(torch.int32)
+
+
+def statistics(generator, groups, channels, dtype=torch.float64):
+    return random(generator, groups, channels, dtype=dtype), random(
+        generator, groups, channels, dtype=dtype
+    ).abs() + 0.1
+
+
+def calls(generator, backend, **options):
+    """Each operator with small arguments, as (name, function, differentiable tensors)."""
+    dtype = options.get("dtype", torch.float64)
+    wide = reference.statistics_dtype(dtype)
+    x, fcc = fcc_arguments(generator, **options)
+    mean, var = statistics(generator, 1, 4, wide)
+    yield "fcc", lambda x, *p: functional.fcc(x, FCCParameters(*p), mean, var, backend=backend), (x, *fcc)
+    for groups, residual in ((1, False), (2, True)):
+
+        def train(x, *p, groups=groups, residual=residual):
+            return functional.fcc_train(x, FCCParameters(*p), groups=groups, residual=residual, backend=backend)[0]
+
+        yield f"fcc_train-{groups}", train, (x, *fcc)
+    for graph, k in itertools.product(GRAPHS, (1, 3)):
+        x, edge = edge_arguments(generator, **options)
+        idx = graph_of(x, k, graph, generator)
+
+        def edges(x, *p, idx=idx, graph=graph):
+            return functional.edge_max(x, idx, EdgeParameters(*p), graph=graph, backend=backend)[0]
+
+        yield f"edge_max-{graph}-{k}", edges, (x, *edge)
+    for radius, stride, compact in ((2, 1, False), (3, 2, True)):
+        maps = random(generator, 2, 3, 4, 5, **options), random(generator, 2, 3, 4, 5, **options)
+
+        def cost(a, b, radius=radius, stride=stride, compact=compact):
+            return functional.cost_volume(
+                a, b, radius=radius, stride=stride, negative_slope=0.1, compact=compact, backend=backend
+            )
+
+        yield f"cost_volume-{radius}", cost, maps
+
+
+def test_gradients_in_float64(generator, backend):
+    for name, function, tensors in calls(generator, backend, requires_grad=True):
+        assert torch.autograd.gradcheck(function, tensors), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_forward_and_gradients_agree_with_float64(generator, backend, dtype):
+    """float32 to rounding; bfloat16 and float16 within twice the error of the plain PyTorch path."""
+    seed = generator.initial_seed()
+    ours = list(calls(torch.Generator().manual_seed(seed), backend, dtype=dtype, requires_grad=True))
+    plain = list(calls(torch.Generator().manual_seed(seed), "reference", dtype=dtype, requires_grad=True))
+    exact = list(calls(torch.Generator().manual_seed(seed), "reference", dtype=torch.float64, requires_grad=True))
+    for (name, function, tensors), (_, same, copies), (_, truth, originals) in zip(ours, plain, exact, strict=True):
+        originals = [t.detach().double().requires_grad_() for t in tensors]
+        expected = _with_gradients(truth, originals)
+        got, baseline = _with_gradients(function, tensors), _with_gradients(same, copies)
+        for i, (e, g, b) in enumerate(zip(expected, got, baseline, strict=True)):
+            limit = 1e-5 if dtype == torch.float32 else 2 * _relative(b, e) + 1e-3
+            assert g.dtype == dtype
+            assert _relative(g, e) <= limit, (name, i)
+
+
+def _with_gradients(function, tensors):
+    y = function(*tensors)
+    cotangent = torch.linspace(-1, 1, y.numel()).view(y.shape).sin().to(y.dtype)
+    return [y.detach(), *torch.autograd.grad(y, tensors, cotangent)]
+
+
+def _relative(got, want):
+    return float((got.double() - want.double()).norm() / want.double().norm().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_knn_agrees_with_the_reference(generator, backend, graph):
+    x = random(generator, 3, 8, 4, 4, dtype=torch.float32)
+    idx = functional.knn(x, 4, graph=graph, backend=backend)
+    expected = reference.knn(reference.graph_nodes(x.flatten(2), graph), 4)
+    assert idx.dtype == torch.int32
+    assert idx.is_contiguous()
+    assert torch.equal(idx, expected)
+
+
+def opcheck_cases(generator, backend):
+    ops = torch.ops.molkernels
+    for requires_grad in (False, True):
+        x, fcc = fcc_arguments(generator, dtype=torch.float32, requires_grad=requires_grad)
+        mean, var = statistics(generator, 2, 4, torch.float32)
+        yield ops.fcc, (x, mean, var, *fcc, 1e-5, True, backend)
+        yield ops.fcc_train, (x, *fcc, 2, 1e-5, False, backend)
+        flat, edge = edge_arguments(generator, dtype=torch.float32, requires_grad=requires_grad)
+        for graph in GRAPHS:
+            yield ops.edge_max, (flat, graph_of(flat, 2, graph, generator), *edge, graph, backend)
+        a, b = random(generator, 2, 3, 4, 5, dtype=torch.float32), random(generator, 2, 3, 4, 5, dtype=torch.float32)
+        yield ops.cost_volume, (a.requires_grad_(requires_grad), b.requires_grad_(requires_grad), 2, 1, 1, 0.1, backend)
+    yield ops.knn, (flat.detach(), 3, backend)
+    x, fcc = fcc_arguments(generator, h=2, w=3, dtype=torch.float32)
+    _, edge = edge_arguments(generator, dtype=torch.float32)
+    weight, bias = random(generator, 4, 4, dtype=torch.float32), random(generator, 4, dtype=torch.float32)
+    for graph, mixes in (("channel", (weight, bias)), ("position", (None, None))):
+        yield ops.f5c, (x, mean, var, *fcc, *mixes, *edge, *mixes, 2, graph, 1e-5, backend)
+
+
+def test_opcheck(generator, backend):
+    for op, arguments in opcheck_cases(generator, backend):
+        torch.library.opcheck(op.default, arguments)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_f5c_inference_operator_is_the_composition(generator, backend, variant):
+    block = mk.F5C(6, (3, 4), 2, variant, backend).double().eval()
+    for statistic in (block.fcc.norm.running_mean, block.fcc.norm.running_var):
+        statistic.copy_(torch.rand(6, generator=generator) + 0.5)
+    x = random(generator, 3, 6, 3, 4)
+    with torch.no_grad():
+        fused = block(x)
+    torch.testing.assert_close(fused, block(x).detach())
+    f = block.fcc(x)
+    z = x + f if variant == "paper" else f
+    edges = block.ccc(z)
+    torch.testing.assert_close(fused, (z + (edges if block.mix is None else block.mix(edges))).detach())
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, backend, variant):
+    torch._dynamo.reset()
+    block = mk.F5C(4, 3, 2, variant, backend)
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=counter)
+    compiled(random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True))
+    count = counter.frame_count
+    for n in (2, 3, 5, 7):
+        x = random(generator, n, 4, 3, 3, dtype=torch.float32, requires_grad=True)
+        y = compiled(x)
+        torch.testing.assert_close(y, block(x))
+        y.sum().backward()
+        assert x.grad is not None
+    assert counter.frame_count == count
+    block.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), block(x))
+
+
+def test_cost_volume_compiles_without_a_graph_break(generator, backend):
+    torch._dynamo.reset()
+    cost = mk.CostVolume(2, 1, negative_slope=0.1, compact=True, backend=backend)
+    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
+    a, b = random(generator, 2, 3, 4, 4), random(generator, 2, 3, 4, 4)
+    torch.testing.assert_close(compiled(a, b), cost(a, b))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, backend, dtype):
+    for variant in ("paper", "released"):
+        block = mk.F5C(4, 3, 2, variant, backend)
+        x = random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True)
+        with torch.autocast("cpu", dtype):
+            y = block(x)
+        y.float().sum().backward()
+        assert y.dtype == dtype
+        assert x.grad.dtype == torch.float32
+        assert all(p.grad.dtype == torch.float32 for p in block.parameters() if p.grad is not None)
+        assert block.fcc.norm.running_mean.dtype == torch.float32
+        block.eval()
+        with torch.no_grad(), torch.autocast("cpu", dtype):
+            assert block(x).dtype == dtype
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_meta_device_gives_shapes(variant):
+    with torch.device("meta"):
+        block = mk.F5C(6, (4, 5), 3, variant)
+        x = torch.empty(7, 6, 4, 5)
+        assert block(x).shape == x.shape
+        assert block.eval()(x).shape == x.shape
+        assert mk.CostVolume(3, 1)(x, x).shape == (7, 49, 4, 5)
+
+
+def layouts(x):
+    yield "channels-last", x.contiguous(memory_format=torch.channels_last)
+    yield "strided", torch.stack([x, -x], -1)[..., 0]
+    yield "transposed", x.mT.contiguous().mT
+    yield "expanded", x[:1].expand_as(x)
+    yield "flipped through numpy", torch.from_numpy(x.numpy()[:, ::-1].copy()).flip(1)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_any_strides_give_the_same_contiguous_result(generator, backend, variant):
+    x = random(generator, 3, 4, 3, 5)
+    block = mk.F5C(4, (3, 5), 2, variant, backend).double()
+    for training in (True, False):
+        block.train(training)
+        for name, view in layouts(x):
+            y = block(view)
+            torch.testing.assert_close(y, block(view.clone(memory_format=torch.contiguous_format)), msg=name)
+            assert y.is_contiguous(), name
+            cost = functional.cost_volume(view, view, radius=1, stride=1, backend=backend)
+            plain = view.clone(memory_format=torch.contiguous_format)
+            torch.testing.assert_close(cost, functional.cost_volume(plain, plain, radius=1, stride=1, backend=backend))
+
+
+def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend):
+    for variant in ("paper", "released"):
+        for training in (True, False):
+            block = mk.F5C(4, (3, 5), 2, variant, backend).train(training)
+            before = block.fcc.norm.running_mean.clone()
+            x = torch.empty(0, 4, 3, 5, requires_grad=True)
+            y = block(x)
+            y.sum().backward()
+            assert y.shape == x.shape == x.grad.shape
+            assert torch.equal(block.fcc.norm.running_mean, before)
+            assert all(torch.count_nonzero(p.grad) == 0 for p in block.parameters() if p.grad is not None)
+    empty = torch.empty(0, 3, 4, 4)
+    assert functional.cost_volume(empty, empty, radius=2, stride=1, backend=backend).shape == (0, 25, 4, 4)
+
+
+def test_requires_grad_on_some_inputs_only(generator, backend):
+    for _, function, tensors in calls(generator, backend):
+        for i in range(len(tensors)):
+            some = [t.detach().requires_grad_(j == i) for j, t in enumerate(tensors)]
+            all_ = [t.detach().requires_grad_() for t in tensors]
+            (one,) = torch.autograd.grad(function(*some).sum(), [some[i]])
+            torch.testing.assert_close(one, torch.autograd.grad(function(*all_).sum(), all_)[i])
+
+
+def test_the_same_bits_each_run(generator, backend):
+    for name, function, tensors in calls(generator, backend, dtype=torch.float32, requires_grad=True):
+        first, second = _with_gradients(function, tensors), _with_gradients(function, tensors)
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), name
+
+
+def test_double_backward_raises_a_clear_error(generator, backend):
+    for name, function, tensors in calls(generator, backend, requires_grad=True):
+        cotangent = torch.ones_like(function(*tensors)).requires_grad_()
+        (grad,) = torch.autograd.grad(function(*tensors), tensors[:1], cotangent, create_graph=True)
+        with pytest.raises(RuntimeError, match="double backward is not supported"):
+            grad.sum().backward()
+        assert name
+
+
+def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, backend):
+    a, b = random(generator, 2, 3, 16, 16), random(generator, 2, 3, 16, 16)
+    full = functional.cost_volume(a, b, radius=10, stride=2, backend=backend)
+    compact = functional.cost_volume(a, b, radius=10, stride=2, compact=True, backend=backend)
+    live = functional.reachable_displacements(10, 2, 16)
+    assert len(live) == 225
+    assert torch.equal(full[:, live], compact)
+    dead = sorted(set(range(441)) - set(live))
+    assert torch.count_nonzero(full[:, dead]) == 0
+
+
+def test_f5c_mix_parameters_may_have_no_bias(generator, backend):
+    x, fcc = fcc_arguments(generator, h=2, w=3)
+    _, edge = edge_arguments(generator)
+    mean, var = statistics(generator, 1, 4)
+    mix = MixParameters(random(generator, 4, 4), None)
+    zero = MixParameters(mix.weight, torch.zeros(4, dtype=torch.float64))
+    options = {"k": 2, "backend": backend}
+    torch.testing.assert_close(
+        functional.f5c(x, fcc, mean, var, edge, fcc_mix=mix, ccc_mix=mix, **options),
+        functional.f5c(x, fcc, mean, var, edge, fcc_mix=zero, ccc_mix=zero, **options),
+    )
