@@ -21,5 +21,6 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f'{module} is needed here and cannot be imported ({error}). Install it with: pip install "molkernels[{extra}]"'
+            f"{module} is needed here and cannot be imported ({error}). "
+            f'Install it with: pip install "molkernels[{extra}]"'
         ) from error

@@ -18,9 +18,17 @@ LEFT_EYE_POINTS = slice(42, 48)
 class Targets(Protocol):
     """What a batch must hold to be scored."""
 
-    flow: Tensor
-    landmarks: Tensor
-    label: Tensor
+    @property
+    def flow(self) -> Tensor:
+        """(B, T−1, 2, H, W), pixels."""
+
+    @property
+    def landmarks(self) -> Tensor:
+        """(B, T−1, 68, 2), pixels."""
+
+    @property
+    def label(self) -> Tensor:
+        """(B,) long."""
 
 
 class LossTerms(NamedTuple):

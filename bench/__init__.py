@@ -1,0 +1,1 @@
+"""Measured speed and memory: every contender checked against the reference, then timed in interleaved rounds."""

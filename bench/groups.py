@@ -1,0 +1,132 @@
+"""A group: contenders that compute the same thing, checked against one oracle and timed in interleaved rounds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.counts import Work
+from bench.timing import paired_ratio, quantiles, time_interleaved
+
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}
+
+
+class Check(NamedTuple):
+    """How far a contender is off its oracle, and how far it may be: relative L2 error, the worst of all results."""
+
+    error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        return self.error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to compute what its group computes.
+
+    Attributes:
+        name: who: "published-loop", the name of a backend, "compiled-reference".
+        dtype: "float32" or "bfloat16".
+        run: what is timed.
+        check: compares with the oracle; called before anything is timed.
+    """
+
+    name: str
+    dtype: str
+    run: Callable[[], object]
+    check: Callable[[], Check]
+
+    @property
+    def key(self) -> str:
+        return f"{self.name}-{self.dtype}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """What is computed, on which shapes, and the least work that it takes."""
+
+    name: str
+    shape: str
+    work: Work
+    contenders: Sequence[Contender]
+    budget: float = 3.0
+    least_rounds: int = 5
+
+
+@dataclass
+class Row:
+    """The figures of one contender in one group; JSON-able by `dataclasses.asdict`."""
+
+    group: str
+    contender: str
+    dtype: str
+    shape: str
+    error: float
+    tolerance: float
+    flops: float
+    bytes: float
+    seconds: tuple[float, float, float] | None = None  # quantiles 0.2, 0.5, 0.8
+    rounds: int = 0
+    share_of_limit: float | None = None
+    speedup_over: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    durations: list[float] = field(default_factory=list)
+
+
+def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Row]:
+    """Check every contender, time those that are right, and relate them to each other and to the machine's limits.
+
+    Args:
+        group: its contenders' checks run first, so that compilation and warm-up are over when timing begins.
+        limits: as returned by `bench.machine.measure_limits`.
+
+    Returns:
+        One row a contender, by `Contender.key`; a contender over its tolerance has no times.
+    """
+    checks = {contender.key: contender.check() for contender in group.contenders}
+    rows = {contender.key: _row(group, contender, checks[contender.key]) for contender in group.contenders}
+    right = {contender.key: contender.run for contender in group.contenders if checks[contender.key].passed}
+    times = time_interleaved(right, group.budget, group.least_rounds)
+    for key, durations in times.items():
+        row = rows[key]
+        row.durations, row.rounds, row.seconds = durations, len(durations), quantiles(durations)
+        row.share_of_limit = _least_seconds(group.work, row.dtype, limits) / row.seconds[1]
+        row.speedup_over = {
+            rows[other].contender: paired_ratio(times[other], durations)
+            for other in times
+            if rows[other].dtype == "float32" and other != key
+        }
+    return rows
+
+
+def _row(group: Group, contender: Contender, check: Check) -> Row:
+    return Row(
+        group=group.name,
+        contender=contender.name,
+        dtype=contender.dtype,
+        shape=group.shape,
+        error=check.error,
+        tolerance=check.tolerance,
+        flops=group.work.flops,
+        bytes=group.work.elements * BYTES_PER_ELEMENT[contender.dtype],
+    )
+
+
+def _least_seconds(work: Work, dtype: str, limits: Mapping[str, Mapping[str, float]]) -> float:
+    return work.seconds_at(limits["gemm"][dtype], limits["copy"]["bytes_per_second"], BYTES_PER_ELEMENT[dtype])
+
+
+def worst_error(results: Sequence[Tensor], oracle: Sequence[Tensor]) -> float:
+    """The largest relative L2 error of several tensors against their oracles; infinite where a value is not finite."""
+    return max(relative_error(got, want) for got, want in zip(results, oracle, strict=True))
+
+
+def relative_error(got: Tensor, want: Tensor) -> float:
+    """L2 norm of the difference over that of the oracle, in float64."""
+    if got.shape != want.shape:
+        return float("inf")
+    error = (got.double() - want.double()).norm() / want.double().norm().clamp_min(torch.finfo(torch.float64).tiny)
+    return error.nan_to_num(nan=float("inf"), posinf=float("inf")).item()

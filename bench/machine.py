@@ -1,0 +1,89 @@
+"""The machine a result was measured on, and its limits measured in the same run."""
+
+import os
+import platform
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from bench.timing import quantiles, time_interleaved
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
+GEMM_SIDE = 2048
+
+
+def describe() -> dict[str, object]:
+    """Device, versions, date and commit of this run: JSON-able."""
+    return {
+        "device": processor_name(),
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
+    }
+
+
+def processor_name() -> str:
+    """The processor's model name and the cores in use, for example "AMD EPYC, 2 threads"."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        name = match.group(1) if match else name
+    return f"{name}, {torch.get_num_threads()} threads"
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slug(text: str) -> str:
+    """A name that is safe in a path: lower case, digits and hyphens."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def commit() -> str:
+    """The short hash of the checkout's commit, with "-dirty" after it where tracked files differ."""
+    hash_ = _git("rev-parse", "--short", "HEAD")
+    if not hash_:
+        return "uncommitted"
+    return f"{hash_}-dirty" if _git("status", "--porcelain", "--untracked-files=no") else hash_
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def measure_limits() -> dict[str, dict[str, float]]:
+    """What the hardware can do at most, by `torch.copy_` and `torch.mm`.
+
+    Returns:
+        {"copy": {"float32": bytes/s, ...}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}; a copy of n bytes counts
+        2 n (one read, one write). The fast quantile (0.2 of the times) is the limit.
+    """
+    source, target = torch.randn(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
+    a = {name: torch.randn(GEMM_SIDE, GEMM_SIDE).to(getattr(torch, name)) for name in ("float32", "bfloat16")}
+    runs = {
+        "copy": lambda: target.copy_(source),
+        "float32": lambda: torch.mm(a["float32"], a["float32"]),
+        "bfloat16": lambda: torch.mm(a["bfloat16"], a["bfloat16"]),
+    }
+    times = time_interleaved(runs, budget=5.0)
+    fast = {name: quantiles(seconds)[0] for name, seconds in times.items()}
+    moved = 2 * source.nbytes
+    return {
+        "copy": {"bytes_per_second": moved / fast["copy"]},
+        "gemm": {name: 2 * GEMM_SIDE**3 / fast[name] for name in a},
+    }

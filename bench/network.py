@@ -1,0 +1,192 @@
+"""The groups of the whole network in its released variant: forward pass and training step.
+
+Every contender has the same weights and the same clips. Dropout is off, so that their results can be compared.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import molkernels as mk
+from bench import counts
+from bench.baselines.published import PublishedMOL, training_loss
+from bench.groups import Check, Contender, Group, worst_error
+from mol import MOL
+from mol.losses import MOLLoss
+
+BATCH, FRAMES, SIZE = 2, 8, 128
+SHAPE = f"{BATCH} clips of {FRAMES}×{SIZE}×{SIZE}"
+LOSS_WEIGHTS = (1.0, 10 / 7, 3.5)  # emotion, flow, landmarks, as in the released code
+LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-3
+PUBLISHED = "published-loop"
+DTYPES = ("float32", "bfloat16")
+# Relative L2 error against float64, where all forms agree to 1e-9 (tests/test_baselines.py). In float32 two neighbours
+# of nearly equal similarity may change places in a graph, and one such change moves the gradients by some per cent;
+# bfloat16 keeps 8 bits and changes many.
+TOLERANCES = {
+    "forward": {"float32": 5e-3, "bfloat16": 1e-1},
+    "training step": {"float32": 1e-1, "bfloat16": 5e-1},
+}
+
+
+@dataclass
+class Batch:
+    """Training data of random clips, with the shapes and units of `mol.data.clips.Batch`."""
+
+    clips: Tensor
+    flow: Tensor
+    landmarks: Tensor
+    label: Tensor
+
+    def double(self) -> "Batch":
+        """The same in float64."""
+        return Batch(self.clips.double(), self.flow.double(), self.landmarks.double(), self.label)
+
+
+def random_batch(batch: int = BATCH) -> Batch:
+    """Noise clips, small flow, landmarks in the frame; the same at each call."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        torch.randn(batch, 1, FRAMES, SIZE, SIZE, generator=generator),
+        torch.randn(batch, FRAMES - 1, 2, SIZE, SIZE, generator=generator),
+        torch.rand(batch, FRAMES - 1, 68, 2, generator=generator) * SIZE,
+        torch.arange(batch) % 5,
+    )
+
+
+def random_state() -> dict[str, Tensor]:
+    """A released-layout state dict of random weights, with batch-norm statistics off their initial values."""
+    torch.manual_seed(0)
+    model = PublishedMOL(dropout=0.0)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None and module.running_var is not None:
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    return model.state_dict()
+
+
+class Network:
+    """A model with the loss, backend and precision that it runs at, and its optimizer."""
+
+    def __init__(self, key: str, state: Mapping[str, Tensor]) -> None:
+        """The contender `key`, such as "reference-bfloat16", with the weights of the released-layout `state`."""
+        self.backend, self.dtype = key.rsplit("-", 1)
+        if self.backend == PUBLISHED:
+            self.model: nn.Module = PublishedMOL(dropout=0.0)
+            self.model.load_state_dict(state)
+        else:
+            self.model = MOL.from_released(dict(state), dropout=0.0)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+
+    def forward(self, batch: Batch) -> Any:
+        """Logits, flow and landmarks, without loss or gradient, in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad(), self._settings():
+            return self.model(batch.clips)
+
+    def backward(self, batch: Batch) -> Tensor:
+        """The loss in training mode, detached; gradients are in the parameters."""
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._settings():
+            output = self.model(batch.clips)
+            if self.backend == PUBLISHED:
+                loss = training_loss(output, batch.flow, batch.landmarks, batch.label, LOSS_WEIGHTS)
+            else:
+                loss = MOLLoss(*LOSS_WEIGHTS)(output, batch).total
+        loss.backward()
+        return loss.detach()
+
+    def step(self, batch: Batch) -> Tensor:
+        """One training step with AdamW; the loss, on the device."""
+        loss = self.backward(batch)
+        self.optimizer.step()
+        return loss
+
+    def released_gradients(self) -> dict[str, Tensor]:
+        """Gradients under the released checkpoint's names, without what is never trained."""
+        if isinstance(self.model, PublishedMOL):
+            named = self.model.named_parameters()
+            return {name: p.grad.flatten() for name, p in named if p.grad is not None}
+        return {name: grad.flatten() for name, grad in _through_released_layout(self.model).items()}
+
+    @contextmanager
+    def _settings(self) -> Iterator[None]:
+        if self.backend == PUBLISHED:
+            yield
+            return
+        with mk.backend(self.backend), torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16"):
+            yield
+
+
+def _through_released_layout(model: Any) -> dict[str, Tensor]:
+    """Move the gradients through `released_state_dict`: it only renames, cuts and joins."""
+    carrier = copy.deepcopy(model)
+    with torch.no_grad():
+        for source, target in zip(model.parameters(), carrier.parameters(), strict=True):
+            target.copy_(torch.zeros_like(source) if source.grad is None else source.grad)
+    return carrier.released_state_dict()
+
+
+def contender_keys() -> list[str]:
+    """The keys of the contenders of both groups."""
+    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends("cpu") for dtype in DTYPES)]
+
+
+def group(task: str) -> Group:
+    """The contenders for "forward" or "training step".
+
+    A float32 contender is held against the reference backend in float64: outputs (forward), or loss and all gradients
+    (training step), the latter as one vector.
+    """
+    state, batch = random_state(), random_batch()
+    results = _outputs if task == "forward" else loss_and_gradients
+    exact = results(in_float64("reference-float32", state), batch.double())
+
+    def contender(key: str) -> Contender:
+        network = Network(key, state)
+        timed = network.forward if task == "forward" else network.step
+        tolerance = TOLERANCES[task][network.dtype]
+        return Contender(
+            network.backend,
+            network.dtype,
+            lambda: timed(batch),
+            lambda: Check(worst_error(results(network, batch), exact), tolerance),
+        )
+
+    work = counts.mol_released(BATCH, FRAMES, _parameter_count(state), training=task != "forward")
+    contenders = [contender(key) for key in contender_keys()]
+    return Group(f"mol released, {task}", SHAPE, work, contenders, budget=10.0, least_rounds=3)
+
+
+def in_float64(key: str, state: Mapping[str, Tensor]) -> Network:
+    """The contender `key` with its weights and arithmetic in float64."""
+    network = Network(key, state)
+    network.model.double()
+    return network
+
+
+def _outputs(network: Network, batch: Batch) -> tuple[Tensor, ...]:
+    return tuple(network.forward(batch))
+
+
+def loss_and_gradients(network: Network, batch: Batch) -> tuple[Tensor, ...]:
+    """The loss in training mode, and all gradients as one float64 vector in the released order."""
+    loss = network.backward(batch)
+    gradients = network.released_gradients()
+    return loss, torch.cat([gradients[name].double() for name in _trained_names()])
+
+
+def _trained_names() -> list[str]:
+    """The released names of all parameters that get a gradient."""
+    model = PublishedMOL()
+    return [name for name, _ in model.named_parameters() if ".ffn." not in name]
+
+
+def _parameter_count(state: Mapping[str, Tensor]) -> int:
+    return sum(state[name].numel() for name in _trained_names())

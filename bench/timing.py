@@ -1,0 +1,85 @@
+"""Paired timing: all contenders of a group take turns, so that drift of the machine hits all alike."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+QUANTILES = (0.2, 0.5, 0.8)
+
+
+def time_interleaved(
+    runs: Mapping[str, Callable[[], object]],
+    budget: float,
+    least_rounds: int = 5,
+    most_rounds: int = 100,
+) -> dict[str, list[float]]:
+    """Seconds of each run in each round.
+
+    Every run is warmed up once; then each round times all of them once, beginning with another one in every round, so
+    that none always follows the same neighbour. Entries at the same place of two lists are of the same round.
+
+    Args:
+        runs: what to time, by name.
+        budget: seconds after which no further round begins, once there have been `least_rounds`.
+    """
+    for run in runs.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    names = list(runs)
+    begin = time.perf_counter()
+    for round_ in range(most_rounds if names else 0):
+        if round_ >= least_rounds and time.perf_counter() - begin > budget:
+            break
+        start = round_ % len(names)
+        for name in names[start:] + names[:start]:
+            times[name].append(seconds_of(runs[name]))
+    return times
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call, with garbage collection held back."""
+    gc.collect()
+    gc.disable()
+    try:
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
+    finally:
+        gc.enable()
+
+
+def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """The 0.2, 0.5 and 0.8 quantiles, linear between neighbours."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    fifths = statistics.quantiles(values, n=5, method="inclusive")
+    return fifths[0], statistics.median(values), fifths[3]
+
+
+def paired_ratio(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, float, float]:
+    """How many times as long the baseline takes, round by round: 0.2, 0.5 and 0.8 quantiles of the ratios."""
+    return quantiles([b / c for b, c in zip(baseline, candidate, strict=True)])
+
+
+class ReplayClock:
+    """A timer for pytest-benchmark that plays back durations measured in interleaved rounds.
+
+    pytest-benchmark times one test after another, which drift can bend; so the group is timed first, and each test's
+    `benchmark.pedantic(clock.play, ...)` hands the recorded seconds to its tables, statistics and JSON.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._durations: list[float] = []
+
+    def load(self, durations: Sequence[float]) -> None:
+        """Set the durations that the next calls of `play` take."""
+        self._durations = list(durations)
+
+    def play(self) -> None:
+        """Let one recorded duration pass."""
+        self._now += self._durations.pop(0)
+
+    def __call__(self) -> float:
+        return self._now

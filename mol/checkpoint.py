@@ -1,0 +1,324 @@
+"""Checkpoints without pickle: a folder of safetensors and JSON, replaced whole or not at all.
+
+    checkpoints/last/weights.safetensors     the network's parameters and buffers
+    checkpoints/last/optimizer.safetensors   the optimizer's moments; its settings as JSON in the header
+    checkpoints/last/state.json              format, model settings, classes, step, seed, people, checksums
+
+A new checkpoint is written beside the old one under a temporary name, synced, and only then renamed over it.
+Between the two renames the old one is called `last.old`, where loading finds it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mol.errors import CheckpointError, StorageError
+from mol.extras import require
+from mol.model import MOL
+
+FORMAT = 1
+WEIGHTS = "weights.safetensors"
+OPTIMIZER = "optimizer.safetensors"
+STATE = "state.json"
+_REQUIRED = ("format", "model", "classes", "mean_shape", "step", "files")
+
+
+class Trained(NamedTuple):
+    """A network read from a checkpoint.
+
+    Attributes:
+        model: in evaluation mode, on the device that was asked for.
+        classes: names in the order of the logits.
+        state: everything in state.json.
+    """
+
+    model: MOL
+    classes: list[str]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint folder, replacing the one that is there only when the new one is whole and on the disk.
+
+    Args:
+        folder: such as ``run/checkpoints/last``.
+        model: a module with a ``config`` from which ``type(model)(**config)`` builds it again.
+        optimizer: None writes none (a checkpoint to predict with).
+        state: what else belongs in state.json; ``format``, ``model`` and ``files`` are added here.
+    Raises:
+        StorageError: the disk is full or not writable; what was there before is untouched.
+    """
+    folder = Path(folder)
+    temporary = folder.with_name(f"{folder.name}.tmp-{os.getpid()}")
+    try:
+        _clear_leftovers(folder)
+        temporary.mkdir(parents=True)
+        names = [_write_weights(temporary, model)]
+        if optimizer is not None:
+            names.append(_write_optimizer(temporary, optimizer))
+        files = {name: _fingerprint(temporary / name) for name in names}
+        text = json.dumps({"format": FORMAT, "model": model.config, **state, "files": files}, indent=1)
+        (temporary / STATE).write_text(text + "\n", encoding="utf-8")
+        for name in (*names, STATE):
+            _sync(temporary / name)
+        _sync(temporary)
+        _replace_folder(temporary, folder)
+    except (OSError, require("safetensors", "train").SafetensorError) as error:
+        raise StorageError(
+            f"could not write the checkpoint {folder}: {_reason(error)}; the one before it is untouched. "
+            "Free some space, then go on from it with --resume."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def find_checkpoint(path: Path | str) -> Path:
+    """The checkpoint folder meant by `path`: itself, or in a run folder ``checkpoints/best`` before ``…/last``.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise CheckpointError(f"{path} is a file; give the run folder, or the checkpoint folder that holds {STATE}")
+    for candidate in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
+        for folder in (candidate, candidate.with_name(candidate.name + ".old")):
+            if (folder / STATE).is_file():
+                return folder
+    raise CheckpointError(f"no checkpoint in {path}: neither {STATE} nor checkpoints/last/{STATE} is there")
+
+
+def read_state(folder: Path | str) -> dict[str, Any]:
+    """Read and check state.json, and the size and checksum of the files beside it.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, foreign or of a newer format.
+    """
+    folder = Path(folder)
+    path = folder / STATE
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; {folder} is no checkpoint") from error
+    except (ValueError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint or train again") from error
+    if not isinstance(state, dict) or (missing := [key for key in _REQUIRED if key not in state]):
+        lacks = f": it lacks {', '.join(missing)}" if isinstance(state, dict) else ""
+        raise CheckpointError(f"{path} is not from this program{lacks}")
+    if state["format"] != FORMAT:
+        raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}: upgrade molkernels")
+    for name, expected in state["files"].items():
+        _check_file(folder / name, expected)
+    return state
+
+
+def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None = None) -> dict[str, Any]:
+    """Read weights, and with an optimizer its state, into objects of the same shape.
+
+    Args:
+        folder: a checkpoint folder.
+        model: a module whose ``config`` equals the settings in state.json.
+        optimizer: over the parameters of `model`, in their order.
+    Returns:
+        The content of state.json.
+    Raises:
+        CheckpointError: damaged, foreign, or of another model; neither argument was changed.
+    """
+    folder = Path(folder)
+    state = read_state(folder)
+    if state["model"] != json.loads(json.dumps(model.config)):
+        raise CheckpointError(
+            f"{folder} holds a model with other settings: {_difference(state['model'], model.config)}; "
+            "build the model with the checkpoint's settings"
+        )
+    weights = _read_tensors(folder / WEIGHTS)
+    moments = _read_optimizer(folder / OPTIMIZER, optimizer) if optimizer is not None else None
+    _check_weights(folder / WEIGHTS, weights, model)
+    model.load_state_dict(weights)
+    if optimizer is not None and moments is not None:
+        optimizer.load_state_dict(moments)
+    return state
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
+    """Build the network of a run or checkpoint folder, in evaluation mode.
+
+    Args:
+        path: run folder or checkpoint folder.
+        device: where to put it.
+    Raises:
+        CheckpointError: no checkpoint there, or it is damaged, foreign, or of settings that cannot be built.
+    """
+    folder = find_checkpoint(path)
+    config = read_state(folder)["model"]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = MOL(**config)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / STATE} has model settings that cannot be built ({error}); it is damaged or from another version"
+        ) from error
+    state = load_checkpoint(folder, model)
+    return Trained(model.to(device).eval(), list(state["classes"]), state)
+
+
+def _write_weights(folder: Path, model: nn.Module) -> str:
+    from safetensors.torch import save_file
+
+    save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    return WEIGHTS
+
+
+def _write_optimizer(folder: Path, optimizer: Optimizer) -> str:
+    from safetensors.torch import save_file
+
+    state = optimizer.state_dict()
+    tensors = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, values in state["state"].items()
+        for name, value in values.items()
+    }
+    header = {"param_groups": json.dumps(state["param_groups"])}
+    save_file(tensors, folder / OPTIMIZER, metadata=header)
+    return OPTIMIZER
+
+
+def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
+    """A state dict for `optimizer`, its moments laid out in memory as the parameters are."""
+    from safetensors import SafetensorError, safe_open
+
+    tensors = _read_tensors(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            groups = json.loads((file.metadata() or {})["param_groups"])
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} holds no optimizer state of this program ({error})") from error
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+        raise CheckpointError(f"{path} belongs to an optimizer over other parameters")
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if value.dim() and value.shape != parameter.shape:
+            raise CheckpointError(
+                f"{path}: {key} is {tuple(value.shape)}, its parameter is {tuple(parameter.shape)}; "
+                "the file belongs to another model"
+            )
+        laid_out = torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value) if value.dim() else value
+        state.setdefault(int(index), {})[name] = laid_out
+    for group in groups:
+        group.update({name: tuple(value) for name, value in group.items() if name == "betas"})
+    return {"state": state, "param_groups": groups}
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    safetensors = require("safetensors.torch", "train")
+    try:
+        return safetensors.load_file(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing; copy the checkpoint folder whole") from error
+    except (OSError, require("safetensors", "train").SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or no safetensors file ({error}); use another checkpoint or train again"
+        ) from error
+
+
+def _check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Compare names, shapes, dtypes and finiteness with the model before anything is copied."""
+    expected = model.state_dict()
+    if missing := sorted(expected.keys() - weights.keys()):
+        raise CheckpointError(f"{path} lacks {_some(missing)}; it is of another model or damaged")
+    if extra := sorted(weights.keys() - expected.keys()):
+        raise CheckpointError(f"{path} has entries that the model has not: {_some(extra)}; it is of another model")
+    for name, value in weights.items():
+        wanted = expected[name]
+        if value.shape != wanted.shape or value.dtype != wanted.dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(value.shape)} {value.dtype}, the model needs "
+                f"{tuple(wanted.shape)} {wanted.dtype}; the file is of another model"
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(f"{path}: {name} has NaN or infinite values; use an earlier checkpoint")
+
+
+def _check_file(path: Path, expected: Mapping[str, int]) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; copy the checkpoint folder whole")
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise CheckpointError(
+            f"{path} has {size} bytes instead of {expected['bytes']}: it was cut off or replaced; copy it again"
+        )
+    if _fingerprint(path) != expected:
+        raise CheckpointError(f"{path} is damaged: its checksum is not the one in {STATE}; copy it again")
+
+
+def _replace_folder(new: Path, folder: Path) -> None:
+    """Rename `new` to `folder`; a folder of that name is kept as ``.old`` until the new one is in place."""
+    old = folder.with_name(folder.name + ".old")
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove unfinished checkpoints of processes that were killed while they wrote."""
+    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
+        if re.fullmatch(r"tmp-\d+", leftover.name.removeprefix(f"{folder.name}.")):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some file systems cannot sync a folder; that is no reason to give up a checkpoint.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _fingerprint(path: Path) -> dict[str, int]:
+    value = 0
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            value = zlib.crc32(piece, value)
+    return {"bytes": path.stat().st_size, "crc32": value}
+
+
+def _difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    keys = sorted(saved.keys() | wanted.keys())
+    return "; ".join(
+        f"{key} {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys if saved.get(key) != wanted.get(key)
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)

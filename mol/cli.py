@@ -1,0 +1,148 @@
+"""The command line: ``mol synth | train | evaluate | predict | demo | info``.
+
+Every command is a dataclass of settings: each field is an option (``--batch-size 8`` or ``--batch_size 8``), any of
+them can stand in a YAML file (``--config file.yaml``), and options given after it win. Nothing heavy is imported before
+it is known what to run.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
+from typing import NamedTuple
+
+from mol.errors import MOLError, SettingsError
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+class Command(NamedTuple):
+    """One command: what it does, in a line, and the options that can be given without their names."""
+
+    summary: str
+    positional: tuple[str, ...] = ()
+
+
+COMMANDS = {
+    "synth": Command("Make clips of real faces under exactly known motion, as a cache to train on."),
+    "train": Command("Train the network on a cache, with some of its people held out."),
+    "evaluate": Command("Score a trained network, beside baselines, on people that it has never seen."),
+    "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
+    "demo": Command("All of it in one go: clips, training, evaluation, prediction on a real video."),
+    "info": Command("Versions, hardware, kernels and optional parts of this installation."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, 2 after an error of `mol.errors` (printed as one line; ``--traceback`` shows where it came from), 130 after
+        Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in arguments
+    arguments = [argument for argument in arguments if argument != "--traceback"]
+    try:
+        return _dispatch(arguments)
+    except MOLError as error:
+        if show_traceback:
+            traceback.print_exc()
+        _print_error(str(error))
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        _print_error("stopped by Ctrl-C")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe left; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"mol {import_module('molkernels').__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise SettingsError(f"there is no command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+    _run(name, rest)
+    return 0
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    commands, config = import_module("mol.commands"), import_module("mol.config")
+    command = COMMANDS[name]
+    config_class, run = commands.RUNNERS[name]
+    nameless = "".join(f" The name --{field} can be left out." for field in command.positional)
+    spelled = spell_out(config_class, command.positional, arguments)
+    run(config.read_config(config_class, spelled, f"mol {name}", command.summary + nameless))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: mol COMMAND [options]",
+            "",
+            "Joint estimation of micro-expression, optical flow and facial landmarks (MOL, IEEE TPAMI 2025).",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "mol COMMAND --help        the options of a command, with units and defaults",
+            "mol COMMAND --traceback   on an error, show where it came from",
+            "mol --version             the version",
+            "",
+            "Options can be written with - or with _ between words; yes/no options can stand alone.",
+        ]
+    )
+
+
+def _print_error(message: str) -> None:
+    """One line, red where the terminal has colours; a reader of logs finds it by its first word."""
+    line = "error: " + " ".join(message.split())
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    print(f"\033[31m{line}\033[0m" if colours else line, file=sys.stderr)
+
+
+def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Bring what people type to the form ``--name value`` throughout.
+
+    ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`.
+
+    Raises:
+        SettingsError: more values without a name than there are names.
+    """
+    flags = {f"--{field.name}" for field in fields(config_class) if field.type in ("bool", bool)}
+    nameless = list(positional)
+    given = list(arguments)
+    spelled: list[str] = []
+    while given:
+        argument = given.pop(0)
+        if not argument.startswith("-"):
+            if not nameless:
+                raise SettingsError(f"unexpected argument {argument!r}; options are given as --name value")
+            spelled += [f"--{nameless.pop(0)}", argument]
+            continue
+        option, equals, value = argument.partition("=")
+        option = option[:2] + option[2:].replace("-", "_")
+        spelled.append(option + equals + value)
+        if equals or option in ("-h", "--help", "--print_config"):
+            continue
+        if option in flags and (not given or given[0].lower() not in ("true", "false", "yes", "no")):
+            spelled.append("true")
+        elif given:
+            spelled.append(given.pop(0))
+    return spelled

@@ -1,0 +1,241 @@
+"""Settings of training and evaluation: dataclasses, read once at the edge from YAML and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from mol.data.clips import Augmentation
+from mol.errors import SettingsError
+from mol.extras import require
+from mol.storage import write_text
+
+Config = TypeVar("Config")
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Attributes:
+        k: neighbours of a channel (or position) in the graph of CCC, itself among them.
+        variant: "paper", or "released" for the function that the published code computes.
+        batch_stats: BatchNorm statistics per "frame" or per "clip"; the variant's own when empty.
+        dropout: of the emotion head.
+        backend: kernels to run: "auto" or one of `molkernels.available_backends`.
+    """
+
+    k: int = 4
+    variant: Literal["paper", "released"] = "paper"
+    batch_stats: Literal["frame", "clip"] | None = None
+    dropout: float = 0.5
+    backend: str = "auto"
+
+
+@dataclass
+class LossConfig:
+    """Weights of the three losses; the defaults are the published code's in the terms of `mol.losses`.
+
+    Attributes:
+        w_me: weight of the cross entropy of the emotion.
+        w_of: weight of the mean squared error of the flow (pixels squared).
+        w_ldm: weight of the landmark error in inter-ocular distances.
+    """
+
+    w_me: float = 1.0
+    w_of: float = 10 / 7
+    w_ldm: float = 3.5
+
+
+@dataclass
+class TrainConfig:
+    """One training run on one split of the people of a cache.
+
+    Attributes:
+        cache: folder made by `mol synth` or `mol extract`.
+        run: folder to write; it holds this configuration, versions, curves and checkpoints.
+        held_out: share of the people never trained on, or their names (subject or dataset/subject).
+        inner_validation: share of the remaining people set aside to watch (and, with selection "inner-val", to choose
+            by); 0 trains on all of them and watches the held-out people, which then choose nothing.
+        selection: "last" keeps the last step; "inner-val" also keeps the step with the lowest loss on the people of
+            inner_validation, in checkpoints/best. The held-out people never choose.
+        normalisation: "clip", or "released-subject" for the published one (mean and maximum of each person's clips).
+        steps: optimisation steps.
+        batch_size: clips in a step.
+        seed: of the split, the first weights, the order of the clips, crops and dropout.
+        balanced: draw every class equally often.
+        learning_rate: of AdamW, at its highest.
+        weight_decay: of AdamW, on every parameter.
+        clip_norm: largest norm of the gradient; 0 does not clip.
+        schedule: "constant" (the published one) or "cosine" to zero at the last step.
+        warmup_steps: steps over which the learning rate rises from zero.
+        model: the network.
+        loss: weights of the losses.
+        augment: how training crops vary.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
+        compile: run the network through torch.compile.
+        channels_last: keep convolution weights and maps in channels-last order.
+        log_every: steps between two lines of log.csv.
+        validate_every: steps between two looks at people not trained on; 0 never looks.
+        validation_clips: clips of such a look, at most.
+        checkpoint_every: steps between two checkpoints; the last step is always saved.
+        resume: go on from the last checkpoint of the run folder (or start, where there is none).
+    """
+
+    cache: str
+    run: str = "runs/mol"
+    held_out: float | list[str] = 0.2
+    inner_validation: float = 0.0
+    selection: Literal["last", "inner-val"] = "last"
+    normalisation: Literal["clip", "released-subject"] = "clip"
+    steps: int = 1000
+    batch_size: int = 32
+    seed: int = 0
+    balanced: bool = False
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-3
+    clip_norm: float = 10.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    warmup_steps: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    augment: Augmentation = field(default_factory=Augmentation)
+    device: str = "auto"
+    precision: str = "32"
+    compile: bool = False
+    channels_last: bool = False
+    log_every: int = 10
+    validate_every: int = 250
+    validation_clips: int = 256
+    checkpoint_every: int = 500
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
+        )
+        _require_not_negative(self, "seed", "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        if not 0 <= self.inner_validation < 1:
+            raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
+        if self.selection not in ("last", "inner-val"):
+            raise SettingsError(f"selection={self.selection!r} must be 'last' or 'inner-val'")
+        if self.selection == "inner-val" and not (self.inner_validation and self.validate_every):
+            raise SettingsError('selection="inner-val" needs inner_validation > 0 and validate_every > 0')
+        if self.schedule not in ("constant", "cosine"):
+            raise SettingsError(f"schedule={self.schedule!r} must be 'constant' or 'cosine'")
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluation of a trained network on people that it has never seen.
+
+    Attributes:
+        weights: run folder, or a checkpoint folder inside one.
+        cache: cache to evaluate on; the one that the run was trained on when empty.
+        out: folder for evaluation.json, predictions.csv, confusion.csv and pictures; the run folder when empty.
+        people: people to evaluate (subject or dataset/subject); those held out of the run when empty.
+        batch_size: clips at once.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32" or "bf16-mixed".
+        tvl1_pairs: pairs of frames on which TV-L1 is compared; 0 leaves it out.
+        workers: processes for TV-L1; the number of cores when 0.
+        pictures: draw the confusion matrix (needs the extra "report").
+    """
+
+    weights: str
+    cache: str | None = None
+    out: str | None = None
+    people: list[str] | None = None
+    batch_size: int = 16
+    device: str = "auto"
+    precision: str = "32"
+    tvl1_pairs: int = 64
+    workers: int = 0
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
+        _require_not_negative(self, "tvl1_pairs", "workers")
+
+
+def read_config(config_class: type[Config], arguments: Sequence[str], prog: str, description: str = "") -> Config:
+    """Build a configuration from ``--config FILE`` and ``--field value`` overrides; exits on ``--help``.
+
+    Yes/no fields can stand alone: ``--resume`` is ``--resume true``.
+
+    Args:
+        config_class: one of the dataclasses of this module.
+        arguments: command-line arguments after the command's name.
+        prog: the command, for the help text.
+        description: first line of the help text.
+    Raises:
+        SettingsError: an unknown name, a value of the wrong kind or a missing one.
+    """
+    parser = config_parser(config_class, prog, description)
+    try:
+        read = parser.instantiate(parser.parse_args(spell_out_flags(config_class, arguments)))
+        return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
+    except require("jsonargparse", "train").ArgumentError as error:
+        raise SettingsError(f"{error}\nSee {prog} --help.") from error
+
+
+def config_parser(config_class: type, prog: str, description: str = "") -> Any:
+    """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
+    jsonargparse = require("jsonargparse", "train")
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
+    parser.add_class_arguments(config_class)
+    return parser
+
+
+def spell_out_flags(config_class: type, arguments: Iterable[str]) -> list[str]:
+    """Give every yes/no option that stands alone its value: ``--resume`` → ``--resume true``."""
+    flags = {f"--{name}" for name, kind in _options(config_class) if kind is bool}
+    given = list(arguments)
+    spelled: list[str] = []
+    for i, argument in enumerate(given):
+        spelled.append(argument)
+        if argument in flags and (i + 1 == len(given) or given[i + 1].startswith("--")):
+            spelled.append("true")
+    return spelled
+
+
+def _options(config_class: type, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and types of all fields."""
+    options: list[tuple[str, Any]] = []
+    for name, kind in get_type_hints(config_class).items():
+        nested = dataclasses.is_dataclass(kind)
+        options += _options(kind, f"{prefix}{name}.") if nested else [(prefix + name, kind)]  # type: ignore[arg-type]
+    return options
+
+
+def save_config(config: Any, path: Path) -> None:
+    """Write a configuration as YAML, every field, ready for ``--config``.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    yaml = require("yaml", "train")
+    write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def resume_command(run: Path) -> str:
+    """The command that goes on with an interrupted run, to be typed in the same folder."""
+    return f"mol train --config {shlex.quote(str(run / 'config.yaml'))} --resume"
+
+
+def _require_positive(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise SettingsError(f"{name}={getattr(config, name)} must be greater than 0")
+
+
+def _require_not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise SettingsError(f"{name}={getattr(config, name)} must not be negative")

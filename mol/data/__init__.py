@@ -1,0 +1,1 @@
+"""Videos, faces and labels: from files to the memory-mapped cache that training reads."""

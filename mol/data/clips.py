@@ -1,0 +1,403 @@
+"""Training and evaluation batches cut on the device from a cache that lives there whole.
+
+Everything that changes a picture changes its flow and its landmarks in the same gather: a crop reads all three at
+one offset, a mirrored clip reads its columns backwards, negates dx and exchanges left and right points. What was
+read from the cache is never written to. All randomness is a function of (seed, step) alone, so a resumed run draws
+the batches that the uninterrupted one would have drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mol.data.cache import Cache
+from mol.data.landmarks import FLIP_PERMUTATION
+from mol.errors import ClipError, SettingsError
+
+CROP = 128
+NORMALISATIONS = ("clip", "released-subject")
+
+# Streams of random numbers that must not follow each other's draws.
+_ORDER, _CROPS, _SPLIT = 1, 2, 3
+
+
+class Batch(NamedTuple):
+    """Clips and what is to be estimated from them, on one device.
+
+    Attributes:
+        clips: (B, 1, T, 128, 128) float32, normalised grey values.
+        flow: (B, T-1, 2, 128, 128) float32, (dx, dy) in pixels, frame t to t+1.
+        landmarks: (B, T-1, 68, 2) float32, (x, y) in pixels of the crop, frames 2..T.
+        label: (B,) int64, class index.
+        row: (B,) int64, row of the cache.
+    """
+
+    clips: Tensor
+    flow: Tensor
+    landmarks: Tensor
+    label: Tensor
+    row: Tensor
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training crops vary, besides their position.
+
+    A brighter or more contrasty clip is the same clip after per-clip normalisation, so the two changes of light
+    here are ones that survive it.
+
+    Attributes:
+        flip: mirror every other clip, chosen at random.
+        gamma: exponent of the grey values, log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 is off.
+        drift: change of brightness from the first to the last frame, uniform in ±drift of the full range; 0 is off.
+    """
+
+    flip: bool = True
+    gamma: float = 0.0
+    drift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.gamma < 0 or self.drift < 0:
+            raise SettingsError(f"gamma and drift must not be negative; got {self.gamma} and {self.drift}")
+
+
+class Split(NamedTuple):
+    """Rows of a cache divided by person.
+
+    Attributes:
+        train: cache rows to train on.
+        held_out: cache rows of the people never trained on.
+        train_people: names as `person` gives them, sorted.
+        held_out_people: the same for the people held out.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    train_people: list[str]
+    held_out_people: list[str]
+
+
+def person(row: Mapping[str, Any]) -> str:
+    """Name of the person of a cache row, ``dataset/subject``: two sets number different people alike."""
+    return f"{row['dataset']}/{row['subject']}"
+
+
+def split_by_subject(
+    rows: Sequence[Mapping[str, Any]],
+    held_out: float | Sequence[str],
+    seed: int = 0,
+    train: Sequence[str] | None = None,
+) -> Split:
+    """Divide rows so that nobody is in both parts.
+
+    Args:
+        rows: index rows of a cache.
+        held_out: the fraction of the people to hold out (rounded to whole people, at least one), or their names, as
+            ``subject`` or ``dataset/subject``.
+        seed: chooses the people when `held_out` is a fraction.
+        train: names of the people to train on; everybody who is not held out by default.
+    Raises:
+        SettingsError: a name that is not in the rows or is on both sides, a fraction outside (0, 1), or an empty part.
+    """
+    people = sorted({person(row) for row in rows})
+    if isinstance(held_out, (int, float)):
+        out = _draw_people(people, float(held_out), seed)
+    else:
+        out = _named_people(people, held_out)
+    kept = set(people) - out if train is None else _named_people(people, train)
+    if both := sorted(kept & out):
+        raise SettingsError(f"{', '.join(both)} would be trained on and held out; every person is in one part only")
+    owners = np.array([person(row) for row in rows])
+    split = Split(
+        np.flatnonzero(np.isin(owners, sorted(kept))),
+        np.flatnonzero(np.isin(owners, sorted(out))),
+        sorted(kept),
+        sorted(out),
+    )
+    for name, part in (("training", split.train), ("held-out", split.held_out)):
+        if not len(part):
+            raise SettingsError(
+                f"the {name} part of the split is empty ({len(people)} people in the cache, {len(out)} held out); "
+                "hold out at least one person and keep at least one"
+            )
+    return split
+
+
+def _draw_people(people: Sequence[str], fraction: float, seed: int) -> set[str]:
+    if not 0 < fraction < 1:
+        raise SettingsError(f"held_out={fraction} must be a fraction between 0 and 1, or a list of names")
+    count = max(1, round(fraction * len(people)))
+    order = np.random.default_rng((seed, _SPLIT)).permutation(len(people))
+    return {people[i] for i in order[:count]}
+
+
+def _named_people(people: Sequence[str], names: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for name in map(str, names):
+        matches = {p for p in people if name in (p, p.split("/", 1)[1])}
+        if not matches:
+            known = ", ".join(people[:12]) + (" and others" if len(people) > 12 else "")
+            raise SettingsError(f"no person {name!r} in the cache; it has {known}")
+        found |= matches
+    return found
+
+
+def normalise_clips(clips: Tensor) -> Tensor:
+    """Bring every clip to zero mean and unit deviation over all its frames; a flat clip becomes zeros.
+
+        y = (x − mean(x)) / std(x),   both over (T, H, W)
+
+    Args:
+        clips: (..., T, H, W), grey values on any scale.
+    Returns:
+        Float32 tensor of the same shape (float64 stays float64).
+    """
+    x = clips if clips.is_floating_point() else clips.float()
+    mean = x.mean(dim=(-3, -2, -1), keepdim=True)
+    centred = x - mean
+    deviation = centred.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
+    # Relative floor: rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
+    floor = 1e-5 * mean.abs() + torch.finfo(x.dtype).tiny
+    return centred / torch.maximum(deviation, floor)
+
+
+class ResidentClips:
+    """Rows of a cache held whole on a device: about 0.75 MB a clip.
+
+    Args:
+        cache: an opened cache.
+        rows: which of its rows to hold.
+        device: where to hold them.
+        normalisation: ``"clip"`` (`normalise_clips`, the default), or ``"released-subject"``: minus the mean, divided
+            by the maximum over all frames of the person's clips, as the published code does. A new single clip cannot
+            be normalised that way; it is there to compare with.
+        augmentation: how training crops vary.
+        balanced: draw every class equally often in training instead of every clip.
+    Raises:
+        ClipError: NaN or infinite flow or landmarks, or a label that is missing or no class; the message names the row.
+        SettingsError: an unknown normalisation or no rows.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        rows: Sequence[int] | np.ndarray,
+        device: torch.device | str = "cpu",
+        normalisation: str = "clip",
+        augmentation: Augmentation | None = None,
+        balanced: bool = False,
+    ) -> None:
+        if normalisation not in NORMALISATIONS:
+            raise SettingsError(f"normalisation={normalisation!r} must be one of {', '.join(NORMALISATIONS)}")
+        if not len(rows):
+            raise SettingsError("no clips to hold: the list of rows is empty")
+        self.device = torch.device(device)
+        self.rows = [cache.rows[int(i)] for i in rows]
+        self.normalisation = normalisation
+        self.augmentation = augmentation or Augmentation()
+        self.balanced = balanced
+        self._cache_rows = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
+        self.labels = _checked_labels(cache, rows)
+        self._label = torch.as_tensor(self.labels, device=self.device)
+        self._frames = _resident(cache.frames, rows, self.device)
+        self._flow = _resident(cache.flow, rows, self.device)
+        self._landmarks = _resident(cache.landmarks, rows, self.device)
+        self._check_finite("flow", self._flow)
+        self._check_finite("landmarks", self._landmarks)
+        self._permutation = torch.as_tensor(np.asarray(FLIP_PERMUTATION, dtype=np.int64), device=self.device)
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+        if normalisation == "released-subject":
+            self._mean, self._maximum = self._person_statistics()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a crop can move: 16 for frames of 144."""
+        return self._frames.shape[-1] - CROP
+
+    def mean_shape(self) -> Tensor:
+        """Mean landmarks of frames 2..T of all clips, (68, 2) float32 on the CPU, in pixels of the centre crop."""
+        return (self._landmarks[:, 1:].double().mean(dim=(0, 1)) - self.margin // 2).float().cpu()
+
+    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
+        """The batch of one training step: random crops, mirrored at random, the same for the same (seed, step).
+
+        Args:
+            step: counts from 0.
+            seed: of the run.
+            batch_size: clips, at most as many as there are.
+        Raises:
+            SettingsError: the batch is larger than the data set.
+        """
+        if not 1 <= batch_size <= len(self):
+            raise SettingsError(
+                f"batch_size={batch_size} must be between 1 and the number of training clips, {len(self)}"
+            )
+        generator = np.random.default_rng((seed, _CROPS, step))
+        drawn = np.stack(
+            [
+                self._batch_order(step, seed, batch_size),
+                generator.integers(0, self.margin + 1, batch_size),
+                generator.integers(0, self.margin + 1, batch_size),
+                generator.integers(0, 2, batch_size) * self.augmentation.flip,
+            ]
+        )
+        index, top, left, flip = self._to_device(torch.from_numpy(drawn.astype(np.int64))).unbind(0)
+        light = self._to_device(torch.from_numpy(generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)))
+        return self._crop(index, top, left, flip, light)
+
+    def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
+        """Centre crops of the clips at `indices` (positions among the held rows), never mirrored or varied.
+
+        Raises:
+            IndexError: a position outside 0..len-1.
+        """
+        positions = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        if len(positions) and not 0 <= int(positions.min()) <= int(positions.max()) < len(self):
+            raise IndexError(f"positions must be in 0..{len(self) - 1}")
+        index = positions.to(self.device)
+        centre = torch.full_like(index, self.margin // 2)
+        return self._crop(index, centre, centre, torch.zeros_like(index), None)
+
+    def evaluation_batches(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
+        """All clips (or those at `indices`) in order, in batches of at most `batch_size`."""
+        positions = np.arange(len(self)) if indices is None else np.asarray(indices)
+        for start in range(0, len(positions), batch_size):
+            yield self.evaluation_batch(positions[start : start + batch_size])
+
+    def centre_frames(self, index: int) -> np.ndarray:
+        """Centre crop of one clip as it was read, (T, 128, 128) uint8."""
+        at = self.margin // 2
+        return self._frames[index, :, at : at + CROP, at : at + CROP].cpu().numpy()
+
+    def _crop(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, light: Tensor | None) -> Batch:
+        """Cut clips, flow and landmarks at one offset each; `flip` is 0 or 1; all arguments are (B,), light (2, B)."""
+        steps = torch.arange(CROP, device=self.device)
+        y = top[:, None] + steps
+        x = left[:, None] + torch.where(flip[:, None] > 0, CROP - 1 - steps, steps)
+        time = torch.arange(self._frames.shape[1], device=self.device)
+        frames = self._frames[
+            index[:, None, None, None], time[:, None, None], y[:, None, :, None], x[:, None, None, :]
+        ].float()
+        component = torch.arange(2, device=self.device)
+        flow = self._flow[
+            index[:, None, None, None, None],
+            time[:-1, None, None, None],
+            component[:, None, None],
+            y[:, None, None, :, None],
+            x[:, None, None, None, :],
+        ].float()
+        sign = torch.stack([1 - 2 * flip, torch.ones_like(flip)], dim=1)
+        if light is not None:
+            frames = self._relight(frames, light)
+        return Batch(
+            clips=self._normalise(frames, index)[:, None],
+            flow=flow * sign[:, None, :, None, None],
+            landmarks=self._crop_landmarks(index, top, left, flip),
+            label=self._label[index],
+            row=self._cache_rows[index],
+        )
+
+    def _crop_landmarks(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+        points = self._landmarks[index, 1:] - torch.stack([left, top], dim=1)[:, None, None, :]
+        mirrored = torch.stack([CROP - 1 - points[..., 0], points[..., 1]], dim=-1)[:, :, self._permutation]
+        return torch.where(flip[:, None, None, None] > 0, mirrored, points)
+
+    def _relight(self, frames: Tensor, light: Tensor) -> Tensor:
+        """Apply gamma and drift to (B, T, H, W) grey values of 0..255; `light` (2, B) is uniform in [-1, 1]."""
+        shape = (-1, 1, 1, 1)
+        if self.augmentation.gamma:
+            exponent = torch.exp(light[0] * float(np.log1p(self.augmentation.gamma))).view(shape)
+            frames = 255 * (frames / 255) ** exponent
+        if self.augmentation.drift:
+            ramp = torch.linspace(-0.5, 0.5, frames.shape[1], device=frames.device)[None, :, None, None]
+            frames = frames + 255 * self.augmentation.drift * light[1].view(shape) * ramp
+        return frames
+
+    def _normalise(self, frames: Tensor, index: Tensor) -> Tensor:
+        if self.normalisation == "clip":
+            return normalise_clips(frames)
+        return (frames - self._mean[index].view(-1, 1, 1, 1)) / self._maximum[index].view(-1, 1, 1, 1)
+
+    def _person_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and maximum of all frames of each clip's person, each (n,) float32."""
+        _, owner = np.unique([person(row) for row in self.rows], return_inverse=True)
+        owners = torch.as_tensor(owner, device=self.device)
+        means = torch.stack([frames.float().mean() for frames in self._frames])
+        maxima = torch.stack([frames.max() for frames in self._frames]).float()
+        people = int(owner.max()) + 1
+        mean = torch.zeros(people, device=self.device).scatter_reduce(0, owners, means, "mean", include_self=False)
+        maximum = torch.ones(people, device=self.device).scatter_reduce(0, owners, maxima, "amax")
+        return mean[owners], maximum[owners]
+
+    def _batch_order(self, step: int, seed: int, batch_size: int) -> np.ndarray:
+        """Positions of the clips of one batch: batches run through one shuffled pass after another without a gap."""
+        first = step * batch_size
+        places = np.arange(first, first + batch_size)
+        return np.concatenate(
+            [
+                self._epoch_order(epoch, seed)[places[places // len(self) == epoch] % len(self)]
+                for epoch in range(first // len(self), (first + batch_size - 1) // len(self) + 1)
+            ]
+        )
+
+    def _epoch_order(self, epoch: int, seed: int) -> np.ndarray:
+        """Shuffled positions of one pass; with `balanced`, as many draws in which every class is equally likely."""
+        if self._order is None or self._order[0] != (epoch, seed):
+            generator = np.random.default_rng((seed, _ORDER, epoch))
+            if self.balanced:
+                weight = 1.0 / np.bincount(self.labels)[self.labels]
+                order = generator.choice(len(self), len(self), p=weight / weight.sum())
+            else:
+                order = generator.permutation(len(self))
+            self._order = ((epoch, seed), order)
+        return self._order[1]
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _check_finite(self, name: str, values: Tensor) -> None:
+        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in values.split(64)])
+        if not bool(finite.all()):
+            at = int((~finite).nonzero()[0])
+            raise ClipError(
+                f"NaN or infinite {name} in row {int(self._cache_rows[at])} of the cache "
+                f"({_describe(self.rows[at])}); make the cache again, or leave this clip out"
+            )
+
+
+def _checked_labels(cache: Cache, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    count = len(cache.classes)
+    for i in map(int, rows):
+        label = cache.rows[i].get("label")
+        if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
+            raise ClipError(
+                f"label {label!r} in row {i} of the cache ({_describe(cache.rows[i])}) must be a class index in "
+                f"0..{count - 1}; leave unlabelled clips out or give them a label"
+            )
+    return np.array([cache.rows[int(i)]["label"] for i in rows], dtype=np.int64)
+
+
+def _describe(row: Mapping[str, Any]) -> str:
+    return f"{person(row)}, clip {row['clip']}, start {row.get('start')}"
+
+
+def _resident(source: np.ndarray, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
+    """Copy rows of a memory map to the device in pieces, so that the host never holds the whole cache twice."""
+    chosen = np.asarray(rows, dtype=np.int64)
+    dtype = torch.from_numpy(np.zeros(1, source.dtype)).dtype
+    target = torch.empty((len(chosen), *source.shape[1:]), dtype=dtype, device=device)
+    for start in range(0, len(chosen), 64):
+        part = chosen[start : start + 64]
+        target[start : start + 64] = torch.from_numpy(np.ascontiguousarray(source[part])).to(device)
+    return target

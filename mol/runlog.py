@@ -1,0 +1,196 @@
+"""What a run says while it goes: log.csv, TensorBoard curves, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mol.errors import SettingsError, StorageError
+from mol.extras import require
+from mol.storage import write_text
+
+TRAINING_COLUMNS = ("loss", "loss_emotion", "loss_flow", "loss_landmarks", "gradient_norm")
+COLUMNS = (
+    "step",
+    "split",
+    *TRAINING_COLUMNS,
+    "learning_rate",
+    "clips_per_second",
+    "epe",
+    "zero_flow_epe",
+    "nme",
+    "mean_shape_nme",
+    "accuracy",
+    "uf1",
+)
+
+
+class RunLog:
+    """Collects losses on the device and writes their means at intervals.
+
+    Args:
+        run: the run folder.
+        steps: of the whole run.
+        first_step: where this process starts; rows after it, left by an interrupted process, are removed.
+        batch_size: for clips per second.
+        console: a `rich.console.Console`; a bar on a terminal, plain lines elsewhere.
+    Raises:
+        StorageError: the log cannot be written.
+    """
+
+    def __init__(self, run: Path, steps: int, first_step: int, batch_size: int, console: Any) -> None:
+        self.console = console
+        self._path = run / "log.csv"
+        self._steps, self._batch_size = steps, batch_size
+        self._sums: Tensor | None = None
+        self._count = 0
+        self._first_step, self._started = first_step, time.monotonic()
+        self._interval = self._started
+        self._paused = 0.0
+        _keep_rows_until(self._path, first_step)
+        with _storage_errors(run):
+            tensorboard = require("torch.utils.tensorboard", "train")
+            self._board = tensorboard.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
+        self._bar = _progress_bar(console)
+        self._task = self._bar.add_task("training", total=steps, completed=first_step, losses="") if self._bar else None
+
+    def __enter__(self) -> RunLog:
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+        with _storage_errors(self._path.parent):
+            self._board.close()
+
+    def add(self, losses: tuple[Tensor, ...], gradient_norm: Tensor) -> None:
+        """Add one step's losses (total, emotion, flow, landmarks) without waiting for the device."""
+        values = torch.stack([value.detach().float() for value in (*losses, gradient_norm)])
+        self._sums = values if self._sums is None else self._sums + values
+        self._count += 1
+        if self._bar:
+            self._bar.advance(self._task)
+
+    def write_training(self, step: int, learning_rate: float) -> None:
+        """Write the means since the last call as the row of `step` (steps done).
+
+        Raises:
+            SettingsError: a loss or the gradient is no longer finite: the training has diverged.
+            StorageError: the log cannot be written.
+        """
+        if self._sums is None:
+            return
+        values = dict(zip(TRAINING_COLUMNS, (self._sums / self._count).tolist(), strict=True))
+        if not all(map(math.isfinite, values.values())):
+            raise SettingsError(
+                f"training diverged before step {step} ({_losses(values)}, gradient {values['gradient_norm']:.3g}); "
+                "the last checkpoint is kept. Try a lower learning_rate, a warm-up or a smaller clip_norm"
+            )
+        now = time.monotonic()
+        rate = self._count * self._batch_size / max(now - self._interval - self._paused, 1e-9)
+        self._write(step, "train", {**values, "learning_rate": learning_rate, "clips_per_second": rate})
+        self._say_training(step, values, rate, now)
+        self._sums, self._count = None, 0
+        self._interval, self._paused = now, 0.0
+
+    def write_validation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
+        """Write the scores of people not trained on; `split` says which, ``inner_validation`` or ``held_out``."""
+        self._write(step, split, scores)
+        self.say(
+            f"step {step}  {split.replace('_', ' ')}: EPE {scores['epe']:.3f} px (zero flow "
+            f"{scores['zero_flow_epe']:.3f}), NME {scores['nme']:.2%} (mean shape {scores['mean_shape_nme']:.2%}), "
+            f"accuracy {scores['accuracy']:.0%}, UF1 {scores['uf1']:.3f}"
+        )
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leave what happens inside out of clips per second."""
+        before = time.monotonic()
+        yield
+        self._paused += time.monotonic() - before
+
+    def say(self, text: str) -> None:
+        """Print one line, above the bar where there is one."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _say_training(self, step: int, values: Mapping[str, float], rate: float, now: float) -> None:
+        text = f"{_losses(values)}  {rate:.3g} clips/s"
+        if self._bar:
+            self._bar.update(self._task, losses=text)
+            return
+        left = (now - self._started) / (step - self._first_step) * (self._steps - step)
+        self.say(f"step {step}/{self._steps}  {text}  {_duration(left)} left")
+
+    def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        row = {"step": step, "split": split, **{name: f"{value:.6g}" for name, value in values.items()}}
+        with _storage_errors(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n").writerow(row)
+        with _storage_errors(self._path.parent / "tensorboard"):
+            for name, value in values.items():
+                self._board.add_scalar(f"{name}/{split}", value, step)
+
+
+def _keep_rows_until(path: Path, step: int) -> None:
+    """Start log.csv with its header, or keep of an existing one the rows up to `step`."""
+    rows: list[dict[str, str]] = []
+    if step and path.is_file():
+        with open(path, encoding="utf-8", newline="") as file:
+            # A process killed while it wrote may have left half a line.
+            rows = [row for row in csv.DictReader(file) if row["step"].isdecimal() and int(row["step"]) <= step]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _progress_bar(console: Any) -> Any:
+    """A rich progress bar, or None where the console is no terminal."""
+    if not console.is_terminal:
+        return None
+    progress = require("rich.progress", "train")
+    return progress.Progress(
+        progress.TextColumn("[bold]{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[losses]}"),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
+        console=console,
+    )
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"could not write {path}: {error.strerror or error}; the last checkpoint is untouched. "
+            "Free some space, then go on from it with --resume."
+        ) from error
+
+
+def _losses(values: Mapping[str, float]) -> str:
+    return (
+        f"loss {values['loss']:.3f} (emotion {values['loss_emotion']:.3f}, flow {values['loss_flow']:.3f}, "
+        f"landmarks {values['loss_landmarks']:.4f})"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

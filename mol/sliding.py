@@ -1,0 +1,319 @@
+"""A window of T frames that slides over a video: find the face, align, look, map back to the picture.
+
+Every window is aligned by one similarity transform, that of the median landmarks over its own frames: within a window
+the detector's jitter can't become motion, and from window to window the face may wander through the picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from mol.data.align import AlignSettings, align_clip, transform_points
+from mol.data.clips import CROP, normalise_clips
+from mol.data.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
+from mol.data.video import Video, interpolate_frames
+from mol.errors import ClipError, FaceError, NoFaceError
+from mol.model import FRAMES
+
+LONGEST_EXPRESSION = 0.5
+"""Seconds; a facial movement that lasts longer is no micro-expression (Yan et al., 2013)."""
+
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Goes through a sequence and shows under a heading how far it is, as ``rich.progress.track`` does."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What the network says about T frames.
+
+    Attributes:
+        frames: (T,) frame numbers.
+        matrix: (2, 3) float64, picture → crop: pixels of the video to pixels of the 128×128 square that was looked at.
+        probabilities: (C,) float32.
+        flow: (T-1, 2, 128, 128) float16, (dx, dy) in pixels of the crop, sampled frame t to t+1.
+        landmarks: (T-1, 68, 2) float32, (x, y) in pixels of the video, of sampled frames 2..T.
+        detected: (T, 68, 2) float32, the detector's points, in pixels of the video.
+    """
+
+    frames: np.ndarray
+    matrix: np.ndarray
+    probabilities: np.ndarray
+    flow: np.ndarray
+    landmarks: np.ndarray
+    detected: np.ndarray
+
+    @property
+    def start(self) -> int:
+        return int(self.frames[0])
+
+    @property
+    def centre(self) -> float:
+        """Frame number of the window's middle."""
+        return float(self.frames[0] + self.frames[-1]) / 2
+
+    def picture_flow(self) -> np.ndarray:
+        """The flow vectors in pixels of the video, on the grid of the crop: (T-1, 2, 128, 128) float32."""
+        back = np.linalg.inv(self.matrix[:, :2]).astype(np.float32)
+        return np.einsum("ij,tjyx->tiyx", back, self.flow.astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A window that was left out: its first and last frame number and why."""
+
+    start: int
+    end: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says about a video.
+
+    Attributes:
+        video: the frames that were looked at.
+        classes: C names.
+        interval, stride: in frames.
+        windows: in the order of time.
+        skipped: windows that were left out.
+        probabilities: (C,) mean over the windows.
+        interpolated_from: number of frames before interpolation in time, or None.
+    """
+
+    video: Video
+    classes: list[str]
+    interval: int
+    stride: int
+    windows: list[Window]
+    skipped: list[Skipped]
+    probabilities: np.ndarray
+    interpolated_from: int | None = None
+
+    @property
+    def predicted(self) -> str:
+        return self.classes[int(np.argmax(self.probabilities))]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return len(self.video) / self.video.fps
+
+
+def silently(sequence: Sequence[Any], _: str) -> Iterable[Any]:
+    return sequence
+
+
+def predict_video(
+    model: nn.Module,
+    video: Video,
+    classes: Sequence[str],
+    *,
+    interval: int | None = None,
+    stride: int | None = None,
+    interpolate: bool = False,
+    landmarks: np.ndarray | None = None,
+    detector: LandmarkDetector | None = None,
+    several: Literal["raise", "largest"] = "raise",
+    on_error: Literal["raise", "skip"] = "raise",
+    batch_size: int = 4,
+    precision: str = "32",
+    track: Track = silently,
+) -> Prediction:
+    """Slide a window of T = 8 frames over a video and look at each.
+
+    Args:
+        model: `mol.MOL` in evaluation mode.
+        video: grey frames.
+        classes: names in the order of the logits.
+        interval: frames between two sampled frames; see `PredictConfig`.
+        stride: frames between the starts of two windows.
+        interpolate: lengthen a video of fewer than T frames.
+        landmarks: (L, 68, 2) in pixels, NaN where a frame has none; by default the detector's.
+        detector: by default dlib's, following the face; called with the frames in the order of time.
+        several: what to do about several faces in a frame.
+        on_error: what to do about a frame without a usable face.
+        batch_size: windows at once.
+        precision: "32" or "bf16-mixed".
+        track: progress display.
+    Raises:
+        ClipError: the video is shorter than one window.
+        NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only where no window is left.
+    """
+    original = len(video)
+    if interpolate and 2 <= original < FRAMES:
+        video, landmarks = _lengthen(video, landmarks)
+    interval, stride, starts = window_starts(len(video), video.fps, interval, stride)
+    samples = [np.arange(FRAMES) * interval + start for start in starts]
+    used = sorted({int(frame) for window in samples for frame in window})
+    if landmarks is None:
+        detector = detector or FaceFollower(DlibDetector())
+        points, problems = _detect(video, used, detector, several, on_error, track)
+    else:
+        points, problems = landmarks, _missing(video, used, landmarks, on_error)
+    chosen = [window for window in samples if not any(int(frame) in problems for frame in window)]
+    skipped = [_skip(window, problems) for window in samples if any(int(frame) in problems for frame in window)]
+    if not chosen:
+        raise NoFaceError(f"no window of the video has a usable face in all its {FRAMES} frames: {skipped[0].reason}")
+    windows: list[Window] = []
+    batches = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
+    for batch in track(batches, "looking at windows"):
+        windows += _look(model, video, points, batch, precision)
+    mean = np.mean([window.probabilities for window in windows], axis=0)
+    return Prediction(
+        video, list(classes), interval, stride, windows, skipped, mean, original if original != len(video) else None
+    )
+
+
+class FaceFollower:
+    """dlib's detector for the frames of one video: a face that turns or opens its mouth isn't lost at once.
+
+    Where nothing reaches the detector's threshold, a fainter face is taken if it stands where the face of the frame
+    before stood, at about its size.
+
+    Args:
+        detector: finds the faces of one frame.
+        faintest: least score of a face that is followed; things that are no faces seldom reach −0.3 in one place.
+    """
+
+    def __init__(self, detector: DlibDetector, faintest: float = -0.3) -> None:
+        self._detector = detector
+        self._faint = copy(detector)
+        self._faint.threshold = faintest
+        self._last: Face | None = None
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        faces = self._detector(image)
+        last = self._last
+        if not faces and last is not None:
+            faces = [face for face in self._faint(image) if _continues(face, last)][:1]
+        self._last = max(faces, key=lambda face: face.area) if faces else None
+        return faces
+
+
+def _continues(face: Face, last: Face) -> bool:
+    """Whether a face overlaps the last one by at least half of what both cover together."""
+    left, top, right, bottom = np.stack([face.box, last.box]).T
+    width, height = right.min() - left.max(), bottom.min() - top.max()
+    common = max(width, 0) * max(height, 0)
+    return bool(2 * common >= face.area + last.area - common)
+
+
+def window_starts(length: int, fps: float, interval: int | None, stride: int | None) -> tuple[int, int, list[int]]:
+    """Interval, stride and the first frames of all windows; the last window ends with the video.
+
+    Args:
+        length: frames of the video.
+        fps: frames per second.
+        interval: frames between two sampled frames; by default ``length // T``, at most what lets a window last
+            `LONGEST_EXPRESSION`.
+        stride: frames between two starts; by default a quarter of a window, ``2 · interval``.
+    Raises:
+        ClipError: the video is shorter than one window.
+    """
+    if length < FRAMES:
+        raise ClipError(
+            f"the video has {length} frame{'s' if length != 1 else ''} and a window needs {FRAMES}; give a longer video"
+            + (", or lengthen this one with --interpolate." if length > 1 else ": one picture has no motion.")
+        )
+    if interval is None:
+        longest = max(1, round(LONGEST_EXPRESSION * fps / (FRAMES - 1)))
+        interval = min(max(1, length // FRAMES), longest)
+    span = (FRAMES - 1) * interval + 1
+    if span > length:
+        raise ClipError(
+            f"{FRAMES} frames at interval {interval} span {span} frames and the video has {length}; "
+            f"use --interval {(length - 1) // (FRAMES - 1)} or less."
+        )
+    stride = stride or 2 * interval
+    starts = list(range(0, length - span + 1, stride))
+    if starts[-1] != length - span:
+        starts.append(length - span)
+    return interval, stride, starts
+
+
+def _lengthen(video: Video, landmarks: np.ndarray | None) -> tuple[Video, np.ndarray | None]:
+    """A video of T frames over the same time, and its landmarks, by linear interpolation."""
+    length = len(video)
+    times = np.linspace(0, length - 1, FRAMES)
+    names = [f"frame {time:.2f} (interpolated)" for time in times]
+    longer = Video(interpolate_frames(video.frames, FRAMES), video.fps * (FRAMES - 1) / (length - 1), names)
+    if landmarks is None:
+        return longer, None
+    earlier = np.minimum(times.astype(int), length - 2)
+    weight = (times - earlier)[:, None, None]
+    return longer, (landmarks[earlier] * (1 - weight) + landmarks[earlier + 1] * weight).astype(np.float32)
+
+
+def _detect(
+    video: Video,
+    used: Sequence[int],
+    detector: LandmarkDetector,
+    several: Literal["raise", "largest"],
+    on_error: str,
+    track: Track,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Points (L, 68, 2) of the frames in `used`, NaN elsewhere, and what is wrong with frames that have none."""
+    points = np.full((len(video), 68, 2), np.nan, np.float32)
+    problems: dict[int, str] = {}
+    for index in track(used, "finding the face"):
+        frame = video.frames[index : index + 1]
+        try:
+            points[index] = landmarks_of_frames(frame, detector, [video.names[index]], several=several)[0]
+        except FaceError as error:
+            if on_error == "raise":
+                raise type(error)(f"{error} Or leave the windows with this frame out: --on-error skip.") from error
+            problems[index] = str(error)
+    return points, problems
+
+
+def _missing(video: Video, used: Sequence[int], landmarks: np.ndarray, on_error: str) -> dict[int, str]:
+    """What is wrong with frames in `used` whose given landmarks are not finite."""
+    if landmarks.shape != (len(video), 68, 2):
+        raise ClipError(f"landmarks must be ({len(video)}, 68, 2) for this video, not {landmarks.shape}")
+    lacking = [index for index in used if not np.isfinite(landmarks[index]).all()]
+    if lacking and on_error == "raise":
+        raise NoFaceError(
+            f"the given landmarks have no points for {video.names[lacking[0]]}; "
+            "fill them in, or leave the windows with this frame out: --on-error skip."
+        )
+    return {index: f"the given landmarks have no points for {video.names[index]}" for index in lacking}
+
+
+def _skip(window: np.ndarray, problems: Mapping[int, str]) -> Skipped:
+    first = next(int(frame) for frame in window if int(frame) in problems)
+    return Skipped(int(window[0]), int(window[-1]), problems[first])
+
+
+def _look(
+    model: nn.Module, video: Video, points: np.ndarray, samples: Sequence[np.ndarray], precision: str
+) -> list[Window]:
+    """Align a batch of windows, run the network, map what it says back to the video."""
+    aligned = [align_clip(video.frames[sample], points[sample], AlignSettings()) for sample in samples]
+    margin = (AlignSettings().size - CROP) // 2
+    crops = np.stack([frames[:, margin:-margin, margin:-margin] for frames, _, _ in aligned])
+    device = next(model.parameters()).device
+    clips = normalise_clips(torch.from_numpy(crops).to(device)).unsqueeze(1)
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        output = model(clips)
+    probabilities = torch.softmax(output.logits.float(), dim=-1).cpu().numpy()
+    flow = output.flow.to(torch.float16).cpu().numpy()
+    landmarks = output.landmarks.float().cpu().numpy()
+    windows = []
+    for index, sample in enumerate(samples):
+        matrix = aligned[index][2][0] - np.array([[0, 0, margin], [0, 0, margin]])
+        placed = transform_points(inverse(matrix), landmarks[index])
+        windows.append(Window(sample, matrix, probabilities[index], flow[index], placed, points[sample]))
+    return windows
+
+
+def inverse(matrix: np.ndarray) -> np.ndarray:
+    """The inverse of a (2, 3) affine matrix."""
+    linear = np.linalg.inv(matrix[:, :2])
+    return np.concatenate([linear, -linear @ matrix[:, 2:]], axis=1)

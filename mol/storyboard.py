@@ -1,0 +1,161 @@
+"""A prediction as pictures: which frames the overview shows, and what each frame of the overlay video shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mol.data.align import transform_points, warp_picture
+from mol.model import FRAMES
+from mol.overlay import OverlayFrame, OverlayStyle, write_overlay
+from mol.pictures import Overview, Timeline, flow_maximum, overview_picture
+from mol.sliding import Prediction, Track, Window, inverse
+
+_STRIP = 8
+
+
+def overview_of(path: Path, prediction: Prediction, name: str) -> None:
+    """Write the overview picture of a prediction."""
+    video, fps = prediction.video, prediction.video.fps
+    winner = int(np.argmax(prediction.probabilities))
+    shown = max(prediction.windows, key=lambda window: float(window.probabilities[winner]))
+    numbers = np.unique(np.linspace(0, len(video) - 1, _STRIP).round().astype(int))
+    seen = [window_at(prediction, int(number)) for number in numbers]
+    size = shown.flow.shape[-1]
+    square = np.array([[0, 0], [size, 0], [size, size], [0, size]]) - 0.5
+    predicted = prediction.predicted.replace("_", " ")
+    overview_picture(
+        path,
+        Overview(
+            title=f"{name}: {predicted}",
+            subtitle=_subtitle(prediction),
+            window_title=f"The window that says {predicted} most ({shown.probabilities[winner]:.2f}): "
+            "landmarks, and flow from the frame before",
+            frames=[video.frames[number] for number in numbers],
+            frame_times=[number / fps for number in numbers],
+            frame_points=[
+                points_at(window, int(number)) if window else None for window, number in zip(seen, numbers, strict=True)
+            ],
+            frame_boxes=[transform_points(inverse(window.matrix), square) if window else None for window in seen],
+            crops=np.stack([warp_picture(frame, shown.matrix, size) for frame in video.frames[shown.frames[1:]]]),
+            crop_times=[float(frame) / fps for frame in shown.frames[1:]],
+            crop_points=transform_points(shown.matrix, shown.landmarks),
+            crop_detected=transform_points(shown.matrix, shown.detected[1:]),
+            crop_flow=shown.flow.astype(np.float32),
+            timeline=timeline_of(prediction),
+        ),
+    )
+
+
+def _subtitle(prediction: Prediction) -> str:
+    video = prediction.video
+    apart = "consecutive frames" if prediction.interval == 1 else f"frames {prediction.interval} apart"
+    parts = [
+        f"{len(video)} frames, {prediction.duration:.1f} s at {video.fps:.4g} fps",
+        f"{len(prediction.windows)} windows of {FRAMES} {apart}",
+        f"mean probability {prediction.probabilities.max():.2f}",
+    ]
+    if prediction.skipped:
+        parts.append(f"windows skipped: {len(prediction.skipped)}")
+    if prediction.interpolated_from:
+        parts.append(f"interpolated from {prediction.interpolated_from} frames")
+    return "  ·  ".join(parts)
+
+
+def timeline_of(prediction: Prediction) -> Timeline:
+    """Probability over time; neighbouring skipped windows become one gap."""
+    fps = prediction.video.fps
+    return Timeline(
+        times=np.array([window.centre for window in prediction.windows]) / fps,
+        probabilities=np.stack([window.probabilities for window in prediction.windows]),
+        classes=prediction.classes,
+        duration=prediction.duration,
+        mean=prediction.probabilities,
+        gaps=_gaps(prediction),
+    )
+
+
+def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
+    """Stretches of time (seconds) whose nearest window was skipped: half way to the neighbours, within the video."""
+    skipped = [((window.start + window.end) / 2, True) for window in prediction.skipped]
+    known = sorted([*skipped, *((window.centre, False) for window in prediction.windows)])
+    centres = np.array([centre for centre, _ in known])
+    reach = prediction.stride / 2
+    edges = np.concatenate([[centres[0] - reach], (centres[1:] + centres[:-1]) / 2, [centres[-1] + reach]])
+    edges = edges.clip(0, len(prediction.video)) / prediction.video.fps
+    gaps: list[tuple[float, float]] = []
+    for index, (_, is_skipped) in enumerate(known):
+        if is_skipped and gaps and gaps[-1][1] == edges[index]:
+            gaps[-1] = (gaps[-1][0], float(edges[index + 1]))
+        elif is_skipped:
+            gaps.append((float(edges[index]), float(edges[index + 1])))
+    return gaps
+
+
+def window_at(prediction: Prediction, number: int) -> Window | None:
+    """The window over frame `number` whose middle is nearest, or None where none covers it."""
+    covering = [window for window in prediction.windows if window.frames[0] <= number <= window.frames[-1]]
+    return min(covering, key=lambda window: abs(window.centre - number)) if covering else None
+
+
+def points_at(window: Window, number: int) -> np.ndarray:
+    """The network's landmarks at frame `number`, interpolated between the sampled frames; (68, 2)."""
+    place = np.interp(number, window.frames[1:], np.arange(len(window.landmarks)))
+    earlier = min(int(place), len(window.landmarks) - 2)
+    weight = place - earlier
+    return window.landmarks[earlier] * (1 - weight) + window.landmarks[earlier + 1] * weight
+
+
+def flow_at(window: Window, number: int) -> np.ndarray:
+    """The network's flow over the pair of sampled frames around frame `number`; (2, S, S) float32, crop pixels."""
+    pair = int(np.searchsorted(window.frames, number, side="right")) - 1
+    return window.flow[min(pair, len(window.flow) - 1)].astype(np.float32)
+
+
+def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
+    """Write the overlay video of a prediction."""
+    sample = prediction.windows[:: max(1, len(prediction.windows) // 32)]
+    interval = prediction.interval
+    style = OverlayStyle(
+        classes=prediction.classes,
+        flow_maximum=flow_maximum([window.flow for window in sample], percentile=99),
+        flow_caption="per frame" if interval == 1 else f"over {interval} frames",
+        winners=_winners(prediction),
+        duration=prediction.duration,
+    )
+    numbers = track(range(len(prediction.video)), "drawing the overlay")
+    write_overlay(path, _overlay_frames(prediction, numbers), style, prediction.video.fps)
+
+
+def _overlay_frames(prediction: Prediction, numbers: Any) -> Iterator[OverlayFrame]:
+    video = prediction.video
+    for number in numbers:
+        window = window_at(prediction, number)
+        known: dict[str, Any] = {}
+        if window is not None:
+            known = {
+                "points": points_at(window, number),
+                "flow": flow_at(window, number),
+                "matrix": window.matrix,
+                "probabilities": window.probabilities,
+            }
+        yield OverlayFrame(video.frames[number], number / video.fps, number, **known)
+
+
+def _winners(prediction: Prediction) -> np.ndarray:
+    """Start, end (seconds) and winning class of each run of frames that read the same windows' winner."""
+    stretches: list[list[float]] = []
+    fps = prediction.video.fps
+    for number in range(len(prediction.video)):
+        window = window_at(prediction, number)
+        if window is None:
+            continue
+        winner = int(np.argmax(window.probabilities))
+        if stretches and stretches[-1][2] == winner and abs(stretches[-1][1] - number / fps) < 1e-9:
+            stretches[-1][1] = (number + 1) / fps
+        else:
+            stretches.append([number / fps, (number + 1) / fps, winner])
+    return np.array(stretches).reshape(-1, 3)

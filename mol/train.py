@@ -1,0 +1,332 @@
+"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and goes on bit for bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from mol.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.config import TrainConfig, resume_command, save_config
+from mol.data.cache import Cache
+from mol.data.clips import ResidentClips, Split, person, split_by_subject
+from mol.devices import start_fabric
+from mol.environment import describe_environment, versions
+from mol.errors import CheckpointError, SettingsError
+from mol.evaluate import validation_scores
+from mol.extras import require
+from mol.losses import MOLLoss
+from mol.model import MOL
+from mol.runlog import RunLog
+from mol.storage import write_json
+
+# Settings that may differ between the parts of a resumed run: they do not touch the weights.
+_FREE = ("cache", "run", "resume", "log_every", "validate_every", "validation_clips", "checkpoint_every", "device")
+# Streams of random numbers that must not follow each other's draws.
+_INITIAL, _STEP = 11, 12
+
+
+class TrainResult(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        run: its folder.
+        checkpoint: the checkpoint to use: the last, or with selection "inner-val" the best.
+        step: steps done.
+        split: rows of the cache and people on each side.
+    """
+
+    run: Path
+    checkpoint: Path
+    step: int
+    split: Split
+
+
+class TrainingInterrupted(SystemExit):
+    """SIGINT or SIGTERM arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
+
+    Attributes:
+        run: the run folder.
+        step: steps done.
+        command: what to type to go on.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(130)
+        self.run, self.step, self.command = run, step, resume_command(run)
+
+
+def train(config: TrainConfig) -> TrainResult:
+    """Train MOL and leave a run folder: configuration, environment, curves and checkpoints.
+
+    AdamW on the weighted sum of the three losses (`mol.losses`) over random crops; the checkpoint to use is the last
+    one unless `config.selection` says otherwise; people held out never choose anything.
+
+    Args:
+        config: everything that shapes the run.
+    Raises:
+        SettingsError: settings that cannot work, a run folder that is taken, a resumed run with other settings, a
+            training that diverges.
+        TrainingInterrupted: after SIGINT or SIGTERM, when all is saved.
+        CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
+    """
+    fabric = start_fabric(config.device, config.precision)
+    run = Path(config.run)
+    resumed = _checkpoint_to_resume(config)
+    cache = Cache.open(config.cache)
+    data = _load_data(config, cache, fabric.device)
+    console = require("rich.console", "train").Console()
+    # The caller's random numbers go on as if nothing had happened.
+    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+        network, optimizer = _build(config, cache, data, fabric.device)
+        state = {**_facts(config, cache, data), "step": 0, "best": None}
+        if resumed:
+            saved = load_checkpoint(resumed, network, optimizer)
+            state |= {"step": saved["step"], "best": saved["best"]}
+        _describe_run(run, config, resumed is not None)
+        with StopSignal() as stop, RunLog(run, config.steps, state["step"], config.batch_size, console) as log:
+            log.say(_greeting(config, data, state["step"], fabric.device))
+            _fit(config, fabric, data, network, optimizer, state, log, stop)
+    return TrainResult(run, find_checkpoint(run), config.steps, data.split)
+
+
+def _fit(
+    config: TrainConfig,
+    fabric: Any,
+    data: _Data,
+    network: MOL,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    log: RunLog,
+    stop: StopSignal,
+) -> None:
+    """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
+    model, stepper = fabric.setup(torch.compile(network) if config.compile else network, optimizer)
+    loss = MOLLoss(**dataclasses.asdict(config.loss))
+    checkpoints = Path(config.run) / "checkpoints"
+    for step in range(state["step"], config.steps):
+        # At every step, because a look at other people leaves the network in evaluation mode.
+        model.train()
+        torch.manual_seed(_random_seed(config.seed, _STEP, step))
+        rate = _set_learning_rate(optimizer, config, step)
+        batch = data.training.training_batch(step, config.seed, config.batch_size)
+        terms = loss(model(batch.clips), batch)
+        fabric.backward(terms.total)
+        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
+        stepper.step()
+        stepper.zero_grad(set_to_none=True)
+        log.add(terms, norm)
+
+        done = state["step"] = step + 1
+        saving = done % config.checkpoint_every == 0 or done == config.steps or stop.requested is not None
+        if done % config.log_every == 0 or saving:
+            log.write_training(done, rate)
+        with log.pause():
+            if data.watched and (done % config.validate_every == 0 or done == config.steps):
+                scores = validation_scores(model, data.watched, loss, data.mean_shape, config.batch_size)
+                log.write_validation(done, data.watched_name, scores)
+                if config.selection == "inner-val" and (not state["best"] or scores["loss"] < state["best"]["loss"]):
+                    state["best"] = {"step": done, "loss": scores["loss"]}
+                    save_checkpoint(checkpoints / "best", network, None, state)
+            if saving:
+                save_checkpoint(checkpoints / "last", network, optimizer, state)
+        if stop.requested:
+            interrupted = TrainingInterrupted(Path(config.run), done)
+            log.say(f"{stop.requested}: stopped after step {done}, all is saved. Go on with:\n  {interrupted.command}")
+            raise interrupted
+
+
+def leave_one_subject_out(config: TrainConfig, rows: Sequence[Mapping[str, Any]]) -> list[TrainConfig]:
+    """One configuration a person of the cache, each with that person held out and a run folder of its own.
+
+    Args:
+        config: common to all folds; ``run`` becomes ``run/folds/<person>``.
+        rows: index rows of the cache.
+    """
+    people = sorted({person(row) for row in rows})
+    names = [re.sub(r"[^A-Za-z0-9.-]", "_", name) for name in people]
+    # Two people whose names differ only in odd characters must not share a folder, nor on file systems without case.
+    taken = Counter(name.lower() for name in names)
+    names = [f"{name}_{i}" if taken[name.lower()] > 1 else name for i, name in enumerate(names)]
+    return [
+        dataclasses.replace(config, held_out=[one], run=str(Path(config.run) / "folds" / name))
+        for one, name in zip(people, names, strict=True)
+    ]
+
+
+class StopSignal:
+    """While open, the first SIGINT or SIGTERM only sets `requested` to its name; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        # Python delivers signals to the main thread alone and lets no other set handlers.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class _Data(NamedTuple):
+    """What a run trains on and watches; `watched` chooses only where it is the inner validation."""
+
+    split: Split
+    training: ResidentClips
+    watched: ResidentClips | None
+    watched_name: str
+    inner_people: list[str]
+    mean_shape: torch.Tensor
+
+
+def _load_data(config: TrainConfig, cache: Cache, device: torch.device) -> _Data:
+    held_out = config.held_out if isinstance(config.held_out, (int, float)) else list(config.held_out)
+    split = split_by_subject(cache.rows, held_out, config.seed)
+    training_rows, watched_rows, name, inner = split.train, split.held_out, "held_out", list[str]()
+    if config.inner_validation:
+        within = split_by_subject([cache.rows[i] for i in split.train], config.inner_validation, config.seed)
+        training_rows, watched_rows = split.train[within.train], split.train[within.held_out]
+        name, inner = "inner_validation", within.held_out_people
+    if config.batch_size > len(training_rows):
+        raise SettingsError(
+            f"batch_size={config.batch_size} is larger than the data set: {len(training_rows)} training clips"
+        )
+    training = ResidentClips(
+        cache, training_rows, device, config.normalisation, augmentation=config.augment, balanced=config.balanced
+    )
+    watched = None
+    if config.validate_every:
+        chosen = _evenly(watched_rows, config.validation_clips)
+        watched = ResidentClips(cache, chosen, device, config.normalisation)
+    return _Data(split, training, watched, name, inner, training.mean_shape())
+
+
+def _build(config: TrainConfig, cache: Cache, data: _Data, device: torch.device) -> tuple[MOL, torch.optim.Optimizer]:
+    torch.manual_seed(_random_seed(config.seed, _INITIAL, 0))
+    network = MOL(len(cache.classes), **dataclasses.asdict(config.model))
+    network.initialise_outputs(data.mean_shape)
+    network.to(device)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type == "cuda"
+    )
+    return network, optimizer
+
+
+def _facts(config: TrainConfig, cache: Cache, data: _Data) -> dict[str, Any]:
+    """What every checkpoint of the run says besides its step; enough to evaluate and predict without the cache."""
+    videos = {(person(row), row["clip"]): row["label"] for row in data.training.rows}
+    counts = Counter(videos.values())
+    inner = set(data.inner_people)
+    return {
+        "classes": list(cache.classes),
+        "mean_shape": data.mean_shape.tolist(),
+        "seed": config.seed,
+        "normalisation": config.normalisation,
+        "selection": config.selection,
+        "train_people": [name for name in data.split.train_people if name not in inner],
+        "inner_validation_people": data.inner_people,
+        "held_out_people": data.split.held_out_people,
+        "training_videos": [counts[i] for i in range(len(cache.classes))],
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+    }
+
+
+def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    """The last checkpoint of the run folder, checked against the settings; None where there is none.
+
+    Raises:
+        SettingsError: the folder holds a run that is not to be resumed, or one with other settings.
+    """
+    run = Path(config.run)
+    try:
+        last = find_checkpoint(run / "checkpoints" / "last")
+    except CheckpointError:
+        return None
+    state = read_state(last)
+    if not config.resume:
+        raise SettingsError(
+            f"{run} already holds a run, at step {state['step']}; go on with it (--resume), or choose another --run"
+        )
+    free = {*_FREE, *(("steps",) if config.schedule == "constant" else ())}
+    then, now = dict(_flat(state.get("config", {}))), dict(_flat(dataclasses.asdict(config)))
+    changed = [
+        f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
+        for name in sorted(then.keys() | now.keys())
+        if name not in free and then.get(name) != now.get(name)
+    ]
+    if changed:
+        raise SettingsError(f"{run} was trained with other settings ({'; '.join(changed)}); choose another --run")
+    return last
+
+
+def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:
+    save_config(dataclasses.replace(config, resume=False), run / "config.yaml")
+    name = "environment-resumed.json" if resumed else "environment.json"
+    write_json(run / name, describe_environment())
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
+    rate = learning_rate(config, step)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """Learning rate of a step (from 0): a linear rise over the warm-up, then constant or half a cosine down to 0."""
+    rate = config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
+    if config.schedule == "cosine":
+        span = max(1, config.steps - config.warmup_steps)
+        rate *= 0.5 * (1 + math.cos(math.pi * max(0, step - config.warmup_steps) / span))
+    return rate
+
+
+def _greeting(config: TrainConfig, data: _Data, first: int, device: torch.device) -> str:
+    start = f"continuing after step {first}" if first else "starting"
+    return (
+        f"{start}: {len(data.training)} clips of {len(data.split.train_people) - len(data.inner_people)} people to "
+        f"train on, {len(data.split.held_out_people)} people held out; {config.steps} steps of {config.batch_size} "
+        f"clips on {device}, precision {config.precision}"
+    )
+
+
+def _random_seed(seed: int, stream: int, step: int) -> int:
+    return int(np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0])
+
+
+def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value

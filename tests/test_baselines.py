@@ -1,0 +1,97 @@
+"""The published form that the benchmarks compare with computes the released function, and nothing else."""
+
+import pytest
+import torch
+
+import molkernels as mk
+from bench import network
+from bench.baselines import layout, published
+from bench.groups import relative_error
+from mol import MOL
+from mol.losses import MOLLoss
+
+EXACT = 1e-9  # float64
+
+
+@pytest.fixture
+def features():
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(2, 128, 16, 16, generator=generator, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def released_state():
+    return {name: t.double() if t.is_floating_point() else t for name, t in network.random_state().items()}
+
+
+def block_in_our_layout(state):
+    """A molkernels.F5C with the entries of the first block of a released-layout state dict."""
+    block = mk.F5C(variant="released").double()
+    fcc = {name.removeprefix("FCC_1."): value for name, value in state.items() if name.startswith("FCC_1.")}
+    ccc = {name.removeprefix("CCC_1."): value for name, value in state.items() if name.startswith("CCC_1.")}
+    gamma, beta, *axes = layout.fcc_parameters(fcc)
+    mean, var = layout.fcc_statistics(fcc)
+    norm = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var}
+    block.fcc.norm.load_state_dict(norm, strict=False)
+    block.fcc.load_state_dict(dict(zip(layout.FCCParameters._fields[2:], axes, strict=True)), strict=False)
+    block.ccc.load_state_dict(layout.edge_parameters(ccc)._asdict())
+    return block
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_published_block_is_the_released_f5c(features, released_state, training):
+    loop = published.PublishedMOL().double()
+    loop.load_state_dict(released_state)
+    block = block_in_our_layout(released_state)
+    loop.train(training)
+    block.train(training)
+    with torch.no_grad():
+        assert relative_error(loop.f5c_1(features), block(features)) < EXACT
+
+
+def test_published_channel_loop_is_ccc_on_the_channel_graph(features):
+    loop = published.ChannelCCC().double()
+    expected = mk.functional.ccc(features, layout.edge_parameters(loop.state_dict()), k=4, graph="channel")
+    assert relative_error(loop(features), expected) < EXACT
+
+
+def test_published_cost_volume_and_its_gradients(features):
+    a, b = features[:1].clone().requires_grad_(), features[1:].clone().requires_grad_()
+    loop, ours = published.cost_volume(a, b), mk.functional.cost_volume(a, b, radius=10, stride=2)
+    cotangent = torch.randn(loop.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    assert relative_error(loop, ours) < EXACT
+    pairs = zip(torch.autograd.grad(loop, (a, b), cotangent), torch.autograd.grad(ours, (a, b), cotangent), strict=True)
+    assert max(relative_error(got, want) for got, want in pairs) < EXACT
+
+
+def test_published_network_is_the_released_mol(released_state):
+    loop = published.PublishedMOL().double().eval()
+    loop.load_state_dict(released_state)
+    clips = network.random_batch(1).double().clips
+    with torch.no_grad():
+        outputs, expected = loop(clips), MOL.from_released(released_state).double().eval()(clips)
+    for got, want in zip(outputs, expected, strict=True):
+        assert relative_error(got, want) < EXACT
+
+
+@pytest.mark.slow
+def test_published_training_pass_has_the_loss_and_gradients_of_mol():
+    state, batch = network.random_state(), network.random_batch(1).double()
+    keys = ("published-loop-float32", "reference-float32")
+    loss, gradients = zip(
+        *(network.loss_and_gradients(network.in_float64(key, state), batch) for key in keys), strict=True
+    )
+    assert relative_error(*loss) < EXACT
+    assert relative_error(*gradients) < EXACT
+
+
+def test_published_loss_is_the_sum_of_the_three_terms():
+    batch = network.random_batch(3)
+    generator = torch.Generator().manual_seed(5)
+    outputs = published.Outputs(
+        torch.randn(3, 5, generator=generator),
+        torch.randn(batch.flow.shape, generator=generator),
+        torch.rand(batch.landmarks.shape, generator=generator) * 128,
+    )
+    sample_by_sample = published.training_loss(outputs, batch.flow, batch.landmarks, batch.label)
+    assert relative_error(sample_by_sample, MOLLoss()(outputs, batch).total) < 1e-5

@@ -1,0 +1,205 @@
+"""The command line: what people type, and what they see when it cannot work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mol import cli, commands
+from mol.cli import COMMANDS, main, spell_out
+from mol.errors import SettingsError
+from mol.predict import PredictConfig
+
+
+def errors_of(capsys, *arguments: str) -> str:
+    """Run a command that must fail with code 2; its one line on stderr."""
+    assert main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    lines = shown.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def seen(monkeypatch) -> list:
+    """Settings with which a command was run; nothing else happens."""
+    configs: list = []
+    for name, (config_class, _) in commands.RUNNERS.items():
+        monkeypatch.setitem(commands.RUNNERS, name, (config_class, configs.append))
+    return configs
+
+
+def test_without_arguments_and_with_help_the_commands_are_listed(capsys):
+    for arguments in ([], ["--help"], ["-h"]):
+        assert main(arguments) == 0
+        shown = capsys.readouterr().out
+        assert all(f"\n  {name} " in shown for name in COMMANDS)
+
+
+def test_every_command_listed_can_be_run_and_the_other_way_round():
+    assert set(COMMANDS) == set(commands.RUNNERS)
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "info"])
+def test_help_of_a_command_explains_its_options_with_defaults(capsys, name):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--help"])
+    assert left.value.code == 0
+    shown = capsys.readouterr().out
+    assert "default:" in shown
+    assert "--config" in shown
+    assert f"usage: mol {name}" in shown
+
+
+def test_help_of_predict_holds_units_and_remedies(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "0.5 seconds" in shown
+    assert "points in pixels" in shown
+
+
+def test_an_unknown_command_is_named_with_the_nearest(capsys):
+    line = errors_of(capsys, "predcit")
+    assert "predcit" in line
+    assert "did you mean predict" in line
+
+
+def test_missing_required_options_are_named(capsys):
+    line = errors_of(capsys, "predict")
+    assert "video" in line
+    assert "weights" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--wieghts", "run"], "wieghts"),
+        (["--weights", "run", "--on-error", "ignore"], "on_error"),
+        (["--weights", "run", "--batch-size", "many"], "batch_size"),
+        (["--weights", "run", "--interval", "0"], "interval"),
+        (["--weights", "run", "second.mp4"], "second.mp4"),
+        (["--weights", "run", "--config", "nowhere.yaml"], "nowhere.yaml"),
+        (["--weights", "nowhere"], "nowhere"),
+    ],
+    ids=["option", "choice", "number", "range", "extra argument", "config file", "weights"],
+)
+def test_what_is_wrong_is_named_in_one_line(capsys, arguments, named):
+    assert named in errors_of(capsys, "predict", "talk.mp4", *arguments)
+
+
+def test_traceback_shows_where_an_error_came_from(capsys, tmp_path):
+    assert main(["predict", "talk.mp4", "--weights", str(tmp_path), "--traceback"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "CheckpointError" in shown
+
+
+def test_ctrl_c_ends_with_130(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, interrupted))
+    assert main(["info"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):
+    def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, broken))
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])
+
+
+def test_options_reach_the_command_with_dashes_or_underscores(seen):
+    assert (
+        main(["predict", "--weights=run", "--save-arrays", "talk.mp4", "--on_error", "skip", "--batch-size", "2"]) == 0
+    )
+    expected = PredictConfig("talk.mp4", "run", save_arrays=True, on_error="skip", batch_size=2)
+    assert seen == [expected]
+
+
+def test_a_yaml_file_sets_options_and_the_command_line_overrides_it(seen, tmp_path: Path):
+    file = tmp_path / "predict.yaml"
+    file.write_text("weights: run\ninterval: 3\nstride: 4\n", encoding="utf-8")
+    assert main(["predict", "talk.mp4", "--config", str(file), "--stride", "7"]) == 0
+    assert (seen[0].interval, seen[0].stride, seen[0].weights) == (3, 7, "run")
+
+
+def test_synth_options_are_those_of_the_settings(seen):
+    assert main(["synth", "--people", "3", "--out", "somewhere", "--amplitude", "[0.5, 2.0]"]) == 0
+    assert seen[0].settings().people == 3
+    assert seen[0].settings().amplitude == (0.5, 2.0)
+    assert seen[0].out == "somewhere"
+
+
+def test_paths_with_dashes_are_left_alone(seen):
+    assert main(["predict", "my-talk.mp4", "--weights", "runs/run-1"]) == 0
+    assert (seen[0].video, seen[0].weights) == ("my-talk.mp4", "runs/run-1")
+
+
+@dataclass
+class Flags:
+    video: str
+    fast: bool = False
+    size: int = 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "spelled"),
+    [
+        (["v"], ["--video", "v"]),
+        (["--fast", "v"], ["--fast", "true", "--video", "v"]),
+        (["--fast", "false", "v"], ["--fast", "false", "--video", "v"]),
+        (["v", "--fast"], ["--video", "v", "--fast", "true"]),
+        (["--size", "-3"], ["--size", "-3"]),
+        (["--a-b=c-d"], ["--a_b=c-d"]),
+    ],
+)
+def test_what_is_typed_is_spelled_out(typed, spelled):
+    assert spell_out(Flags, ("video",), typed) == spelled
+
+
+def test_a_value_without_a_name_too_many_is_refused():
+    with pytest.raises(SettingsError, match="'w'"):
+        spell_out(Flags, ("video",), ["v", "w"])
+
+
+def test_info_names_versions_kernels_and_the_line_that_installs_a_missing_part(capsys, monkeypatch):
+    monkeypatch.setattr(commands.util, "find_spec", lambda name: None)
+    assert main(["info"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "torch" in shown
+    assert "reference" in shown
+    assert 'pip install "molkernels[report]"' in shown
+
+
+def test_python_m_mol_is_the_command_and_help_imports_nothing_heavy():
+    program = (
+        "import runpy, sys; sys.argv = ['mol', '--help']\n"
+        "try: runpy.run_module('mol', run_name='__main__')\n"
+        "except SystemExit as left: assert left.code == 0\n"
+        "heavy = {'cv2', 'dlib', 'av', 'matplotlib', 'lightning_fabric', 'sklearn', 'jsonargparse'}\n"
+        "heavy &= set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: mol COMMAND" in done.stdout
+
+
+def test_errors_are_red_only_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    main(["nonsense"])
+    assert "\033[" not in capsys.readouterr().err
+    monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
+    main(["nonsense"])
+    assert capsys.readouterr().err.startswith("\033[31merror:")

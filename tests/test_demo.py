@@ -1,0 +1,269 @@
+"""The demonstration: its stages, what it goes on from, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny_cache import write_tiny_cache
+from tiny_model import TinyMOL
+
+from mol import demo
+from mol.data.faces import load_faces
+from mol.data.synth import SynthSettings, write_frames_folder
+from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
+from mol.errors import MissingExtraError, SettingsError
+from mol.evaluate import Evaluation, FlowScores, LandmarkScores
+from mol.metrics import RecognitionScores
+from mol.train import TrainingInterrupted
+
+TINY = Recipe(
+    SynthSettings(people=3),
+    held_out=0.25,
+    steps=3,
+    batch_size=2,
+    learning_rate=1e-3,
+    warmup_steps=1,
+    tvl1_pairs=2,
+)
+
+
+# Stages
+
+
+def run_stage(folder: Path, done: list[str], settings: dict | None = None, result: str = "result.txt") -> None:
+    def work() -> None:
+        done.append("work")
+        (folder / result).write_text("x", encoding="utf-8")
+
+    Stages.read(folder).run(1, "synth", "clips", settings or {"seed": 0}, [folder / result], work)
+
+
+def test_a_stage_that_is_done_is_not_done_again(tmp_path):
+    done: list[str] = []
+    run_stage(tmp_path, done)
+    run_stage(tmp_path, done)
+    assert done == ["work"]
+
+
+def test_a_stage_whose_results_are_gone_is_done_again(tmp_path):
+    done: list[str] = []
+    run_stage(tmp_path, done)
+    (tmp_path / "result.txt").unlink()
+    run_stage(tmp_path, done)
+    assert done == ["work", "work"]
+
+
+def test_a_stage_that_was_interrupted_is_done_again(tmp_path):
+    def interrupted() -> None:
+        (tmp_path / "result.txt").write_text("half", encoding="utf-8")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Stages.read(tmp_path).run(1, "synth", "clips", {"seed": 0}, [tmp_path / "result.txt"], interrupted)
+    done: list[str] = []
+    run_stage(tmp_path, done)
+    assert done == ["work"]
+
+
+def test_other_settings_are_refused_with_the_difference_and_nothing_is_touched(tmp_path):
+    run_stage(tmp_path, [])
+    before = (tmp_path / "stages.json").read_bytes()
+    with pytest.raises(SettingsError, match=r"seed: 0 there, 1 asked for.*--out"):
+        run_stage(tmp_path, [], {"seed": 1})
+    assert (tmp_path / "stages.json").read_bytes() == before
+
+
+def test_tuples_and_lists_are_the_same_setting(tmp_path):
+    done: list[str] = []
+    run_stage(tmp_path, done, {"length": (1, 2)})
+    run_stage(tmp_path, done, {"length": [1, 2]})
+    assert done == ["work"]
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", ""])
+def test_a_damaged_note_of_the_stages_is_named(tmp_path, content):
+    (tmp_path / "stages.json").write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"stages\.json"):
+        Stages.read(tmp_path)
+
+
+# The whole
+
+
+@pytest.fixture
+def real_frames(tmp_path) -> Path:
+    """A folder of eight frames of a real face that drifts."""
+    face = load_faces(("astronaut",))[0]
+    left, top = (face.points.min(axis=0) - 60).clip(0).astype(int) // 2 * 2
+    picture = face.image[top : top + 240, left : left + 240]
+    write_frames_folder(np.stack([np.roll(picture, 2 * index, axis=1) for index in range(8)]), tmp_path / "talk")
+    return tmp_path / "talk"
+
+
+@pytest.fixture
+def tiny_parts(monkeypatch) -> list[str]:
+    """Clips of textures instead of faces and a tiny network; all the rest is real. Lists the clips that were made."""
+    made: list[str] = []
+
+    def synthesize(path, settings, progress):
+        made.append(str(path))
+        return write_tiny_cache(Path(path))
+
+    monkeypatch.setattr(demo, "synthesize", synthesize)
+    for module in ("train", "checkpoint"):
+        monkeypatch.setattr(f"mol.{module}.MOL", TinyMOL)
+    return made
+
+
+def test_the_demonstration_leaves_scores_pictures_and_a_prediction(tmp_path, tiny_parts, real_frames, capsys):
+    out = tmp_path / "demo"
+    run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
+    shown = capsys.readouterr().out
+    for path in (
+        out / "pictures" / "clips.png",
+        out / "run" / "pictures" / "gallery.png",
+        out / "run" / "pictures" / "confusion.png",
+        out / "prediction" / "overview.png",
+        out / "prediction" / "overlay.mp4",
+    ):
+        assert path.stat().st_size > 1000
+        assert path.name in shown
+    assert "zero flow" in shown
+    assert "mean shape" in shown
+
+    scores = json.loads((out / "run" / "evaluation.json").read_text(encoding="utf-8"))
+    state = json.loads((out / "run" / "checkpoints" / "last" / "state.json").read_text(encoding="utf-8"))
+    assert state["step"] == TINY.steps
+    assert not set(scores["people"]) & set(state["train_people"])
+
+    weights = (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes()
+    run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
+    assert capsys.readouterr().out.count("done before") == 4
+    assert len(tiny_parts) == 1
+    assert (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes() == weights
+
+    with pytest.raises(SettingsError, match="steps: 3 there, 4 asked for"):
+        run_demo(DemoConfig(str(out), precision="32"), replace(TINY, steps=4), real_frames)
+
+
+def test_an_interrupted_training_is_gone_on_with(tmp_path, tiny_parts, real_frames, monkeypatch, capsys):
+    out = tmp_path / "demo"
+    resumed: list[bool] = []
+    real = demo.train
+
+    def interrupted(config):
+        resumed.append(config.resume)
+        raise TrainingInterrupted(Path(config.run), 1)
+
+    monkeypatch.setattr(demo, "train", interrupted)
+    with pytest.raises(TrainingInterrupted):
+        run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
+    assert "mol demo goes on from here" in capsys.readouterr().out
+    monkeypatch.setattr(demo, "train", real)
+    run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
+    assert resumed == [True]
+    assert len(tiny_parts) == 1
+    assert (out / "prediction" / "predictions.json").exists()
+
+
+def test_long_has_a_folder_and_a_recipe_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made: list[tuple[str, int]] = []
+
+    def synthesize(path, settings, progress):
+        made.append((str(path), settings.clips, settings.seed))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "synthesize", synthesize)
+    for long in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            run_demo(DemoConfig(long=long, seed=3), video=Path("talk.mp4"))
+    assert made == [("demo/clips", DEMO.synth.clips, 3), ("demo-long/clips", DEMO_LONG.synth.clips, 3)]
+    assert DEMO_LONG.steps > DEMO.steps
+
+
+# Parts
+
+
+def scores(**changes) -> Evaluation:
+    ours, always = RecognitionScores(0.6, 0.6, 0.5, 0.6, 0.5), RecognitionScores(0.3, 0.3, 0.2, 0.1, 0.1)
+    flow = FlowScores(0.1, 0.2, 4, 0.05, 0.12)
+    landmarks = LandmarkScores(0.04, 0.0, 0.06, 0.1)
+    return replace(
+        Evaluation(
+            "run",
+            1,
+            "last",
+            "clip",
+            "synthetic",
+            "a note",
+            ["s1"],
+            5,
+            6,
+            ["a", "b"],
+            flow,
+            landmarks,
+            ours,
+            "a",
+            always,
+            [],
+        ),
+        **changes,
+    )
+
+
+def rendered(table, width: int = 80) -> str:
+    console = Console(width=width, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def test_the_short_table_fits_80_columns_and_makes_the_better_score_bold():
+    shown = rendered(short_table(scores()))
+    assert "\033[1m0.100 px\033[0m" in shown
+    assert "\033[1m0.050 px\033[0m" in shown
+    assert "\033[1m0.600\033[0m" in shown
+    assert "a note" in shown
+    rows = [line for line in shown.splitlines() if "│" in line]
+    assert len(rows) == 5
+
+
+def test_the_short_table_leaves_out_tvl1_where_it_was_not_run():
+    assert "TV-L1" not in rendered(short_table(scores(flow=FlowScores(0.1, 0.2))))
+
+
+def test_without_the_wheel_of_the_talking_head_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(demo, "_TALKING_HEAD", ("no-such-distribution", "video.mp4"))
+    with pytest.raises(MissingExtraError, match=r"molkernels\[demo\]"):
+        talking_head()
+
+
+def test_the_talking_head_is_found_without_importing_its_package(tmp_path, monkeypatch):
+    package = tmp_path / "talking"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')", encoding="utf-8")
+    (package / "data" / "head.mp4").write_bytes(b"x")
+    record = tmp_path / "talking_wheel-1.0.dist-info"
+    record.mkdir()
+    (record / "METADATA").write_text("Metadata-Version: 2.1\nName: talking-wheel\nVersion: 1.0\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(demo, "_TALKING_HEAD", ("talking-wheel", "talking/data/head.mp4"))
+    assert talking_head() == package / "data" / "head.mp4"
+
+
+def test_precision_follows_the_processor(tmp_path, monkeypatch):
+    found: list[str] = []
+    for flags in ("fpu avx512_bf16", "fpu amx_bf16", "fpu avx2"):
+        file = tmp_path / "cpuinfo"
+        file.write_text(f"processor : 0\nflags\t\t: {flags}\n", encoding="utf-8")
+        monkeypatch.setattr(demo, "_CPUINFO", file)
+        found.append(choose_precision("cpu"))
+    monkeypatch.setattr(demo, "_CPUINFO", tmp_path / "nowhere")
+    found.append(choose_precision("cpu"))
+    assert found == ["bf16-mixed", "bf16-mixed", "32", "32"]

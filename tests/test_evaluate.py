@@ -1,0 +1,249 @@
+"""Evaluation beside its baselines: who is evaluated, how videos vote, what is written, what is refused."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tiny_cache import CLASSES, write_tiny_cache
+from tiny_model import TinyMOL
+from torch import nn
+
+import mol.checkpoint
+import mol.train
+from mol.config import EvaluateConfig, TrainConfig
+from mol.data.cache import Cache
+from mol.data.clips import ResidentClips
+from mol.data.flow import tvl1_flow
+from mol.devices import start_fabric
+from mol.errors import CheckpointError, ClipError, SettingsError
+from mol.evaluate import Evaluation, by_video, estimate, evaluate, evaluation_table, tvl1_errors
+from mol.losses import MOLLoss
+from mol.model import MOLOutput
+from mol.train import train
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return write_tiny_cache(tmp_path_factory.mktemp("evaluate") / "cache", people=4, videos=3, windows=3)
+
+
+@pytest.fixture(scope="module")
+def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run that held s4 out, made with the tiny network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mol.train, "MOL", TinyMOL)
+        patch.setattr(mol.checkpoint, "MOL", TinyMOL)
+        folder = tmp_path_factory.mktemp("evaluate") / "run"
+        train(
+            TrainConfig(
+                cache=str(cache.path),
+                run=str(folder),
+                held_out=["s4"],
+                steps=3,
+                batch_size=4,
+                validate_every=0,
+                device="cpu",
+            )
+        )
+        yield folder
+
+
+@pytest.fixture
+def config(run: Path, tmp_path: Path) -> EvaluateConfig:
+    return EvaluateConfig(weights=str(run), out=str(tmp_path), device="cpu", tvl1_pairs=0, pictures=False, workers=2)
+
+
+class Knowing(nn.Module):
+    """Answers with the truth of each clip it is shown, plus a fixed error; needs no training."""
+
+    def __init__(self, clips: ResidentClips, flow_error: float, landmark_error: float) -> None:
+        super().__init__()
+        self.batches = [clips.evaluation_batch([i]) for i in range(len(clips))]
+        self.flow_error, self.landmark_error = flow_error, landmark_error
+
+    def forward(self, clips: torch.Tensor) -> MOLOutput:
+        found = [next(b for b in self.batches if torch.allclose(b.clips[0], clip, atol=1e-3)) for clip in clips]
+        flow, landmarks = torch.cat([b.flow for b in found]), torch.cat([b.landmarks for b in found])
+        label = torch.cat([b.label for b in found])
+        logits = 5.0 * nn.functional.one_hot(label, len(CLASSES))
+        shift = torch.tensor([self.flow_error, 0.0]).view(2, 1, 1)
+        return MOLOutput(logits, flow + shift, landmarks + torch.tensor([0.0, self.landmark_error]))
+
+
+def test_errors_of_a_network_whose_errors_are_known(cache: Cache) -> None:
+    clips = ResidentClips(cache, range(6))
+    found = estimate(Knowing(clips, 0.25, 2.0), clips, MOLLoss(1, 1, 1), clips.mean_shape(), batch_size=4)
+    torch.testing.assert_close(found.epe, torch.full((6, 7), 0.25).double())
+    lengths = np.hypot(cache.flow[:6, :, 0], cache.flow[:6, :, 1]).mean((2, 3))
+    np.testing.assert_allclose(found.zero_flow_epe, lengths, rtol=1e-3)
+    points = cache.landmarks[:6, 1:].astype(np.float64)
+    eyes = np.linalg.norm(points[:, :, 36:42].mean(2) - points[:, :, 42:48].mean(2), axis=-1)
+    np.testing.assert_allclose(found.nme, 2.0 / eyes, rtol=1e-4)
+    mean = points.mean((0, 1))
+    expected = np.linalg.norm(points - mean, axis=-1).mean(-1) / eyes
+    np.testing.assert_allclose(found.mean_shape_nme, expected, rtol=1e-3)
+    assert found.probabilities.argmax(1).tolist() == clips.labels.tolist()
+    assert found.loss == pytest.approx(0.0134 + 0.25**2 / 2 + (2.0 / eyes).mean(), abs=1e-3)
+
+
+def test_estimates_do_not_depend_on_the_batch_size(cache: Cache) -> None:
+    clips, model = ResidentClips(cache, range(6)), TinyMOL()
+    one, four = (estimate(model, clips, MOLLoss(), clips.mean_shape(), size) for size in (1, 4))
+    for a, b in zip(one[:-1], four[:-1], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert one.loss == pytest.approx(four.loss, rel=1e-4)
+
+
+def test_a_long_video_counts_no_more_than_a_short_one() -> None:
+    """Published error 6: scores counted sub-clips."""
+    rows = [{"dataset": "d", "subject": "s", "clip": clip} for clip in ("long", "long", "long", "short")]
+    probabilities = np.array([[0.4, 0.6], [0.4, 0.6], [0.9, 0.1], [0.3, 0.7]])
+    videos = by_video(rows, np.array([0, 0, 0, 1]), probabilities)
+    assert videos.names == [("d", "s", "long"), ("d", "s", "short")]
+    assert videos.labels.tolist() == [0, 1]
+    np.testing.assert_allclose(videos.probabilities, [[1.7 / 3, 1.3 / 3], [0.3, 0.7]])
+    # Two of the three windows of the long video are wrong, and yet both videos are right.
+    assert videos.predictions.tolist() == [0, 1]
+
+
+def test_sub_clips_of_one_video_with_two_labels_are_refused() -> None:
+    rows = [{"dataset": "d", "subject": "s", "clip": "c"}] * 2
+    with pytest.raises(ClipError, match="sub-clips of d/s/c have labels 0 and 1"):
+        by_video(rows, np.array([0, 1]), np.full((2, 2), 0.5))
+
+
+def test_only_people_never_trained_on_are_evaluated(config: EvaluateConfig, run: Path, cache: Cache) -> None:
+    """Published error 4: what is reported must come from people who had no part in the training."""
+    result = evaluate(config)
+    assert result.people == ["tiny/s4"]
+    assert (result.videos, result.clips) == (3, 7)
+    assert result.selection == "last"
+    assert Path(result.checkpoint) == run / "checkpoints" / "last"
+    for people in (["s1"], ["tiny/s4", "s2"]):
+        with pytest.raises(SettingsError, match=r"was trained on tiny/s\d; people it has not met: tiny/s4"):
+            evaluate(replace(config, people=people))
+    with pytest.raises(SettingsError, match="no person 'nobody'"):
+        evaluate(replace(config, people=["nobody"]))
+
+
+def test_another_cache_with_the_same_people_numbers_is_told_apart(config: EvaluateConfig, tmp_path: Path) -> None:
+    other = write_tiny_cache(tmp_path / "other", people=2, videos=1, seed=9)
+    with pytest.raises(SettingsError, match="trained on everybody in"):
+        evaluate(replace(config, cache=str(other.path)))
+
+
+def test_tables_say_the_same_as_the_result(config: EvaluateConfig, cache: Cache) -> None:
+    result = evaluate(config)
+    out = Path(config.out or "")
+    saved = json.loads((out / "evaluation.json").read_text())
+    assert saved["flow"]["epe"] == result.flow.epe
+    assert saved["recognition"]["uf1"] == result.recognition.uf1
+    assert saved["environment"]["versions"]["torch"] == torch.__version__
+    assert "no recognition results" in saved["note"]
+    with open(out / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["clip"] for row in rows] == ["v1", "v2", "v3"]
+    for row in rows:
+        shares = [float(row[f"p_{name}"]) for name in CLASSES]
+        assert sum(shares) == pytest.approx(1, abs=1e-5)
+        assert row["prediction"] == CLASSES[int(np.argmax(shares))]
+    right = [row["label"] == row["prediction"] for row in rows]
+    assert result.recognition.accuracy == pytest.approx(np.mean(right))
+    with open(out / "confusion.csv", newline="") as file:
+        header, *counts = csv.reader(file)
+    assert header[1:] == list(CLASSES)
+    assert [list(map(int, line[1:])) for line in counts] == result.confusion
+    assert sum(map(sum, result.confusion)) == 3
+    # Every class has one of the three videos: always naming one class is right once.
+    assert result.majority.accuracy == pytest.approx(1 / 3)
+
+
+def test_baselines_come_from_the_training_people_alone(config: EvaluateConfig, cache: Cache) -> None:
+    result = evaluate(config)
+    training = [i for i, row in enumerate(cache.rows) if row["subject"] != "s4"]
+    held_out = [i for i, row in enumerate(cache.rows) if row["subject"] == "s4"]
+    mean = cache.landmarks[training, 1:].astype(np.float64).mean((0, 1))
+    points = cache.landmarks[held_out, 1:].astype(np.float64)
+    eyes = np.linalg.norm(points[:, :, 36:42].mean(2) - points[:, :, 42:48].mean(2), axis=-1)
+    expected = (np.linalg.norm(points - mean, axis=-1).mean(-1) / eyes).mean()
+    assert result.landmarks.mean_shape_nme == pytest.approx(expected, rel=1e-3)
+    lengths = np.hypot(cache.flow[held_out, :, 0].astype(float), cache.flow[held_out, :, 1].astype(float))
+    assert result.flow.zero_flow_epe == pytest.approx(lengths.mean(), rel=1e-3)
+
+
+def test_tvl1_is_measured_on_the_crops_that_the_network_sees(cache: Cache) -> None:
+    clips = ResidentClips(cache, [0, 1])
+    frames = cache.frames[1, 2:4, 8:136, 8:136]
+    error = tvl1_flow(frames)[0] - cache.flow[1, 2, :, 8:136, 8:136].astype(np.float32)
+    found = tvl1_errors(clips, [(0, 0), (1, 2)], workers=2)
+    assert found[1] == pytest.approx(np.hypot(*error).mean(), rel=1e-4)
+    assert found.max() < 0.2  # the textures move by whole pixels
+
+
+def test_everything_is_drawn_and_tabled(config: EvaluateConfig) -> None:
+    result = evaluate(replace(config, tvl1_pairs=5, pictures=True))
+    out = Path(config.out or "")
+    for name in ("confusion.png", "gallery.png"):
+        assert (out / "pictures" / name).read_bytes()[:4] == b"\x89PNG"
+    assert result.flow.tvl1_pairs == 5
+    assert result.flow.tvl1_epe is not None
+    assert result.flow.tvl1_epe < 0.2 < (result.flow.epe_on_tvl1_pairs or 0)
+    text = table_text(result)
+    for part in ("EPE", "px", "zero flow", "TV-L1", "NME", "mean shape", "UF1", "always", "lower", "higher"):
+        assert part in text
+
+
+def test_the_table_calls_better_what_is_better(config: EvaluateConfig) -> None:
+    result = evaluate(config)
+    flow = replace(result.flow, epe=0.2, zero_flow_epe=0.3)
+    landmarks = replace(result.landmarks, nme=0.2, mean_shape_nme=0.1)
+    recognition, majority = replace(result.recognition, uf1=0.5), replace(result.majority, uf1=0.2)
+    text = table_text(
+        replace(result, flow=flow, landmarks=landmarks, recognition=recognition, majority=majority)
+    ).splitlines()
+    line = {name: next(row for row in text if name in row) for name in ("EPE", "NME ", "UF1")}
+    assert "better" in line["EPE"]
+    assert "worse" in line["NME "]
+    assert "better" in line["UF1"]
+
+
+def table_text(result: Evaluation) -> str:
+    text = io.StringIO()
+    Console(file=text, width=140).print(evaluation_table(result))
+    return text.getvalue()
+
+
+def test_tvl1_is_no_baseline_where_the_truth_is_tvl1s(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Cache.open
+    extracted = lambda path: replace(real(path), settings=replace(real(path).settings, kind="extracted"))  # noqa: E731
+    monkeypatch.setattr(Cache, "open", extracted)
+    result = evaluate(replace(config, tvl1_pairs=5))
+    assert (result.flow.tvl1_pairs, result.flow.tvl1_epe, result.note) == (0, None, "")
+
+
+def test_a_cache_of_other_classes_is_refused(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Cache.open
+    reordered = lambda path: replace(  # noqa: E731
+        real(path), settings=replace(real(path).settings, classes=CLASSES[::-1])
+    )
+    monkeypatch.setattr(Cache, "open", reordered)
+    with pytest.raises(CheckpointError, match="same classes in the same order"):
+        evaluate(config)
+
+
+def test_no_checkpoint_and_unknown_devices_are_refused(config: EvaluateConfig, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        evaluate(replace(config, weights=str(tmp_path / "nowhere")))
+    with pytest.raises(SettingsError, match="precision='64'"):
+        evaluate(replace(config, precision="64"))
+    with pytest.raises(SettingsError, match="device='gpu'"):
+        start_fabric("gpu", "32")

@@ -1,0 +1,588 @@
+"""Prediction: windows over time, the way from the picture to the crop and back, and what is written."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_model import TinyMOL
+from torch import nn
+
+from mol import overlay
+from mol.checkpoint import save_checkpoint
+from mol.data.align import align_clip, transform_points
+from mol.data.faces import FaceImage, load_faces
+from mol.data.landmarks import Face
+from mol.data.synth import write_frames_folder
+from mol.data.video import Video, read_video
+from mol.errors import (
+    CheckpointError,
+    ClipError,
+    MediaError,
+    NoFaceError,
+    SettingsError,
+    SeveralFacesError,
+    StorageError,
+)
+from mol.model import MOL, MOLOutput
+from mol.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
+from mol.predict import PredictConfig, predict, read_landmarks
+from mol.sliding import FaceFollower, Window, predict_video, window_starts
+from mol.storyboard import flow_at, points_at, timeline_of, window_at
+
+CLASSES = ["surprise", "happiness", "disgust"]
+
+
+def upright_face() -> np.ndarray:
+    """68 points with eyes, nose and mouth where alignment looks for them, around the origin."""
+    generator = np.random.default_rng(5)
+    points = generator.uniform(-20, 20, (68, 2))
+    points[36:42] = np.array([-10, -10]) + generator.uniform(-2, 2, (6, 2))
+    points[42:48] = np.array([10, -10]) + generator.uniform(-2, 2, (6, 2))
+    points[30], points[48], points[54] = [0, 2], [-8, 12], [8, 12]
+    return points
+
+
+def tilted_face(centre: tuple[float, float], degrees: float = 20.0, scale: float = 1.5) -> np.ndarray:
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return (scale * upright_face() @ turn.T + centre).astype(np.float32)
+
+
+def grey_video(length: int = 20, fps: float = 30.0, seed: int = 0) -> Video:
+    frames = np.random.default_rng(seed).integers(0, 255, (length, 120, 160), dtype=np.uint8)
+    return Video(frames, fps, [f"frame {index}" for index in range(length)])
+
+
+class Detector:
+    """Knows the faces of each frame by the frame's content; counts how often it is asked."""
+
+    def __init__(self, video: Video, faces_of=lambda index: 1) -> None:
+        self._index = {frame.tobytes(): index for index, frame in enumerate(video.frames)}
+        self._faces_of = faces_of
+        self.asked: list[int] = []
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        index = self._index[image.tobytes()]
+        self.asked.append(index)
+        points = tilted_face((80 + 0.5 * index, 60))
+        return [Face((index, 0, index + 10 * (n + 1), 20), points + 5 * n) for n in range(self._faces_of(index))]
+
+
+class Oracle(nn.Module):
+    """Answers with landmarks and flow given in crop pixels; remembers the clips."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.clips: list[torch.Tensor] = []
+
+    def forward(self, clips: torch.Tensor) -> MOLOutput:
+        self.clips.append(clips)
+        batch = len(clips)
+        flow = torch.zeros(batch, 7, 2, 128, 128)
+        flow[:, :, 0] = 1.0
+        landmarks = torch.arange(136.0).reshape(68, 2).expand(batch, 7, 68, 2)
+        return MOLOutput(torch.tensor([[0.0, 2.0, 1.0]]).expand(batch, 3), flow, landmarks)
+
+
+def run(video: Video, **settings):
+    settings.setdefault("detector", Detector(video))
+    return predict_video(Oracle(), video, CLASSES, **settings)
+
+
+# Windows
+
+
+@given(length=st.integers(8, 500), fps=st.floats(10, 240), stride=st.one_of(st.none(), st.integers(1, 40)))
+def test_windows_start_with_the_video_and_end_with_it(length, fps, stride):
+    interval, used_stride, starts = window_starts(length, fps, None, stride)
+    assert starts[0] == 0
+    assert starts[-1] + 7 * interval == length - 1
+    steps = np.diff(starts)
+    assert (steps > 0).all()
+    assert (steps <= used_stride).all()
+
+
+def test_default_interval_follows_a_short_clip_and_limits_a_long_one_to_half_a_second():
+    assert window_starts(67, 200, None, None)[0] == 8
+    interval = window_starts(3000, 200, None, None)[0]
+    assert 7 * interval / 200 == pytest.approx(0.5, abs=0.02)
+    assert window_starts(8, 25, None, None) == (1, 2, [0])
+
+
+def test_an_interval_too_long_for_the_video_is_refused_with_the_longest_that_fits():
+    with pytest.raises(ClipError, match="--interval 2 or less"):
+        window_starts(20, 30, 3, None)
+
+
+def test_windows_overlap_by_default():
+    interval, stride, _ = window_starts(200, 30, None, None)
+    assert stride < 7 * interval
+
+
+# Picture ↔ crop
+
+
+def test_landmarks_come_back_to_where_they_are_in_the_picture():
+    video = grey_video()
+    window = run(video, interval=1, stride=4).windows[1]
+    crop_points = np.arange(136.0).reshape(68, 2)
+    np.testing.assert_allclose(
+        transform_points(window.matrix, window.landmarks.astype(float)),
+        np.broadcast_to(crop_points, (7, 68, 2)),
+        atol=1e-3,
+    )
+
+
+def test_the_crop_is_the_centre_of_the_aligned_frames_normalised_per_clip():
+    video, oracle = grey_video(), Oracle()
+    prediction = predict_video(oracle, video, CLASSES, interval=1, stride=4, detector=Detector(video))
+    window = prediction.windows[0]
+    clip = oracle.clips[0][0, 0]
+    assert clip.mean().item() == pytest.approx(0, abs=1e-4)
+    assert clip.std(correction=0).item() == pytest.approx(1, abs=1e-4)
+    aligned, points, _ = align_clip(video.frames[:8], window.detected)
+    crop = aligned[:, 8:-8, 8:-8].astype(float)
+    np.testing.assert_allclose(clip.numpy(), (crop - crop.mean()) / crop.std(), atol=1e-3)
+    np.testing.assert_allclose(transform_points(window.matrix, window.detected), points - 8, atol=1e-2)
+
+
+def test_a_window_has_one_alignment_however_the_face_moves():
+    prediction = run(grey_video(), interval=1, stride=4)
+    first, second = prediction.windows[:2]
+    assert first.matrix.shape == (2, 3)
+    assert np.abs(first.matrix - second.matrix).max() > 0.1
+
+
+def test_flow_in_the_picture_is_turned_and_scaled_back():
+    window = run(grey_video(), interval=1).windows[0]
+    vector = window.picture_flow()[0, :, 64, 64]
+    scale = np.sqrt(np.linalg.det(window.matrix[:, :2]))
+    assert np.hypot(*vector) == pytest.approx(1 / scale, rel=1e-3)
+    # The tilted face's own right is 20° clockwise of the picture's (y points down).
+    eyes = np.rad2deg(np.arctan2(*(window.detected[3, 42:48].mean(0) - window.detected[3, 36:42].mean(0))[::-1]))
+    assert np.rad2deg(np.arctan2(vector[1], vector[0])) == pytest.approx(eyes, abs=0.5)
+    assert eyes > 10
+
+
+def test_the_vote_is_the_mean_probability_over_the_windows():
+    prediction = run(grey_video())
+    expected = torch.softmax(torch.tensor([0.0, 2.0, 1.0]), 0).numpy()
+    np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
+    assert prediction.predicted == "happiness"
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_the_real_network_reads_a_window(precision):
+    torch.manual_seed(0)
+    video = grey_video(8)
+    prediction = predict_video(MOL(3).eval(), video, CLASSES, detector=Detector(video), precision=precision)
+    window = prediction.windows[0]
+    assert window.probabilities.sum() == pytest.approx(1, abs=1e-4)
+    assert window.flow.shape == (7, 2, 128, 128)
+    assert window.landmarks.shape == (7, 68, 2)
+    assert np.isfinite(window.flow).all()
+    assert np.isfinite(window.landmarks).all()
+
+
+def test_batches_change_nothing():
+    video = grey_video()
+    one, many = run(video, batch_size=1), run(video, batch_size=64)
+    for left, right in zip(one.windows, many.windows, strict=True):
+        np.testing.assert_array_equal(left.frames, right.frames)
+        np.testing.assert_allclose(left.landmarks, right.landmarks, atol=1e-4)
+
+
+def test_the_detector_looks_once_and_only_at_frames_that_a_window_uses():
+    video = grey_video(24)
+    detector = Detector(video)
+    run(video, interval=3, stride=3, detector=detector)
+    assert detector.asked == sorted(set(detector.asked))
+    assert set(detector.asked) == {0, 3, 6, 9, 12, 15, 18, 21} | {2, 5, 8, 11, 14, 17, 20, 23}
+
+
+# Faces
+
+
+def test_a_frame_without_a_face_is_named_with_the_remedy():
+    video = grey_video()
+    with pytest.raises(NoFaceError, match=r"frame 11\b.*--on-error skip"):
+        run(video, interval=1, detector=Detector(video, lambda index: 0 if index == 11 else 1))
+
+
+def test_a_frame_with_several_faces_is_named_and_largest_takes_the_largest():
+    video = grey_video()
+    detector = Detector(video, lambda index: 2 if index == 4 else 1)
+    with pytest.raises(SeveralFacesError, match=r"frame 4\b"):
+        run(video, interval=1, detector=detector)
+    window = run(video, interval=1, stride=4, detector=detector, several="largest").windows[0]
+    np.testing.assert_allclose(window.detected[4], tilted_face((82, 60)) + 5, atol=1e-3)
+
+
+def test_skip_leaves_out_exactly_the_windows_with_a_lost_face_and_lists_them():
+    video = grey_video(24)
+    detector = Detector(video, lambda index: 0 if index == 23 else 1)
+    prediction = run(video, interval=1, stride=4, detector=detector, on_error="skip")
+    assert [window.start for window in prediction.windows] == [0, 4, 8, 12]
+    assert [(window.start, window.end) for window in prediction.skipped] == [(16, 23)]
+    assert "frame 23" in prediction.skipped[0].reason
+
+
+def test_skip_with_no_window_left_is_an_error():
+    video = grey_video()
+    with pytest.raises(NoFaceError, match="no window"):
+        run(video, detector=Detector(video, lambda index: 0), on_error="skip")
+
+
+class GradedDetector:
+    """Stands in for dlib's: one face a frame, with a score, found where it reaches the threshold."""
+
+    def __init__(self, faces: dict[int, tuple[float, tuple[int, int, int, int]]]) -> None:
+        self.threshold = 0.1
+        self._faces = faces
+
+    def __call__(self, image: np.ndarray) -> list[Face]:
+        score, box = self._faces[int(image[0, 0])]
+        return [Face(box, np.zeros((68, 2), np.float32))] if score >= self.threshold else []
+
+
+def followed(*faces: tuple[float, tuple[int, int, int, int]]) -> list[bool]:
+    """Whether the face of each frame was found."""
+    follower = FaceFollower(GradedDetector(dict(enumerate(faces))))
+    return [bool(follower(np.full((4, 4), index, np.uint8))) for index in range(len(faces))]
+
+
+HERE, NEAR, AWAY = (10, 10, 50, 50), (14, 8, 54, 48), (70, 10, 110, 50)
+
+
+def test_a_fainter_face_in_the_same_place_is_followed():
+    assert followed((1.0, HERE), (-0.2, NEAR), (-0.2, HERE), (0.5, HERE)) == [True, True, True, True]
+
+
+def test_a_faint_face_elsewhere_or_at_the_start_or_too_faint_is_none():
+    assert followed((1.0, HERE), (-0.2, AWAY)) == [True, False]
+    assert followed((-0.2, HERE), (1.0, HERE)) == [False, True]
+    assert followed((1.0, HERE), (-0.5, HERE)) == [True, False]
+    assert followed((1.0, HERE), (-0.2, (0, 0, 100, 100))) == [True, False]
+
+
+# Short videos
+
+
+def test_a_video_shorter_than_a_window_is_refused_with_the_remedy():
+    with pytest.raises(ClipError, match=r"5 frames.*needs 8.*--interpolate"):
+        run(grey_video(5))
+
+
+def test_interpolation_gives_one_window_over_the_same_time():
+    video = grey_video(5, fps=10)
+    points = np.stack([tilted_face((80 + index, 60)) for index in range(5)])
+    prediction = run(video, interpolate=True, landmarks=points)
+    assert prediction.interpolated_from == 5
+    assert [window.frames.tolist() for window in prediction.windows] == [list(range(8))]
+    assert 7 / prediction.video.fps == pytest.approx(4 / 10)
+    np.testing.assert_allclose(prediction.windows[0].detected[7], points[4], atol=1e-4)
+
+
+def test_one_picture_is_no_video_even_with_interpolation():
+    with pytest.raises(ClipError, match="one picture has no motion"):
+        run(grey_video(1), interpolate=True)
+
+
+# Given landmarks
+
+
+def given_points(length: int) -> np.ndarray:
+    return np.stack([tilted_face((70 + index, 60)) for index in range(length)])
+
+
+def write_csv(path: Path, points: np.ndarray, drop: str | None = None, prefix: str = "") -> Path:
+    names = [f"{axis}_{index}" for axis in "xy" for index in range(68)]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["frame", *(prefix + name for name in names if name != drop)])
+        for number, frame in enumerate(points):
+            values = dict(zip(names, frame.T.ravel(), strict=True))
+            writer.writerow([number + 1, *(str(value) for name, value in values.items() if name != drop)])
+    return path
+
+
+@pytest.mark.parametrize("prefix", ["", " "], ids=["plain", "blanks before the names"])
+def test_landmarks_from_csv_and_npz_are_the_same(tmp_path, prefix):
+    points = given_points(6)
+    np.savez(tmp_path / "points.npz", landmarks=points)
+    from_csv = read_landmarks(write_csv(tmp_path / "points.csv", points, prefix=prefix), 6)
+    np.testing.assert_allclose(from_csv, points, atol=1e-4)
+    np.testing.assert_array_equal(read_landmarks(tmp_path / "points.npz", 6), points)
+
+
+def test_given_landmarks_replace_the_detector():
+    video, points = grey_video(), given_points(20)
+    prediction = run(video, interval=1, landmarks=points, detector=None)
+    np.testing.assert_array_equal(prediction.windows[0].detected, points[:8])
+
+
+def test_a_frame_without_given_landmarks_is_named_or_skipped():
+    video, points = grey_video(24), given_points(24)
+    points[2, 30] = np.nan
+    with pytest.raises(NoFaceError, match=r"frame 2\b"):
+        run(video, interval=1, stride=4, landmarks=points)
+    prediction = run(video, interval=1, stride=4, landmarks=points, on_error="skip")
+    assert [window.start for window in prediction.skipped] == [0]
+
+
+def bad_landmark_files(folder: Path) -> dict[str, Path]:
+    points = given_points(6)
+    np.savez(folder / "other.npz", points=points)
+    np.savez(folder / "pickled.npz", landmarks=np.array([{"x": 1}], dtype=object))
+    (folder / "noise.npz").write_bytes(b"\x00" * 40)
+    (folder / "letters.csv").write_text("frame,x_0\n1,abc\n", encoding="utf-8")
+    (folder / "points.txt").write_text("1 2 3", encoding="utf-8")
+    np.savez(folder / "short.npz", landmarks=points[:4])
+    return {
+        "missing": folder / "nowhere.csv",
+        "column": write_csv(folder / "column.csv", points, drop="y_33"),
+        "array": folder / "other.npz",
+        "pickle": folder / "pickled.npz",
+        "noise": folder / "noise.npz",
+        "letters": folder / "letters.csv",
+        "suffix": folder / "points.txt",
+        "length": folder / "short.npz",
+    }
+
+
+@pytest.mark.parametrize("kind", ["missing", "column", "array", "pickle", "noise", "letters", "suffix", "length"])
+def test_a_landmark_file_that_cannot_be_used_is_named(tmp_path, kind):
+    path = bad_landmark_files(tmp_path)[kind]
+    with pytest.raises(MediaError, match=path.name):
+        read_landmarks(path, 6)
+
+
+# Which window speaks for a frame
+
+
+def window_from(start: int, interval: int = 2) -> Window:
+    frames = start + interval * np.arange(8)
+    landmarks = np.broadcast_to(frames[1:, None, None], (7, 68, 2)).astype(np.float32)
+    flow = np.broadcast_to(np.arange(7.0)[:, None, None, None], (7, 2, 128, 128)).astype(np.float16)
+    return Window(frames, np.eye(2, 3), np.ones(3) / 3, flow, landmarks, np.zeros((8, 68, 2)))
+
+
+def test_landmarks_between_sampled_frames_are_interpolated():
+    window = window_from(10)
+    assert points_at(window, 15)[0, 0] == pytest.approx(15)
+    assert points_at(window, 10)[0, 0] == pytest.approx(12)
+    assert points_at(window, 24)[0, 0] == pytest.approx(24)
+
+
+def test_flow_of_a_frame_is_that_of_the_pair_around_it():
+    window = window_from(10)
+    assert [flow_at(window, number)[0, 0, 0] for number in (10, 11, 12, 23, 24)] == [0, 0, 1, 6, 6]
+
+
+def test_skipped_neighbours_are_one_gap_that_holds_no_window_that_was_read():
+    video = grey_video(50, fps=10)
+    lost = Detector(video, lambda index: 0 if index in (20, 21) else 1)
+    prediction = run(video, interval=1, stride=5, detector=lost, on_error="skip")
+    timeline = timeline_of(prediction)
+    assert [window.start for window in prediction.skipped] == [15, 20]
+    ((start, end),) = timeline.gaps
+    assert start == pytest.approx(1.6)
+    assert end == pytest.approx(2.6)
+    assert not ((timeline.times > start) & (timeline.times < end)).any()
+
+
+def test_the_nearest_covering_window_speaks_for_a_frame():
+    prediction = run(grey_video(40), interval=1, stride=4)
+    assert window_at(prediction, 0).start == 0
+    assert window_at(prediction, 15).start in (8, 12)
+    apart = run(grey_video(40), interval=1, stride=20)
+    assert window_at(apart, 14) is None
+
+
+# Files
+
+
+def style(classes=tuple(CLASSES)) -> OverlayStyle:
+    return OverlayStyle(classes, 1.0, "per frame", np.array([[0, 0.4, 1]]), 0.5)
+
+
+@pytest.mark.parametrize("shape", [(101, 77), (576, 720), (1080, 1920)])
+def test_overlay_frames_have_even_sides_whatever_the_picture(shape):
+    picture = np.zeros(shape, np.uint8)
+    blank = draw_frame(OverlayFrame(picture, 0.1, 3), style())
+    assert blank.shape[0] % 2 == blank.shape[1] % 2 == 0
+    read = draw_frame(
+        OverlayFrame(
+            picture, 0.1, 3, given_points(1)[0], np.ones((2, 128, 128), np.float32), np.eye(2, 3), np.ones(3) / 3
+        ),
+        style(),
+    )
+    assert read.shape == blank.shape
+    assert (read != blank).any()
+
+
+def test_a_longer_bar_is_a_higher_probability():
+    frame = OverlayFrame(np.zeros((144, 176), np.uint8), 0.1, 3, probabilities=np.array([0.2, 0.7, 0.1]))
+    panel = draw_frame(frame, style())[:, -304:].astype(int)
+    lengths = [(np.ptp(panel[top + 21], axis=-1) > 60).sum() for top in overlay._bar_rows(CLASSES)]
+    assert np.argsort(lengths).tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("h264", [True, False])
+def test_overlay_video_plays_all_frames_with_and_without_h264(tmp_path, monkeypatch, h264):
+    if not h264:
+        monkeypatch.setattr(overlay, "_can_encode", lambda av, codec: False)
+    frames = [OverlayFrame(np.full((60, 80), 20 * index, np.uint8), index / 12.5, index) for index in range(6)]
+    write_overlay(tmp_path / "overlay.mp4", frames, style(), 12.5)
+    video = read_video(tmp_path / "overlay.mp4")
+    assert len(video) == 6
+    assert video.fps == pytest.approx(12.5)
+    with av.open(str(tmp_path / "overlay.mp4")) as container:
+        assert (container.streams.video[0].codec.name == "mpeg4") is not h264
+
+
+def test_an_overlay_that_fails_half_way_leaves_the_old_file(tmp_path):
+    path = tmp_path / "overlay.mp4"
+    path.write_bytes(b"old")
+
+    def frames():
+        yield OverlayFrame(np.zeros((60, 80), np.uint8), 0.0, 0)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(StorageError, match="untouched"):
+        write_overlay(path, frames(), style(), 25)
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["overlay.mp4"]
+
+
+@pytest.fixture
+def tiny_run(tmp_path, monkeypatch) -> Path:
+    """A checkpoint of a network that is quick, in a folder like that of a run."""
+    monkeypatch.setattr("mol.checkpoint.MOL", TinyMOL)
+    torch.manual_seed(0)
+    state = {"classes": CLASSES, "mean_shape": [[0.0, 0.0]] * 68, "step": 5, "normalisation": "clip"}
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last", TinyMOL(3), None, state)
+    return tmp_path / "run"
+
+
+def close_up(face: FaceImage) -> np.ndarray:
+    """The face with some room around it, both sides even."""
+    left, top = (face.points.min(axis=0) - 60).clip(0).astype(int) // 2 * 2
+    right, bottom = (face.points.max(axis=0) + 60).astype(int) // 2 * 2
+    return face.image[top:bottom, left:right]
+
+
+@pytest.fixture(scope="module")
+def astronaut_frames() -> np.ndarray:
+    """Twelve frames of a real face that drifts to the right, and then leaves."""
+    picture = close_up(load_faces(("astronaut",))[0])
+    shown = [np.roll(picture, 2 * index, axis=1) for index in range(11)]
+    return np.stack([*shown, np.full_like(picture, 90)])
+
+
+def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astronaut_frames):
+    folder = tmp_path / "frames"
+    write_frames_folder(astronaut_frames, folder)
+    config = PredictConfig(
+        str(folder), str(tiny_run), str(tmp_path / "out"), interval=1, stride=2, on_error="skip", save_arrays=True
+    )
+    prediction, files = predict(config)
+    assert [window.start for window in prediction.windows] == [0, 2]
+    assert sorted(path.name for path in files.values()) == sorted(entry.name for entry in (tmp_path / "out").iterdir())
+
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    assert written["classes"] == CLASSES
+    assert written["vote"]["predicted"] == prediction.predicted
+    assert written["network"]["step"] == 5
+    assert "img012.png" in written["skipped"][0]["reason"]
+    for window in written["windows"]:
+        assert sum(window["probabilities"].values()) == pytest.approx(1, abs=1e-3)
+        assert len(window["seconds"]) == 8
+        assert np.shape(window["landmarks_px"]["x"]) == (7, 68)
+    mean = np.mean([list(window["probabilities"].values()) for window in written["windows"]], axis=0)
+    np.testing.assert_allclose(list(written["vote"]["probabilities"].values()), mean, atol=1e-3)
+
+    with np.load(files["arrays"], allow_pickle=False) as arrays:
+        assert arrays["flow"].shape == (2, 7, 2, 128, 128)
+        np.testing.assert_allclose(arrays["landmarks"], np.stack([window.landmarks for window in prediction.windows]))
+    assert len(read_video(files["overlay"])) == 12
+
+
+def test_real_faces_are_found_where_they_are(tmp_path, tiny_run, astronaut_frames):
+    write_frames_folder(astronaut_frames[:8], tmp_path / "frames")
+    config = PredictConfig(str(tmp_path / "frames"), str(tiny_run), str(tmp_path / "out"), overlay=False)
+    prediction, files = predict(config)
+    assert "overlay" not in files
+    eyes = prediction.windows[0].detected[:, 36:48].mean(axis=1)
+    # The pictures drift by 2 pixels a frame; the detector's own jitter is about one.
+    np.testing.assert_allclose(np.diff(eyes[:, 0]).mean(), 2, atol=0.5)
+    np.testing.assert_allclose(np.diff(eyes[:, 1]).mean(), 0, atol=0.5)
+
+
+def write_video(path: Path, frames: np.ndarray) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = frames.shape[1:]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray").reformat(format="yuv420p")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_truncated_video_is_named(tmp_path, tiny_run, astronaut_frames):
+    path = write_video(tmp_path / "talk.avi", astronaut_frames)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(MediaError, match=r"talk\.avi"):
+        predict(PredictConfig(str(path), str(tiny_run), str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_video_is_named(tmp_path, tiny_run):
+    (tmp_path / "notes.mp4").write_text("not a video", encoding="utf-8")
+    with pytest.raises(MediaError, match=r"notes\.mp4"):
+        predict(PredictConfig(str(tmp_path / "notes.mp4"), str(tiny_run), str(tmp_path / "out")))
+
+
+def test_missing_weights_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        predict(PredictConfig("talk.mp4", str(tmp_path / "nowhere")))
+
+
+def test_a_network_of_another_normalisation_is_refused(tmp_path, tiny_run):
+    state = {"classes": CLASSES, "mean_shape": [], "step": 5, "normalisation": "released-subject"}
+    save_checkpoint(tiny_run / "checkpoints" / "last", TinyMOL(3), None, state)
+    with pytest.raises(CheckpointError, match="released-subject"):
+        predict(PredictConfig("talk.mp4", str(tiny_run)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"interval": 0},
+        {"stride": -1},
+        {"fps": float("nan")},
+        {"batch_size": 0},
+        {"on_error": "ignore"},
+        {"several": "all"},
+        {"precision": "16"},
+    ],
+    ids=str,
+)
+def test_settings_that_cannot_work_are_named(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        PredictConfig("talk.mp4", "run", **wrong)
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path, tiny_run):
+    with pytest.raises(SettingsError, match="cuda:99"):
+        predict(PredictConfig("talk.mp4", str(tiny_run), device="cuda:99"))

@@ -1,0 +1,40 @@
+"""A network with MOL's interface that trains in milliseconds: what is tested with it is the code around the network."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mol.model import MOLOutput
+
+
+class TinyMOL(nn.Module):
+    """Convolution, BatchNorm and dropout on frames averaged to 16×16, one linear head an output."""
+
+    def __init__(self, num_classes: int = 3, k: int = 4, variant: str = "paper", **settings: object) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes is {num_classes}")
+        self.config = {"num_classes": num_classes, "k": k, "variant": variant, **settings}
+        self.conv = nn.Conv2d(8, 16, 3, padding=1)
+        self.norm = nn.BatchNorm2d(16)
+        self.dropout = nn.Dropout(0.5)
+        self.emotion = nn.Linear(16 * 16, num_classes)
+        self.landmarks = nn.Linear(16 * 16, 7 * 68 * 2)
+        self.flow = nn.Conv2d(16, 14, 1)
+
+    def initialise_outputs(self, mean_shape: Tensor) -> None:
+        """Start at the baselines, as MOL does."""
+        with torch.no_grad():
+            self.landmarks.weight.zero_()
+            self.landmarks.bias.copy_(mean_shape.repeat(7, 1).flatten())
+            self.flow.weight.zero_()
+            self.flow.bias.zero_()
+
+    def forward(self, clips: Tensor) -> MOLOutput:
+        """Clips (B, 1, 8, 128, 128) → MOLOutput."""
+        maps = F.relu(self.norm(self.conv(F.avg_pool2d(clips[:, 0], 8))))
+        features = self.dropout(F.avg_pool2d(maps, 4).flatten(1))
+        flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
+        return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
