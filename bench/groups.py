@@ -53,7 +53,7 @@ class Group:
     shape: str
     work: Work
     contenders: Sequence[Contender]
-    budget: float = 3.0
+    budget: float = 2.0
     least_rounds: int = 5
 
 

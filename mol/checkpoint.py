@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from mol.errors import CheckpointError, StorageError
 from mol.extras import require
 from mol.model import MOL
+from mol.storage import usual_mode
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -178,6 +179,7 @@ def _write_weights(folder: Path, model: nn.Module) -> str:
     from safetensors.torch import save_file
 
     save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, folder / WEIGHTS)
+    usual_mode(folder / WEIGHTS)
     return WEIGHTS
 
 
@@ -192,6 +194,7 @@ def _write_optimizer(folder: Path, optimizer: Optimizer) -> str:
     }
     header = {"param_groups": json.dumps(state["param_groups"])}
     save_file(tensors, folder / OPTIMIZER, metadata=header)
+    usual_mode(folder / OPTIMIZER)
     return OPTIMIZER
 
 

@@ -17,6 +17,7 @@ from mol.norm import GroupedBatchNorm2d
 SLOPE = 0.1
 RADIUS, STRIDE = 10, 2
 FEATURE_SIZE = 16
+SMALL_CHANGE = 0.05
 
 
 class ConvNorm(nn.Module):
@@ -83,6 +84,25 @@ class FlowNetC(nn.Module):
         side = (2 * RADIUS + 1) ** 2
         channels = [*range(32), *(32 + d for d in live), *range(32 + side, 32 + side + 256)]
         self.register_buffer("live_inputs", torch.tensor(channels), persistent=False)
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Start where motion can be seen.
+
+        Between two frames a face changes by a few hundredths of what two faces differ by. Half of the filters of conv3_1
+        start on the difference of both frames' features and as much of their sum, so that flow, which is change over
+        slope, is not hidden; its norm brings them to the size of the others. The decoder, which has no norms, starts
+        so that each level passes on the variance that it gets.
+        """
+        first, second = self.conv3_1.conv.weight[:128, -256:].chunk(2, 1)
+        change, both = first.clone(), SMALL_CHANGE * second.clone()
+        first.copy_(both - change)
+        second.copy_(both + change)
+        self.conv3_1.conv.weight[:128, :-256] = 0
+        for level in (self.upsample5, self.upsample4, self.upsample3, self.upsample2, self.upsample1, self.upsample0):
+            # A stride of 2 leaves 4 of the 16 taps to each output.
+            fan_in = 4 * level.conv.in_channels
+            nn.init.normal_(level.conv.weight, std=nn.init.calculate_gain("leaky_relu", SLOPE) / fan_in**0.5)
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
         """Flow of all pairs; `count` is T, `per_frame` keeps a frame's batch statistics to itself."""

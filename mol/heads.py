@@ -16,6 +16,13 @@ def conv_stack() -> nn.Sequential:
     )
 
 
+def keep_variance(stack: nn.Sequential) -> None:
+    """Initialise linear layers so that each passes on the variance that it gets; PyTorch's default leaves a third."""
+    for layer in stack:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+        nn.init.zeros_(layer.bias)
+
+
 class LandmarkHead(nn.Module):
     """68 landmarks of a frame.  (N, 128, 16, 16) → (N, 68, 2), pixels (x, y)."""
 
@@ -46,6 +53,13 @@ class EmotionHead(nn.Module):
         self.fc1 = nn.Linear(32 * 4 * 4 * ((steps - kernel + 1) // 2), 256)
         self.fc2 = nn.Linear(256, num_classes)
         self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def initialise(self, gain: float = 10.0) -> None:
+        """Start on the difference of both frames' features, enlarged: the emotion lies in the motion, which is small."""
+        first, second = self.conv.weight.chunk(2, 1)
+        first.mul_(gain)
+        second.copy_(-first)
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """Logits (B, num_classes)."""

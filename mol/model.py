@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import molkernels as mk
 from mol.errors import ClipError, SettingsError
 from mol.flow import FlowNetC
-from mol.heads import EmotionHead, LandmarkHead, conv_stack
+from mol.heads import EmotionHead, LandmarkHead, conv_stack, keep_variance
 
 FRAMES = 8
 SIZE = 128
@@ -91,7 +91,11 @@ class MOL(nn.Module):
         self.flow = FlowNetC()
         self.landmarks = LandmarkHead()
         self.emotion = EmotionHead(num_classes, FRAMES, variant, dropout)
-        if variant == "released":
+        if variant == "paper":
+            keep_variance(self.stack)
+            self.flow.initialise()
+            self.emotion.initialise()
+        else:
             from mol.released import UnusedEntries
 
             self.unused = UnusedEntries()

@@ -179,7 +179,7 @@ class FaceFollower:
 
     Args:
         detector: finds the faces of one frame.
-        faintest: least score of a face that is followed; things that are no faces seldom reach −0.3 in one place.
+        faintest: least score of a face that is followed; chosen on one talking head, whose mouth opens wide.
     """
 
     def __init__(self, detector: DlibDetector, faintest: float = -0.3) -> None:

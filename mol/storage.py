@@ -30,7 +30,7 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        usual_mode(temporary)
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(
@@ -56,7 +56,8 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def _umask() -> int:
+def usual_mode(path: Path) -> None:
+    """Give a file that was made private the mode of any new file."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    path.chmod(0o666 & ~mask)

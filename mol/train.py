@@ -232,7 +232,7 @@ def _build(config: TrainConfig, cache: Cache, data: _Data, device: torch.device)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=device.type == "cuda"
+        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     return network, optimizer
 

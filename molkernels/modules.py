@@ -79,12 +79,16 @@ class FCC(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kernels uniform in ±1/√L (Conv2d's default); embeddings and biases from N(0, 1), as released."""
+        """Kernels uniform in ±1/√L (Conv2d's default); embeddings and biases from N(0, 1) as released, or N(0, 0.02²).
+
+        Embeddings of the size of the signal hide it: the paper's variant starts with small ones.
+        """
+        scale = 1.0 if self.variant == "released" else 0.02
         self.norm.reset_parameters()
         for weight in (self.weight_h, self.weight_w):
             nn.init.uniform_(weight, -1 / math.sqrt(weight.shape[1]), 1 / math.sqrt(weight.shape[1]))
         for offset in (self.pe_h, self.pe_w, self.bias_h, self.bias_w):
-            nn.init.normal_(offset)
+            nn.init.normal_(offset, std=scale)
         if self.mix is not None:
             self.mix.reset_parameters()
 
@@ -265,6 +269,11 @@ class F5C(nn.Module):
         self.ccc = CCC(channels, size, k, GRAPH_OF_VARIANT[variant], backend=backend)
         self.mix = nn.Conv2d(channels, channels, 1) if variant == "paper" else None
         self.variant, self.backend = variant, backend
+        if self.mix is not None and self.fcc.mix is not None:
+            # The block starts as the identity, so that it can be put into a network that works.
+            for conv in (self.mix, self.fcc.mix):
+                nn.init.zeros_(conv.weight)
+                nn.init.zeros_(cast(Tensor, conv.bias))
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
         """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
