@@ -52,6 +52,19 @@ class LossConfig:
 
 
 @dataclass
+class RateConfig:
+    """Learning rates of two parts of the network, relative to that of the rest.
+
+    Attributes:
+        flow: of the flow network; its predictors add up thousands of inputs, so small motion wants small steps.
+        emotion: of the emotion head.
+    """
+
+    flow: float = 1.0
+    emotion: float = 1.0
+
+
+@dataclass
 class TrainConfig:
     """One training run on one split of the people of a cache.
 
@@ -75,6 +88,7 @@ class TrainConfig:
         warmup_steps: steps over which the learning rate rises from zero.
         model: the network.
         loss: weights of the losses.
+        rates: learning rates of the parts relative to learning_rate.
         augment: how training crops vary.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
@@ -104,6 +118,7 @@ class TrainConfig:
     warmup_steps: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    rates: RateConfig = field(default_factory=RateConfig)
     augment: Augmentation = field(default_factory=Augmentation)
     device: str = "auto"
     precision: str = "32"
@@ -120,6 +135,8 @@ class TrainConfig:
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         _require_not_negative(self, "seed", "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        if min(self.rates.flow, self.rates.emotion) < 0:
+            raise SettingsError(f"rates={self.rates} must not be negative")
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
         if self.selection not in ("last", "inner-val"):

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mol.config import EvaluateConfig, LossConfig, TrainConfig
+from mol.config import EvaluateConfig, LossConfig, RateConfig, TrainConfig
 from mol.data.contact_sheet import contact_sheet
 from mol.data.synth import SynthSettings, synthesize
 from mol.errors import MissingExtraError, SettingsError
@@ -43,6 +43,7 @@ class Recipe:
         learning_rate: at its highest; cosine to zero.
         warmup_steps: steps over which it rises.
         loss: weights of the losses.
+        rates: learning rates of the parts, relative.
         tvl1_pairs: frame pairs on which TV-L1 is compared.
     """
 
@@ -53,11 +54,13 @@ class Recipe:
     learning_rate: float
     warmup_steps: int
     loss: LossConfig
+    rates: RateConfig
     tvl1_pairs: int
 
 
 # Motion of a few tenths of a pixel has a mean square of some hundredths: the flow needs a weight to be heard.
 _WEIGHTS = LossConfig(w_me=1.0, w_of=50.0, w_ldm=3.5)
+_RATES = RateConfig(flow=0.05, emotion=0.15)
 
 DEMO = Recipe(
     synth=SynthSettings(people=40, pictures=4, clips=12, amplitude=(1.0, 3.0), noise=1.0),
@@ -67,17 +70,19 @@ DEMO = Recipe(
     learning_rate=7e-4,
     warmup_steps=10,
     loss=_WEIGHTS,
+    rates=_RATES,
     tvl1_pairs=48,
 )
 
 DEMO_LONG = Recipe(
     synth=SynthSettings(people=40, pictures=8, clips=36, amplitude=(1.0, 3.0), noise=1.0),
     held_out=0.2,
-    steps=1000,
+    steps=700,
     batch_size=4,
     learning_rate=7e-4,
     warmup_steps=30,
     loss=_WEIGHTS,
+    rates=_RATES,
     tvl1_pairs=128,
 )
 
@@ -261,6 +266,7 @@ def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
         schedule="cosine",
         warmup_steps=recipe.warmup_steps,
         loss=recipe.loss,
+        rates=recipe.rates,
         device=config.device,
         precision=choose_precision(config.device) if config.precision == "auto" else config.precision,
         validate_every=0,

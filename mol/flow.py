@@ -89,10 +89,13 @@ class FlowNetC(nn.Module):
     def initialise(self) -> None:
         """Start where motion can be seen.
 
-        Between two frames a face changes by a few hundredths of what two faces differ by. Half of the filters of conv3_1
-        start on the difference of both frames' features and as much of their sum, so that flow, which is change over
-        slope, is not hidden; its norm brings them to the size of the others. The decoder, which has no norms, starts
-        so that each level passes on the variance that it gets.
+        Between two frames a face changes by a few hundredths of what two faces differ by. Half of the filters of
+        conv3_1 start on the difference of both frames' features and as much of their sum, so that flow, which is
+        change over slope, is not hidden; its norm brings them to the size of the others.
+
+        The decoder has no norms; each level starts by passing on the variance that it gets. Its flow starts at zero,
+        and as a pyramid: each predictor hands on the coarser flow, bilinearly enlarged, to which it learns to add. So
+        the gradient reaches every level at once.
         """
         first, second = self.conv3_1.conv.weight[:128, -256:].chunk(2, 1)
         change, both = first.clone(), SMALL_CHANGE * second.clone()
@@ -103,6 +106,13 @@ class FlowNetC(nn.Module):
             # A stride of 2 leaves 4 of the 16 taps to each output.
             fan_in = 4 * level.conv.in_channels
             nn.init.normal_(level.conv.weight, std=nn.init.calculate_gain("leaky_relu", SLOPE) / fan_in**0.5)
+        self.predict6.weight.zero_()
+        for predictor in (self.predict5, self.predict4, self.predict3, self.predict2, self.predict1, self.predict0):
+            predictor.weight.zero_()
+            predictor.weight[:, -2:, 1, 1] = torch.eye(2)
+        tap = torch.tensor([0.25, 0.75, 0.75, 0.25])
+        for enlarge in (self.upflow5, self.upflow4, self.upflow3, self.upflow2, self.upflow1, self.upflow0):
+            enlarge.weight.copy_(torch.eye(2)[:, :, None, None] * torch.outer(tap, tap))
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
         """Flow of all pairs; `count` is T, `per_frame` keeps a frame's batch statistics to itself."""

@@ -56,7 +56,7 @@ class EmotionHead(nn.Module):
 
     @torch.no_grad()
     def initialise(self, gain: float = 10.0) -> None:
-        """Start on the difference of both frames' features, enlarged: the emotion lies in the motion, which is small."""
+        """Start on the difference of both frames' features, enlarged: the emotion lies in small motion."""
         first, second = self.conv.weight.chunk(2, 1)
         first.mul_(gain)
         second.copy_(-first)

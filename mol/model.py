@@ -137,7 +137,8 @@ class MOL(nn.Module):
             raise ClipError(f"mean_shape has shape {tuple(mean_shape.shape)}; finite (68, 2) is needed")
         self.landmarks.fc2.weight.zero_()
         self.landmarks.fc2.bias.copy_(mean_shape.flatten())
-        self.flow.predict0.weight.zero_()
+        if self.variant == "released":  # the paper's variant starts there by itself
+            self.flow.predict0.weight.zero_()
 
     @classmethod
     def from_released(cls, state_dict: Mapping[str, Tensor], k: int = 4, dropout: float = 0.5) -> MOL:

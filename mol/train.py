@@ -232,9 +232,19 @@ def _build(config: TrainConfig, cache: Cache, data: _Data, device: torch.device)
     if config.channels_last:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        _parameter_groups(network, config), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     return network, optimizer
+
+
+def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]:
+    """Parameters by the part that they belong to, each group with its learning rate relative to the rest's."""
+    rates = {"flow": config.rates.flow, "emotion": config.rates.emotion}
+    groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
+    for name, parameter in network.named_parameters():
+        part = name.split(".")[0]
+        groups[part if part in rates else ""].append(parameter)
+    return [{"params": members, "rate": rates.get(part, 1.0)} for part, members in groups.items() if members]
 
 
 def _facts(config: TrainConfig, cache: Cache, data: _Data) -> dict[str, Any]:
@@ -294,7 +304,7 @@ def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:
 def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
     rate = learning_rate(config, step)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate"]
     return rate
 
 

@@ -13,6 +13,7 @@ from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
 from mol import demo
+from mol.config import LossConfig, RateConfig
 from mol.data.faces import load_faces
 from mol.data.synth import SynthSettings, write_frames_folder
 from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
@@ -28,6 +29,8 @@ TINY = Recipe(
     batch_size=2,
     learning_rate=1e-3,
     warmup_steps=1,
+    loss=LossConfig(),
+    rates=RateConfig(),
     tvl1_pairs=2,
 )
 

@@ -103,6 +103,18 @@ def test_f5c_takes_any_size(generator, variant, size):
     assert torch.isfinite(x.grad).all()
 
 
+def test_the_papers_block_starts_as_the_identity_and_learns(generator):
+    block = mk.F5C(4, 3, 2)
+    x = torch.randn(3, 4, 3, 3, generator=generator)
+    assert torch.equal(block(x), x)
+    optimizer = torch.optim.SGD(block.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        block(x).square().sum().backward()
+        optimizer.step()
+    assert all(torch.count_nonzero(p.grad) > 0 for p in block.parameters())
+
+
 def test_state_dict_round_trip(generator):
     for variant in ("paper", "released"):
         block, other = mk.F5C(4, 3, 2, variant), mk.F5C(4, 3, 2, variant)

@@ -38,6 +38,15 @@ def edge_arguments(generator, n=2, c=4, p=6, **options):
     return random(generator, n, c, p, **options), EdgeParameters(*(random(generator, *s, **options) for s in shapes))
 
 
+def f5c(generator, *arguments):
+    """A block whose parameters are all random: the paper's starts as the identity, which would hide errors."""
+    block = mk.F5C(*arguments)
+    with torch.no_grad():
+        for parameter in block.parameters():
+            parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+    return block
+
+
 def graph_of(x, k, graph, generator):
     """A fixed graph without repeated neighbours, so that no two messages of a node are equal."""
     nodes = x.shape[1] if graph == "channel" else x.shape[2]
@@ -152,7 +161,7 @@ def test_opcheck(generator, backend):
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_f5c_inference_operator_is_the_composition(generator, backend, variant):
-    block = mk.F5C(6, (3, 4), 2, variant, backend).double().eval()
+    block = f5c(generator, 6, (3, 4), 2, variant, backend).double().eval()
     for statistic in (block.fcc.norm.running_mean, block.fcc.norm.running_var):
         statistic.copy_(torch.rand(6, generator=generator) + 0.5)
     x = random(generator, 3, 6, 3, 4)
@@ -168,7 +177,7 @@ def test_f5c_inference_operator_is_the_composition(generator, backend, variant):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, backend, variant):
     torch._dynamo.reset()
-    block = mk.F5C(4, 3, 2, variant, backend)
+    block = f5c(generator, 4, 3, 2, variant, backend)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=counter)
     compiled(random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True))
@@ -196,7 +205,7 @@ def test_cost_volume_compiles_without_a_graph_break(generator, backend):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, backend, dtype):
     for variant in ("paper", "released"):
-        block = mk.F5C(4, 3, 2, variant, backend)
+        block = f5c(generator, 4, 3, 2, variant, backend)
         x = random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True)
         with torch.autocast("cpu", dtype):
             y = block(x)
@@ -231,7 +240,7 @@ def layouts(x):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_any_strides_give_the_same_contiguous_result(generator, backend, variant):
     x = random(generator, 3, 4, 3, 5)
-    block = mk.F5C(4, (3, 5), 2, variant, backend).double()
+    block = f5c(generator, 4, (3, 5), 2, variant, backend).double()
     for training in (True, False):
         block.train(training)
         for name, view in layouts(x):
@@ -243,10 +252,10 @@ def test_any_strides_give_the_same_contiguous_result(generator, backend, variant
             torch.testing.assert_close(cost, functional.cost_volume(plain, plain, radius=1, stride=1, backend=backend))
 
 
-def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(backend):
+def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, backend):
     for variant in ("paper", "released"):
         for training in (True, False):
-            block = mk.F5C(4, (3, 5), 2, variant, backend).train(training)
+            block = f5c(generator, 4, (3, 5), 2, variant, backend).train(training)
             before = block.fcc.norm.running_mean.clone()
             x = torch.empty(0, 4, 3, 5, requires_grad=True)
             y = block(x)
