@@ -18,9 +18,11 @@ def conv_stack() -> nn.Sequential:
 
 def keep_variance(stack: nn.Sequential) -> None:
     """Initialise linear layers so that each passes on the variance that it gets; PyTorch's default leaves a third."""
-    for layer in stack:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-        nn.init.zeros_(layer.bias)
+    for name, parameter in stack.named_parameters():
+        if name.endswith("weight"):
+            nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+        else:
+            nn.init.zeros_(parameter)
 
 
 class LandmarkHead(nn.Module):
