@@ -24,8 +24,14 @@ from molkernels import modules, reference
 
 @pytest.fixture(scope="module")
 def paper():
+    """A network without the zeros that it starts with, which would hide errors."""
     torch.manual_seed(0)
-    return MOL(num_classes=3)
+    model = MOL(num_classes=3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".mix." in name or ".predict" in name:
+                parameter.normal_(std=0.02)
+    return model
 
 
 @pytest.fixture
@@ -165,7 +171,7 @@ def test_dead_cost_channels_are_never_multiplied(paper, clips):
 @pytest.mark.parametrize("module", [mol.model, mol.flow, mol.heads, mol.norm, mol.losses, modules, reference])
 def test_no_python_loop_over_frames_nodes_neighbours_or_samples(module):
     """Loops in forward code run over names and settings only: none indexes or stacks tensors in its body."""
-    allowed = {"__init__", "update_running_statistics", "reset_parameters", "_pair"}
+    allowed = {"__init__", "update_running_statistics", "reset_parameters", "_pair", "initialise", "keep_variance"}
     for function in ast.walk(ast.parse(inspect.getsource(module))):
         if isinstance(function, ast.FunctionDef) and function.name not in allowed:
             assert not [n for n in ast.walk(function) if isinstance(n, ast.For | ast.While)], function.name
