@@ -1,4 +1,4 @@
-# make demo   learn faces: make clips, train, score on people never seen, read a real video   (about 12 minutes)
+# make demo   learn faces: make clips, train, score on people never seen, read a real video   (6 minutes on 2 cores)
 # make test   lint, types and tests, as the CI runs them
 # Both set everything up by themselves, in .venv.
 

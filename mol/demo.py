@@ -93,7 +93,7 @@ class DemoConfig:
 
     Attributes:
         out: folder for clips, run, prediction and pictures; "demo", or "demo-long" with --long, when empty.
-        long: the longer recipe (half an hour on 2 cores), which beats zero flow and the mean shape on unseen people.
+        long: the longer recipe (21 minutes on 2 cores), which beats zero flow and the mean shape on unseen people.
         seed: of clips, split and training.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", "bf16-mixed", or "auto": bfloat16 where the processor computes in it.
