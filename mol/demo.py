@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,9 @@ import torch
 from mol.config import EvaluateConfig, LossConfig, RateConfig, TrainConfig
 from mol.data.contact_sheet import contact_sheet
 from mol.data.synth import SynthSettings, synthesize
-from mol.errors import MissingExtraError, SettingsError
+from mol.errors import SettingsError
 from mol.evaluate import Evaluation, FlowScores, LandmarkScores, evaluate
-from mol.extras import require
+from mol.extras import installed_file, require
 from mol.metrics import RecognitionScores
 from mol.predict import PredictConfig, predict
 from mol.storage import write_json
@@ -230,16 +229,7 @@ def talking_head() -> Path:
     Raises:
         MissingExtraError: the wheel is not installed.
     """
-    distribution, file = _TALKING_HEAD
-    try:
-        path = Path(str(metadata.distribution(distribution).locate_file(file)))
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise MissingExtraError(
-            f'the video of {distribution} ({file}) is not installed. Install it with: pip install "molkernels[demo]"'
-        )
-    return path
+    return installed_file(*_TALKING_HEAD, extra="demo")
 
 
 def choose_precision(device: str) -> str:

