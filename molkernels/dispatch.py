@@ -35,23 +35,24 @@ Kernel = Callable[..., Any]
 class Backend:
     """A set of kernels.
 
-    `missing(device_type)` gives the reason why the backend cannot run there, or None; `kernel(name)` the function.
+    `missing(device_type, dtype)` gives the reason why the backend cannot run there, or None (dtype None: any);
+    `kernel(name)` the function.
     """
 
     name: str
-    missing: Callable[[str], str | None]
+    missing: Callable[[str, torch.dtype | None], str | None]
     kernel: Callable[[str], Kernel]
 
 
-def _reference_missing(device_type: str) -> str | None:
+def _reference_missing(device_type: str, dtype: torch.dtype | None) -> str | None:
     return None
 
 
 def _compiled(name: str, device_type: str) -> Backend:
-    def missing(asked: str) -> str | None:
+    def missing(asked: str, dtype: torch.dtype | None) -> str | None:
         if asked != device_type:
             return f"it runs on {device_type} tensors only"
-        return extension.missing(name)
+        return extension.missing(name) or extension.refuses(name, dtype)
 
     return Backend(name, missing, lambda op: extension.kernel(name, op))
 
@@ -103,14 +104,14 @@ def check_name(name: str) -> None:
         raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, NAMES))}")
 
 
-def select(op: str, device_type: str, name: str) -> Backend:
-    """The backend that runs `op` on this kind of device.
+def select(op: str, device_type: str, name: str, dtype: torch.dtype | None = None) -> Backend:
+    """The backend that runs `op` on this kind of device (and dtype, where one is given).
 
     Raises:
         RuntimeError: the backend was asked for by name and cannot run.
     """
     if name != "auto":
-        reason = BACKENDS[name].missing(device_type)
+        reason = BACKENDS[name].missing(device_type, dtype)
         if reason is not None:
             raise RuntimeError(
                 f"backend {name!r} was asked for and cannot run {op} on {device_type}: {reason}. "
@@ -118,7 +119,7 @@ def select(op: str, device_type: str, name: str) -> Backend:
             )
         return BACKENDS[name]
     for candidate in AUTO_ORDER.get(device_type, DEFAULT_ORDER):
-        if BACKENDS[candidate].missing(device_type) is None:
+        if BACKENDS[candidate].missing(device_type, dtype) is None:
             log.debug("%s on %s: %s", op, device_type, candidate)
             return BACKENDS[candidate]
     raise AssertionError("the reference backend runs everywhere")
@@ -128,15 +129,21 @@ def available_backends(device: str | torch.device = "cpu") -> tuple[str, ...]:
     """The backends that can run on tensors of this device, in the order in which "auto" tries them."""
     device_type = torch.device(device).type
     order = AUTO_ORDER.get(device_type, DEFAULT_ORDER)
-    return tuple(name for name in order if BACKENDS[name].missing(device_type) is None)
+    return tuple(name for name in order if BACKENDS[name].missing(device_type, None) is None)
 
 
-def explain(op: str | None = None, device: str | torch.device = "cpu", backend: str = "auto") -> str:
+def explain(
+    op: str | None = None,
+    device: str | torch.device = "cpu",
+    backend: str = "auto",
+    dtype: torch.dtype | None = None,
+) -> str:
     """Which backend would run `op` (or each operator) on `device`, and why the others would not.
 
     Args:
         op: one of `OPERATORS`, or None for all.
         device: a device or its name.
+        dtype: of the tensors; None for any.
         backend: as for `molkernels.backend`; an enclosing ``with`` block counts.
     Raises:
         ValueError: an unknown operator or backend.
@@ -149,10 +156,10 @@ def explain(op: str | None = None, device: str | torch.device = "cpu", backend: 
     lines = []
     for name in OPERATORS if op is None else (op,):
         try:
-            lines.append(f"{name} on {device_type}: {select(name, device_type, asked).name} (asked for: {asked})")
+            lines.append(f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})")
         except RuntimeError as error:
             lines.append(str(error))
     for candidate in BACKENDS.values():
-        reason = candidate.missing(device_type)
+        reason = candidate.missing(device_type, dtype)
         lines.append(f"  {candidate.name}: {'can run' if reason is None else 'cannot run, ' + reason}")
     return "\n".join(lines)

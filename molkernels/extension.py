@@ -1,41 +1,116 @@
-"""What this installation holds beside the reference: its compiled libraries, and why one is missing."""
+"""What this installation holds beside the reference: its compiled libraries, and why one is missing.
+
+Importing this module loads nothing: a library is loaded when one of its kernels is first asked for.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import platform
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-_MISSING = {
-    "cpu": "this release holds no compiled CPU kernels",
-    "cuda": "this release holds no compiled CUDA kernels",
-    "triton": "this release holds no Triton kernels",
+FOLDER = Path(__file__).resolve().parent
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
+
+# The dtypes that a library has kernels for; on a GPU float64 is the reference's.
+DTYPES = {
+    "cpu": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
+    "cuda": (torch.float32, torch.bfloat16, torch.float16),
 }
 
 
+@functools.cache
+def record() -> dict[str, Any]:
+    """What the build left in `_build.json`: what was built, and why something was left out."""
+    path = FOLDER / "_build.json"
+    if not path.exists():
+        reason = "molkernels runs from a source tree that was not built (pip install -e .)"
+        return {"built": {}, "left_out": {"cpu": reason, "cuda": reason}}
+    return json.loads(path.read_text())  # type: ignore[no-any-return]
+
+
+@functools.cache
 def missing(name: str) -> str | None:
-    """Why the kernels of backend `name` are not here."""
-    return _MISSING[name]
+    """Why the kernels of backend `name` ("cpu", "cuda" or "triton") are not to be had here; None if they are."""
+    if name == "triton":
+        return "this release holds no Triton kernels"
+    if name not in record()["built"]:
+        return str(record()["left_out"].get(name, "it was not built"))
+    if name == "cuda" and not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    try:
+        _load(name)
+    except OSError as error:
+        return f"{_library(name).name} cannot be loaded ({error.__cause__ or error}); install molkernels again"
+    return None
+
+
+def refuses(name: str, dtype: torch.dtype | None) -> str | None:
+    """Why the kernels of backend `name` do not take this dtype; None if they do."""
+    if dtype is None or dtype in DTYPES[name]:
+        return None
+    return f"it has no kernels for {dtype}"
 
 
 def kernel(name: str, op: str) -> Callable[..., Any]:
-    """The compiled kernel of `op`.
+    """The compiled kernel of `op`: takes the arguments of the function of this name in `molkernels.reference`.
 
     Raises:
         RuntimeError: the library is not here.
     """
-    raise RuntimeError(f"{op} on backend {name!r}: {missing(name)}")
+    reason = missing(name)
+    if reason is not None:
+        raise RuntimeError(f"{op} on backend {name!r}: {reason}")
+    compiled = getattr(getattr(torch.ops, f"molkernels_{name}"), op).default
+    return _with_precision(compiled) if name == "cuda" else compiled  # type: ignore[no-any-return]
+
+
+def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """CUDA kernels take as last argument whether float32 products may be done in TF32: torch's own setting."""
+
+    def call(*args: Any) -> Any:
+        return compiled(*args, torch.get_float32_matmul_precision() != "highest")
+
+    return call
+
+
+def _library(name: str) -> Path:
+    return FOLDER / f"_{name}.so"
+
+
+@functools.cache
+def _load(name: str) -> None:
+    torch.ops.load_library(str(_library(name)))
+
+
+def instruction_set() -> str:
+    """The instruction set that the CPU library has chosen on this machine.
+
+    Raises:
+        RuntimeError: MOLKERNELS_CPU_ISA names one that this machine has not.
+    """
+    return INSTRUCTION_SETS[torch.ops.molkernels_cpu.isa()]
 
 
 def build_info() -> dict[str, Any]:
-    """Versions, and what was built or why not: JSON-able."""
+    """Versions, and what was built, with what and for what, or why not: JSON-able."""
     from molkernels import __version__
 
+    backends: dict[str, Any] = {"reference": "plain PyTorch"}
+    for name in ("cpu", "cuda", "triton"):
+        reason = missing(name)
+        built = record()["built"].get(name)
+        backends[name] = {**built, "usable": reason or True} if built else f"not built: {reason}"
+    if isinstance(backends["cpu"], dict) and backends["cpu"]["usable"] is True:
+        backends["cpu"]["instruction_set_in_use"] = instruction_set()
     return {
         "molkernels": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "backends": {"reference": "plain PyTorch", **{name: f"not built: {why}" for name, why in _MISSING.items()}},
+        "backends": backends,
     }

@@ -63,7 +63,7 @@ def _implement(name: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         *inputs, backend = args
         device_type = inputs[0].device.type
-        kernel = dispatch.select(name, device_type, backend).kernel(name)
+        kernel = dispatch.select(name, device_type, backend, inputs[0].dtype).kernel(name)
         with torch.amp.autocast(device_type, enabled=False):
             result = kernel(*inputs)
         return result.contiguous() if isinstance(result, Tensor) else tuple(r.contiguous() for r in result)
@@ -88,7 +88,12 @@ def _autocast(name: str, device_type: str) -> Callable[..., Any]:
     return run
 
 
+# The compiled libraries implement these: the same arguments without the backend; on CUDA also the float32 precision.
+_compiled = {name: torch.library.Library(f"molkernels_{name}", "FRAGMENT") for name in ("cpu", "cuda")}
+
 for _name, _schema in SCHEMAS.items():
+    _compiled["cpu"].define(_name + _schema.replace(", str backend", ""))
+    _compiled["cuda"].define(_name + _schema.replace(", str backend", ", bool tf32"))
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, _implement(_name), "CompositeExplicitAutograd")
 for _name in _CAST:

@@ -230,8 +230,8 @@ def knn(nodes: Tensor, k: int) -> Tensor:
     s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖), rounded to a multiple of 2⁻⁴⁰ before ranking; equal similarities go to the
     lowest index; an all-zero node has similarity 0 to all others; NaN ranks last.
 
-    Float32 nodes are compared in float64: neighbours can lie closer to each other than float32 resolves, and which one
-    is taken then changes the output by far more than rounding does.
+    Nodes of any dtype are compared in float64: neighbours can lie closer to each other than float32 resolves, and which
+    one is taken then changes the output by far more than rounding does.
 
     Args:
         nodes: (N, M, D), M nodes of D components.
@@ -239,9 +239,8 @@ def knn(nodes: Tensor, k: int) -> Tensor:
     Returns:
         int32 (N, M, k).
     """
-    wide = nodes.to(torch.float64 if nodes.dtype in (torch.float64, torch.float32) else torch.float32)
-    unit = F.normalize(wide, dim=2, eps=math.sqrt(torch.finfo(torch.float32).tiny))
-    similarity = (unit @ unit.mT).double().nan_to_num(nan=-2.0)
+    unit = F.normalize(nodes.double(), dim=2, eps=math.sqrt(torch.finfo(torch.float32).tiny))
+    similarity = (unit @ unit.mT).nan_to_num(nan=-2.0)
     similarity.diagonal(dim1=1, dim2=2).fill_(3.0)  # the node itself first, even among equals
     return _top_k(similarity, k).to(torch.int32)
 

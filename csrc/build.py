@@ -1,0 +1,325 @@
+"""Compile csrc/ into two shared libraries, `_cpu.so` and `_cuda.so`, with ninja.
+
+Neither needs a GPU, PyTorch's libraries or Python's headers: only PyTorch's header files of the stable ABI. So one
+binary serves every torch ≥ 2.10 and every Python.
+
+Environment:
+    MOLKERNELS_CPU        1 (default) or 0: leave the CPU library out.
+    MOLKERNELS_CUDA       auto (default: where nvcc is found), 1 (an error without nvcc) or 0.
+    TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default: all of ARCHITECTURES that nvcc knows, and PTX for later ones.
+    CUDA_HOME, CXX, MAX_JOBS as usual.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CSRC = Path(__file__).resolve().parent
+ROOT = CSRC.parent
+WORK = ROOT / "build" / "csrc"
+
+TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10
+ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+MACHINE_FLAGS = {
+    "portable": "",
+    "avx2": "-mavx2 -mfma -mf16c",
+    "avx512": "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512",
+    "avx512_bf16": (
+        "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mprefer-vector-width=512"
+    ),
+}
+VECTOR_BYTES = {"portable": 16, "avx2": 32, "avx512": 64, "avx512_bf16": 64}
+
+
+class BuildError(Exception):
+    """A build that was asked for and cannot be done, with the remedy."""
+
+
+@dataclass
+class Plan:
+    """What will be compiled, and why something will not."""
+
+    headers: Path | None = None
+    cxx: str | None = None
+    nvcc: Path | None = None
+    architectures: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def libraries(self) -> list[str]:
+        """The libraries to build, of "cpu" and "cuda"."""
+        return [name for name in ("cpu", "cuda") if name not in self.left_out]
+
+    def record(self) -> dict[str, object]:
+        """What `molkernels.build_info()` says of the build."""
+        built: dict[str, object] = {}
+        if "cpu" in self.libraries:
+            built["cpu"] = {
+                "compiler": _first_line(self.cxx, "--version"),
+                "instruction_sets": instruction_sets(),
+            }
+        if "cuda" in self.libraries:
+            built["cuda"] = {
+                "toolkit": _nvcc_version(self.nvcc),
+                "compiler": _first_line(self.cxx, "--version"),
+                "architectures": self.architectures,
+            }
+        return {"built": built, "left_out": self.left_out}
+
+
+def make_plan(environment: Mapping[str, str]) -> Plan:
+    """Look for compilers and headers.
+
+    Raises:
+        BuildError: what the environment asks for cannot be had, or is no valid value.
+    """
+    plan = Plan()
+    cpu = _choice(environment, "MOLKERNELS_CPU", "1", ("0", "1"))
+    cuda = _choice(environment, "MOLKERNELS_CUDA", "auto", ("auto", "0", "1"))
+    if cpu == "0":
+        plan.left_out["cpu"] = "MOLKERNELS_CPU=0 was set when molkernels was built"
+    if cuda == "0":
+        plan.left_out["cuda"] = "MOLKERNELS_CUDA=0 was set when molkernels was built"
+    if not plan.libraries:
+        return plan
+
+    plan.cxx = _compiler(environment)
+    if plan.cxx is None:
+        if cuda == "1":
+            raise BuildError("MOLKERNELS_CUDA=1, but no C++ compiler was found: install g++ or clang++, or set CXX")
+        reason = "no C++ compiler was found when molkernels was built"
+        return _without(plan, reason)
+    plan.headers = torch_headers()
+    if plan.headers is None:
+        raise BuildError(
+            "PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch), or build without "
+            "kernels: MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 pip install ..."
+        )
+    if cuda != "0":
+        _plan_cuda(plan, environment, required=cuda == "1")
+    return plan
+
+
+def _plan_cuda(plan: Plan, environment: Mapping[str, str], *, required: bool) -> None:
+    plan.nvcc = _find_nvcc(environment)
+    if plan.nvcc is None:
+        if required:
+            raise BuildError("MOLKERNELS_CUDA=1, but nvcc was not found: install a CUDA toolkit or set CUDA_HOME")
+        plan.left_out["cuda"] = "no CUDA toolkit (nvcc) was found when molkernels was built"
+        return
+    plan.architectures = architectures(environment.get("TORCH_CUDA_ARCH_LIST", ""), _supported(plan.nvcc))
+
+
+def _without(plan: Plan, reason: str) -> Plan:
+    for name in plan.libraries:
+        plan.left_out[name] = reason
+    return plan
+
+
+def _choice(environment: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
+    value = environment.get(name) or default
+    if value not in allowed:
+        raise BuildError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+    return value
+
+
+def _compiler(environment: Mapping[str, str]) -> str | None:
+    asked = environment.get("CXX")
+    if asked:
+        if shutil.which(asked.split()[0]) is None:
+            raise BuildError(f"CXX is {asked!r}, which is no program here")
+        return asked
+    return next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+
+
+def _find_nvcc(environment: Mapping[str, str]) -> Path | None:
+    home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
+    if home:
+        nvcc = Path(home) / "bin" / "nvcc"
+        if not nvcc.exists():
+            raise BuildError(f"CUDA_HOME is {home!r}, but there is no {nvcc}")
+        return nvcc
+    found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+    return Path(found) if found else None
+
+
+def _supported(nvcc: Path) -> tuple[str, ...]:
+    listed = subprocess.run([nvcc, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout
+    known = {_dotted(digits) for digits in re.findall(r"sm_(\d+)\b", listed)}
+    return tuple(a for a in ARCHITECTURES if a in known)
+
+
+def _dotted(digits: str) -> str:
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def architectures(asked: str, supported: tuple[str, ...]) -> list[str]:
+    """The architectures of TORCH_CUDA_ARCH_LIST, e.g. ["8.0", "9.0+PTX"]; all supported ones where it is empty.
+
+    Raises:
+        BuildError: one is unknown, or none is left.
+    """
+    if not asked.strip():
+        return [*supported[:-1], supported[-1] + "+PTX"]
+    chosen = [a for a in re.split(r"[;,\s]+", asked) if a]
+    for name in chosen:
+        if name.removesuffix("+PTX") not in supported:
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST names {name!r}; molkernels and this nvcc have {', '.join(supported)} "
+                "(each may have +PTX)"
+            )
+    return chosen
+
+
+def torch_headers() -> Path | None:
+    """PyTorch's include folder: of the environment that is being built for, even from an isolated build environment."""
+    places = [*sys.path, sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]
+    for place in places:
+        include = Path(place) / "torch" / "include"
+        if (include / "torch" / "csrc" / "stable" / "library.h").exists():
+            return include
+    return None
+
+
+def instruction_sets() -> list[str]:
+    """What csrc/cpu/kernels is compiled for on this kind of machine."""
+    return list(MACHINE_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["portable"]
+
+
+def build(plan: Plan, jobs: str | None = None) -> dict[str, Path]:
+    """Compile and link what changed; returns the path of each library.
+
+    Raises:
+        BuildError: a compiler failed; its output is printed above.
+    """
+    WORK.mkdir(parents=True, exist_ok=True)
+    (WORK / "build.ninja").write_text("\n".join(_ninja(plan)) + "\n")
+    (WORK / "empty.cpp").touch()
+    command = [_ninja_program(), "-C", str(WORK), *(["-j", jobs] if jobs else [])]
+    if subprocess.run(command, check=False).returncode:
+        raise BuildError(
+            "compiling molkernels failed; the compiler's message is above. MOLKERNELS_CUDA=0 leaves the CUDA kernels "
+            "out, MOLKERNELS_CPU=0 the CPU ones"
+        )
+    return {name: WORK / f"_{name}.so" for name in plan.libraries}
+
+
+def _ninja_program() -> str:
+    try:
+        import ninja
+    except ImportError:
+        found = shutil.which("ninja")
+        if found is None:
+            raise BuildError("ninja was not found: pip install ninja") from None
+        return found
+    return str(Path(ninja.BIN_DIR) / "ninja")
+
+
+def _ninja(plan: Plan) -> Iterator[str]:
+    """The lines of build.ninja."""
+    common = f"-std=c++17 -O3 -DNDEBUG -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
+    host = "-fPIC -fvisibility=hidden -Wall -Wno-psabi -Wno-unused-function"
+    # Headers of another project: no warnings of theirs.
+    yield f"cxx = {plan.cxx}"
+    yield f"common = {common}"
+    yield f"cxxflags = {common} {host} -fno-math-errno -fno-trapping-math -isystem {plan.headers}"
+    yield "rule cxx"
+    yield "  command = $cxx $cxxflags $extra -MD -MF $out.d -c $in -o $out"
+    yield "  depfile = $out.d"
+    yield "  deps = gcc"
+    yield "  description = $cxx $out"
+    # Empty libraries of the right names: the real ones are in memory when ours is loaded.
+    yield "rule stub"
+    yield "  command = $cxx -shared $in -Wl,-soname,$soname -o $out"
+    yield "rule link"
+    yield "  command = $cxx -shared $objects -L. -Wl,--no-as-needed -ltorch_cpu -o $out"
+    yield "build libtorch_cpu.so: stub empty.cpp"
+    yield "  soname = libtorch_cpu.so"
+    if "cpu" in plan.libraries:
+        yield from _ninja_cpu()
+    if "cuda" in plan.libraries:
+        yield from _ninja_cuda(plan)
+
+
+def _ninja_cpu() -> Iterator[str]:
+    objects = []
+    for source in sorted((CSRC / "cpu").glob("*.cpp")):
+        objects.append(f"cpu/{source.stem}.o")
+        yield f"build {objects[-1]}: cxx {source}"
+    for name in instruction_sets():
+        for source in sorted((CSRC / "cpu" / "kernels").glob("*.cpp")):
+            objects.append(f"cpu/{name}/{source.stem}.o")
+            yield f"build {objects[-1]}: cxx {source}"
+            yield f"  extra = {MACHINE_FLAGS[name]} -DMK_ISA={name} -DMK_VECTOR_BYTES={VECTOR_BYTES[name]}"
+    yield f"build _cpu.so: link {' '.join(objects)} | libtorch_cpu.so"
+    yield f"  objects = {' '.join(objects)}"
+
+
+def _ninja_cuda(plan: Plan) -> Iterator[str]:
+    yield f"nvcc = {plan.nvcc}"
+    yield "rule nvcc"
+    yield (
+        "  command = $nvcc -ccbin $cxx $common -DUSE_CUDA $gencode --expt-relaxed-constexpr -isystem "
+        f"{plan.headers} -Xcompiler -fPIC,-fvisibility=hidden -Xfatbin -compress-all -MD -MF $out.d -c $in -o $out"
+    )
+    yield "  depfile = $out.d"
+    yield "  deps = gcc"
+    yield "  description = nvcc $out"
+    yield "rule link_cuda"
+    yield (
+        "  command = $nvcc -ccbin $cxx -shared -cudart static $objects -L. -Xlinker --no-as-needed,--exclude-libs=ALL "
+        "-ltorch_cpu -ltorch_cuda -o $out"
+    )
+    yield "build libtorch_cuda.so: stub empty.cpp"
+    yield "  soname = libtorch_cuda.so"
+    objects = []
+    for source in sorted((CSRC / "cuda").glob("*.cu")):
+        objects.append(f"cuda/{source.stem}.o")
+        yield f"build {objects[-1]}: nvcc {source}"
+        yield f"  gencode = {' '.join(gencode(a) for a in plan.architectures)}"
+    yield f"build _cuda.so: link_cuda {' '.join(objects)} | libtorch_cpu.so libtorch_cuda.so"
+    yield f"  objects = {' '.join(objects)}"
+
+
+def gencode(architecture: str) -> str:
+    """nvcc's option for "9.0" or "9.0+PTX"."""
+    digits = architecture.removesuffix("+PTX").replace(".", "")
+    code = f"sm_{digits},compute_{digits}" if architecture.endswith("+PTX") else f"sm_{digits}"
+    return f"-gencode arch=compute_{digits},code=[{code}]"
+
+
+def write_record(plan: Plan, folder: Path) -> None:
+    """Leave `_build.json` beside the libraries."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
+
+
+def _first_line(program: str | Path | None, option: str) -> str:
+    if program is None:
+        return "none"
+    command = [*str(program).split(), option]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def _nvcc_version(nvcc: Path | None) -> str:
+    text = subprocess.run([str(nvcc), "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release ([\d.]+)", text)
+    return found.group(1) if found else "unknown"
+
+
+if __name__ == "__main__":
+    try:
+        for path in build(make_plan(os.environ), os.environ.get("MAX_JOBS")).values():
+            print(path)
+    except BuildError as error:
+        sys.exit(str(error))

@@ -1,0 +1,48 @@
+// The instruction sets that csrc/cpu/kernels is compiled for, and the choice among them at run time.
+//
+// Every file in kernels/ is compiled once a set, with MK_ISA naming the set and the namespace that it lives in. Such a
+// file must not instantiate inline functions of the standard library: the linker keeps one copy of those, and might
+// keep the one that a machine cannot run.
+#pragma once
+
+#include <cstdint>
+
+namespace molkernels {
+
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+
+// The best set of this machine that was built, or the one that the environment variable MOLKERNELS_CPU_ISA names.
+Isa isa();
+
+}  // namespace molkernels
+
+// Declare a kernel, a plain function, in each instruction set's namespace:
+//   MK_DECLARE(void fcc_forward(const FccArguments<T>& a, int64_t begin, int64_t end), template <class T>)
+#if defined(__x86_64__)
+#define MK_DECLARE(declaration, ...) \
+  namespace portable {               \
+  __VA_ARGS__ declaration;           \
+  }                                  \
+  namespace avx2 {                   \
+  __VA_ARGS__ declaration;           \
+  }                                  \
+  namespace avx512 {                 \
+  __VA_ARGS__ declaration;           \
+  }                                  \
+  namespace avx512_bf16 {            \
+  __VA_ARGS__ declaration;           \
+  }
+
+// The pointer to the chosen set's function:  MK_KERNEL(fcc_forward<T>)(arguments, begin, end)
+#define MK_KERNEL(...)                                                               \
+  (::molkernels::isa() == ::molkernels::Isa::avx512_bf16 ? &avx512_bf16::__VA_ARGS__ \
+   : ::molkernels::isa() == ::molkernels::Isa::avx512    ? &avx512::__VA_ARGS__      \
+   : ::molkernels::isa() == ::molkernels::Isa::avx2      ? &avx2::__VA_ARGS__        \
+                                                         : &portable::__VA_ARGS__)
+#else
+#define MK_DECLARE(declaration, ...) \
+  namespace portable {               \
+  __VA_ARGS__ declaration;           \
+  }
+#define MK_KERNEL(...) (&portable::__VA_ARGS__)
+#endif

@@ -1,0 +1,69 @@
+// Launching a kernel on torch's current stream of a tensor's device, with as much shared memory as the device grants.
+//
+// Only this header and ptx.cuh know that the code runs on a GPU: tests/emulator has twins of both (and of
+// <cuda_runtime.h>) that run the same kernels on a CPU, one fibre a thread.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "../common/index.h"
+#include "../common/tensor.h"
+
+extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
+
+namespace molkernels {
+
+inline void check_cuda(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string("molkernels: ") + what + ": " + cudaGetErrorString(status));
+}
+
+// Makes a tensor's device current for the life of the object, and knows its stream and its limits.
+class OnDevice {
+ public:
+  explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
+    check_cuda(cudaGetDevice(&before_), "cudaGetDevice");
+    if (before_ != index_) check_cuda(cudaSetDevice(index_), "cudaSetDevice");
+    void* stream = nullptr;
+    require(aoti_torch_get_current_cuda_stream(index_, &stream) == 0, "torch has no current CUDA stream");
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  ~OnDevice() {
+    if (before_ != index_) cudaSetDevice(before_);
+  }
+  OnDevice(const OnDevice&) = delete;
+  OnDevice& operator=(const OnDevice&) = delete;
+
+  cudaStream_t stream() const { return stream_; }
+  // Bytes of shared memory that one block may ask for (227 KiB on sm_90, 99 KiB on sm_86, 89 and 120, 163 KiB on
+  // sm_80).
+  int shared_memory() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
+  int multiprocessors() const { return attribute(cudaDevAttrMultiProcessorCount); }
+
+ private:
+  int attribute(cudaDeviceAttr which) const {
+    int value = 0;
+    check_cuda(cudaDeviceGetAttribute(&value, which, index_), "cudaDeviceGetAttribute");
+    return value;
+  }
+  int index_ = 0, before_ = 0;
+  cudaStream_t stream_ = nullptr;
+};
+
+// kernel<<<grid, threads, shared, stream>>>(arguments...); a grid without blocks does nothing.
+template <class... Parameters, class... Arguments>
+void launch(const OnDevice& device, void (*kernel)(Parameters...), dim3 grid, int threads, int shared,
+            Arguments... arguments) {
+  if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > 48 * 1024) {
+    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    shared),
+               "more shared memory than the device grants");
+  }
+  kernel<<<grid, threads, shared, device.stream()>>>(static_cast<Parameters>(arguments)...);
+  check_cuda(cudaGetLastError(), "kernel launch");
+}
+
+}  // namespace molkernels
