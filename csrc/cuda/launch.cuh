@@ -13,6 +13,8 @@
 
 extern "C" int32_t aoti_torch_get_current_cuda_stream(int32_t device_index, void** ret_stream);
 
+#define MK_DISPATCH_KEY CUDA
+
 namespace molkernels {
 
 inline void check_cuda(cudaError_t status, const char* what) {
