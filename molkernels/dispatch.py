@@ -155,7 +155,9 @@ def explain(
     lines = []
     for name in OPERATORS if op is None else (op,):
         try:
-            lines.append(f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})")
+            lines.append(
+                f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})"
+            )
         except RuntimeError as error:
             lines.append(str(error))
     for candidate in BACKENDS.values():

@@ -69,7 +69,7 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
     if reason is not None:
         raise RuntimeError(f"{op} on backend {name!r}: {reason}")
     compiled = getattr(getattr(torch.ops, f"molkernels_{name}"), op).default
-    return _with_precision(compiled) if name == "cuda" else compiled  # type: ignore[no-any-return]
+    return _with_precision(compiled) if name == "cuda" else compiled
 
 
 def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The build: what is planned, what is refused, what the binaries may import and what the compilers made of the kernels."""
+"""The build: what is planned, what is refused, what the binaries import and what the compilers made of the kernels."""
 
 import json
 import os
@@ -101,7 +101,17 @@ def test_a_build_that_breaks_is_an_error_and_not_a_fall_back(tmp_path, monkeypat
 
 def wheel(folder, source, **variables):
     """Build a wheel from `source` in the test's own environment."""
-    command = [sys.executable, "-m", "pip", "wheel", str(source), "--no-deps", "--no-build-isolation", "-w", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(source),
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+    ]
     subprocess.run(command, check=True, capture_output=True, env=os.environ | variables)
     (path,) = folder.glob("*.whl")
     return path
@@ -140,9 +150,7 @@ def test_sdist_builds_a_wheel_that_serves_every_python(tmp_path):
     assert re.fullmatch(r"molkernels-.*-py3-none-linux_\w+\.whl", path.name)
     with zipfile.ZipFile(path) as archive:
         archive.extractall(tmp_path / "site")
-    code = (
-        "import torch, molkernels as mk; x = torch.randn(2, 8, 4, 4); assert 'cpu' == mk.available_backends('cpu')[0]; print(mk.F5C(8, 4, 2)(x).shape)"
-    )
+    code = "import torch, molkernels as mk; x = torch.randn(2, 8, 4, 4); assert 'cpu' == mk.available_backends('cpu')[0]; print(mk.F5C(8, 4, 2)(x).shape)"
     ran = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, cwd=tmp_path, check=True
     )

@@ -1,7 +1,7 @@
 """What only a GPU can show: graphs, streams, other devices, very large tensors.
 
-The same operators on every backend, dtype and shape are held against float64 in test_ops.py and test_properties.py, whose
-GPU cases have the same mark: `pytest -m gpu` runs them all.
+The operators on every backend, dtype and shape are held against float64 in test_ops.py and test_properties.py, whose GPU
+cases have the same mark: `pytest -m gpu` runs them all.
 """
 
 import pytest

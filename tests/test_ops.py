@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
+from targets import TARGETS, here, random
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import molkernels as mk
 from molkernels import functional, reference
 from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
-from targets import TARGETS, here, random
 
 GRAPHS = ("channel", "position")
 
