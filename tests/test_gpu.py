@@ -1,6 +1,6 @@
 """What only a GPU can show: graphs, streams, other devices, very large tensors.
 
-The operators on every backend, dtype and shape are held against float64 in test_ops.py and test_properties.py, whose GPU
+test_ops.py and test_properties.py hold the operators on every backend, dtype and shape against float64; their GPU
 cases have the same mark: `pytest -m gpu` runs them all.
 """
 
