@@ -1,7 +1,7 @@
 """Everything that only a GPU can show, in one run: `make gpu`, or `python -m bench.gpu [FOLDER]`.
 
 Builds the extension for the GPU at hand with the torch of the Python that runs this (no network, nothing installed),
-runs `pytest -m gpu`, a short selection of it under compute-sanitizer (memcheck and racecheck), and the benchmarks there.
+runs `pytest -m gpu`, a short part of it under compute-sanitizer (memcheck and racecheck), and the benchmarks there.
 Writes <FOLDER>/<device>/<date>-<commit>-gpu.json; FOLDER is bench/results unless given. Exit status 1 if a step
 failed; the JSON is written all the same and says which.
 """
