@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import emulator
 import pytest
 import torch
 
@@ -37,7 +38,7 @@ class Target:
     def active(self) -> Iterator[None]:
         """Make `random` draw on this device, and load the emulator where it is asked for."""
         if self.backend == EMULATED:
-            load_emulator()
+            emulator.load()
         before = _device.name
         _device.name = self.device
         try:
@@ -62,13 +63,6 @@ def random(generator, *shape, dtype=torch.float64, requires_grad=False):
 def here(value):
     """A tensor or module on the device of the active target."""
     return value.to(_device.name)
-
-
-def load_emulator() -> None:
-    """Compile what changed of the emulator and load it."""
-    from emulator import build
-
-    torch.ops.load_library(str(build.build()))
 
 
 def _emulated_missing(device_type: str, dtype: torch.dtype | None) -> str | None:
