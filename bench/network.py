@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import molkernels as mk
-from bench import counts
+from bench import counts, machine
 from bench.baselines.published import PublishedMOL, training_loss
 from bench.groups import Check, Contender, Group, worst_error
 from mol import MOL
@@ -140,7 +140,8 @@ def _through_released_layout(model: Any) -> dict[str, Tensor]:
 
 def contender_keys(device: str) -> list[str]:
     """The keys of the contenders of both groups."""
-    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends(device) for dtype in DTYPES)]
+    dtypes = DTYPES if machine.computes_in_bfloat16(device) else DTYPES[:1]  # its convolutions are torch's own
+    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends(device) for dtype in dtypes)]
 
 
 def group(task: str, device: str, batch_size: int = BATCH) -> Group:

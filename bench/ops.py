@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import molkernels as mk
-from bench import counts
+from bench import counts, machine
 from bench.baselines import layout, published
 from bench.groups import Check, Contender, Group, worst_error
 from molkernels import functional, reference
@@ -50,7 +50,13 @@ class Case:
 def contender_keys(device: str) -> list[str]:
     """The keys of the contenders that every group of operators has."""
     names = [*mk.available_backends(device), "compiled-reference"]
-    return ["published-loop-float32", *(f"{name}-{dtype}" for name in names for dtype in DTYPES)]
+    return ["published-loop-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device))]
+
+
+def dtypes_of(name: str, device: str) -> tuple[str, ...]:
+    """The dtypes that a contender is measured in: bfloat16 by torch's own products only where they are not emulated."""
+    own = name in ("reference", "compiled-reference")
+    return DTYPES if not own or machine.computes_in_bfloat16(device) else DTYPES[:1]
 
 
 def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, tolerance: float = TOLERANCE) -> Group:
@@ -81,7 +87,9 @@ def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, 
 
     functions = {name: _on_backend(case.call, name) for name in mk.available_backends(device)}
     functions["compiled-reference"] = torch.compile(case.truth, dynamic=False)
-    contenders = [contender(who, dtype, function) for who, function in functions.items() for dtype in DTYPES]
+    contenders = [
+        contender(who, dtype, function) for who, function in functions.items() for dtype in dtypes_of(who, device)
+    ]
     contenders.insert(0, _published(case, evaluate, cotangent, tolerance))
     return Group(f"{name}, {direction}", shape, work, contenders, device=device)
 
