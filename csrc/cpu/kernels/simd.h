@@ -104,20 +104,17 @@ inline Half narrow<Half>(float v) {
 #endif
 }
 
-// lanes<wide<T>> values at p (any alignment), widened.
+// lanes<wide<T>> values at p (any alignment), widened. Through the types' own alignment of one value: GCC copies a
+// memcpy of more than 16 bytes by way of the stack.
 template <class T>
 static inline Vec<wide<T>> load(const T* p);
 template <>
 inline Vec<float> load<float>(const float* p) {
-  Vec<float> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const Vec<float>*>(p);
 }
 template <>
 inline Vec<double> load<double>(const double* p) {
-  Vec<double> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const Vec<double>*>(p);
 }
 
 // As many 16-bit and unsigned 32-bit lanes as Vec<float> has.
@@ -147,9 +144,7 @@ static inline Bits16 truncate(Bits32 v) {
 
 template <>
 inline Vec<float> load<BFloat16>(const BFloat16* p) {
-  Bits16 bits;
-  std::memcpy(&bits, p, sizeof bits);
-  return (Vec<float>)(extend(bits) << 16);
+  return (Vec<float>)(extend(*reinterpret_cast<const Bits16*>(p)) << 16);
 }
 template <>
 inline Vec<float> load<Half>(const Half* p) {
@@ -168,19 +163,18 @@ template <class T>
 static inline void store(T* p, Vec<wide<T>> v);
 template <>
 inline void store<float>(float* p, Vec<float> v) {
-  std::memcpy(p, &v, sizeof v);
+  *reinterpret_cast<Vec<float>*>(p) = v;
 }
 template <>
 inline void store<double>(double* p, Vec<double> v) {
-  std::memcpy(p, &v, sizeof v);
+  *reinterpret_cast<Vec<double>*>(p) = v;
 }
 // As narrow<BFloat16>, lane by lane.
 template <>
 inline void store<BFloat16>(BFloat16* p, Vec<float> v) {
   const Bits32 wide_bits = (Bits32)v;
   const Bits32 rounded = (wide_bits + 0x7fff + ((wide_bits >> 16) & 1)) >> 16;
-  const Bits16 bits = truncate(v != v ? (Bits32{} + 0x7fc0) : rounded);
-  std::memcpy(p, &bits, sizeof bits);
+  *reinterpret_cast<Bits16*>(p) = truncate(v != v ? (Bits32{} + 0x7fc0) : rounded);
 }
 template <>
 inline void store<Half>(Half* p, Vec<float> v) {
