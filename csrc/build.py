@@ -238,7 +238,7 @@ def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     # Headers of another project: no warnings of theirs.
     yield f"cxx = {plan.cxx}"
     yield f"common = {common}"
-    yield f"cxxflags = {common} {host} -fno-math-errno -fno-trapping-math -isystem {plan.headers} {flags}"
+    yield f"cxxflags = {common} {host} -fno-math-errno -fno-trapping-math -ffp-contract=fast -isystem {plan.headers} {flags}"
     yield "rule cxx"
     yield "  command = $cxx $cxxflags $extra -MD -MF $out.d -c $in -o $out"
     yield "  depfile = $out.d"
