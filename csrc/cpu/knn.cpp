@@ -17,8 +17,15 @@ Tensor knn(const Tensor& nodes, int64_t k) {
   Tensor graph = empty(source, {maps, count, k}, ScalarType::Int);
   for_dtype<double, float, BFloat16, Half>(source.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    const KnnInput<T> a{in<T>(source),     maps,   count, length, source.stride(0), source.stride(1), source.stride(2),
-                        static_cast<int>(k), out<int32_t>(graph)};
+    const KnnInput<T> a{in<T>(source),
+                        maps,
+                        count,
+                        length,
+                        source.stride(0),
+                        source.stride(1),
+                        source.stride(2),
+                        static_cast<int>(k),
+                        out<int32_t>(graph)};
     const int64_t tasks = maps * MK_KERNEL(knn_tasks<T>)(count), bytes = MK_KERNEL(knn_scratch<T>)(count, length);
     const Tensor scratch = empty(source, {parts_of(tasks) * bytes}, ScalarType::Byte);
     for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {

@@ -14,7 +14,8 @@ inline int64_t parts_of(int64_t tasks) {
   return std::min<int64_t>(tasks, std::max<int64_t>(1, torch::stable::get_num_threads()));
 }
 
-// f(part, begin, end) for each part of the tasks, on torch's threads; what a part is given does not depend on who runs it.
+// f(part, begin, end) for each part of the tasks, on torch's threads; what a part is given does not depend on who runs
+// it.
 template <class F>
 void for_parts(int64_t tasks, F f) {
   const int64_t parts = parts_of(tasks);

@@ -2,9 +2,9 @@
 //
 //   tile[r][v] += Σ_k a[k · stride + r] · row(k)[v]
 //
-// `a` is a packed panel (kRows values of one k side by side, broadcast one by one), `row(k)` gives the address of kColumns
-// values: rows of a matrix, or rows that a graph picks; a gather costs an address and no copy.
-// FLOPs: 2 · kRows · kColumns a step of k, on kRows · 2 registers; loads: 2 vectors and kRows broadcasts.
+// `a` is a packed panel (kRows values of one k side by side, broadcast one by one), `row(k)` gives the address of
+// kColumns values: rows of a matrix, or rows that a graph picks; a gather costs an address and no copy. FLOPs: 2 ·
+// kRows · kColumns a step of k, on kRows · 2 registers; loads: 2 vectors and kRows broadcasts.
 #pragma once
 
 #include "simd.h"

@@ -2,11 +2,12 @@
 //
 //   s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖)       ranked by neighbour_rank: steps of 2⁻⁴⁰, then the lowest index
 //
-// Nodes are scaled to length 1 in float and their products taken a block of rows at a time (block × count floats, in L1). A
-// float product is off the exact one by at most `error_bound`; so whatever lies within twice that of the k-th best may belong
-// to the k best, is taken again in double, and the k best of those are the exact ones.
+// Nodes are scaled to length 1 in float and their products taken a block of rows at a time (block × count floats, in
+// L1). A float product is off the exact one by at most `error_bound`; so whatever lies within twice that of the k-th
+// best may belong to the k best, is taken again in double, and the k best of those are the exact ones.
 //
-// FLOPs: 2 · count² · length a map, and 2 · length a candidate (k − 1 of them, ties apart). Bytes: x once, the graph once.
+// FLOPs: 2 · count² · length a map, and 2 · length a candidate (k − 1 of them, ties apart). Bytes: x once, the graph
+// once.
 #include "knn.h"
 
 #include "gemm.h"
@@ -18,7 +19,7 @@ namespace {
 constexpr int kPanels = 4;
 constexpr int kBlock = kPanels * kRows;
 constexpr int kMostNeighbours = 16;
-constexpr float kNothing = -3.0f;  // below every similarity: the node itself, and lanes past the last node
+constexpr float kNothing = -3.0f;    // below every similarity: the node itself, and lanes past the last node
 constexpr float kUnordered = -2.0f;  // NaN
 
 int64_t padded(int64_t count) { return ceil_div<int64_t>(count, kColumns<float>) * kColumns<float>; }
@@ -104,8 +105,8 @@ void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
   for (int64_t i = 0; i < kBlock; ++i) map.unit[a.length * width + i] = 0;
 }
 
-// A float scalar product of two float vectors, each rounded from one of length at most 1: 2⁻²⁴ a rounding of each factor and
-// each of `length` additions, relative to Σ|u v| ≤ 1; and some room.
+// A float scalar product of two float vectors, each rounded from one of length at most 1: 2⁻²⁴ a rounding of each
+// factor and each of `length` additions, relative to Σ|u v| ≤ 1; and some room.
 float error_bound(int64_t length) { return (float(length) + 8) * 6.1e-8f; }
 
 bool any_above(Vec<float> v, Vec<float> limit) {
@@ -138,7 +139,8 @@ float kth_largest(const float* row, int64_t width, int k) {
   return best[k - 1];
 }
 
-// The similarities of one row, ready to be ranked: no NaN, and nothing in the place of the node itself or past the last one.
+// The similarities of one row, ready to be ranked: no NaN, and nothing in the place of the node itself or past the last
+// one.
 void finish_row(float* row, int64_t m, int64_t count, int64_t width) {
   for (int64_t q = 0; q < width; q += lanes<float>) {
     const Vec<float> v = load(row + q);
@@ -223,9 +225,9 @@ void knn(const KnnInput<T>& a, unsigned char* scratch, int64_t begin, int64_t en
   }
 }
 
-#define MK_INSTANTIATE(T)                                  \
-  template int64_t knn_scratch<T>(int64_t, int64_t);       \
-  template int64_t knn_tasks<T>(int64_t);                  \
+#define MK_INSTANTIATE(T)                            \
+  template int64_t knn_scratch<T>(int64_t, int64_t); \
+  template int64_t knn_tasks<T>(int64_t);            \
   template void knn<T>(const KnnInput<T>&, unsigned char*, int64_t, int64_t);
 MK_INSTANTIATE(double)
 MK_INSTANTIATE(float)
