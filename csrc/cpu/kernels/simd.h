@@ -206,6 +206,14 @@ static inline void store_part(T* p, Vec<wide<T>> v, int count) {
   std::memcpy(p, part, sizeof(T) * size_t(count));
 }
 
+// v with all lanes from `count` on set to zero.
+template <class W>
+static inline Vec<W> first_lanes(Vec<W> v, int count) {
+  if (count >= lanes<W>) return v;
+  for (int i = count; i < lanes<W>; ++i) v[i] = 0;
+  return v;
+}
+
 // The sum of all lanes, pairwise.
 template <class W>
 static inline W sum_lanes(Vec<W> v) {
