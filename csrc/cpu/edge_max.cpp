@@ -9,6 +9,10 @@ namespace molkernels {
 namespace cpu {
 namespace {
 
+// Maps whose weight gradients one task sums up: few enough for many cores, and fixed, so that the sums do not depend on
+// them.
+constexpr int64_t kMapsPerChunk = 32;
+
 // weight + factor · other as panels; `transposed` takes its columns for rows.
 template <class T>
 Tensor panels(const Tensor& weight, const Tensor* other, double factor, bool by_columns, bool transposed) {
@@ -127,6 +131,22 @@ Tensor stacked(const Tensor& weight1, const Tensor& weight2) {
   return both;
 }
 
+// The sum over the first axis, one row after another; zeros where there is none.
+template <class W>
+Tensor sum_of_rows(const Tensor& rows) {
+  const int64_t count = rows.size(0);
+  const int64_t size = rows.dim() == 2 ? rows.size(1) : rows.size(1) * rows.size(2);
+  Tensor sum = rows.dim() == 2 ? empty(rows, {size}, scalar_type_of<W>)
+                               : empty(rows, {rows.size(1), rows.size(2)}, scalar_type_of<W>);
+  W* to = out<W>(sum);
+  const W* from = in<W>(rows);
+  for (int64_t i = 0; i < size; ++i) to[i] = count > 0 ? from[i] : W(0);
+  for (int64_t row = 1; row < count; ++row) {
+    for (int64_t i = 0; i < size; ++i) to[i] += from[row * size + i];
+  }
+  return sum;
+}
+
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two products by torch.
@@ -137,8 +157,9 @@ Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& 
   const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2), square = positions * positions;
   const ScalarType wide = scalar_type_of<W>;
   const Tensor grads = empty(x, {maps * channels, 2 * positions}, wide);
-  const EdgeScatter<T, W> a{in<T>(grad_y), in<T>(y), in<int32_t>(idx), in<uint8_t>(winner),
-                            out<W>(grads), channels, positions,        int(idx.size(2))};
+  const Tensor bias = empty(x, {maps, positions}, wide);
+  const EdgeScatter<T, W> a{in<T>(grad_y), in<T>(y), in<int32_t>(idx), in<uint8_t>(winner), out<W>(grads),
+                            out<W>(bias),  channels, positions,        int(idx.size(2))};
   for_parts(maps, [&](int64_t, int64_t begin, int64_t end) { MK_KERNEL(edge_channel_scatter<T, W>)(a, begin, end); });
 
   const Tensor both = stacked<W>(as(weight1, wide), as(weight2, wide));
@@ -150,11 +171,8 @@ Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& 
     out<W>(grad1)[i] = from[i];
     out<W>(grad2)[i] = from[square + i] - from[i];
   }
-  const int64_t rows[] = {0};
-  Tensor sums = torch::stable::sum(grads, torch::headeronly::IntHeaderOnlyArrayRef(rows, 1));
-  const Tensor grad_bias = torch::stable::narrow(sums, 0, 0, positions);
   return {as(grad_x, scalar_type_of<T>), as(grad1, scalar_type_of<T>), as(grad2, scalar_type_of<T>),
-          contiguous(as(grad_bias, scalar_type_of<T>))};
+          as(sum_of_rows<W>(bias), scalar_type_of<T>)};
 }
 
 template <class T>
@@ -165,12 +183,16 @@ Gradients position_backward(const Tensor& grad_y, const Tensor& x, const Tensor&
   const ScalarType wide = scalar_type_of<W>;
   const Tensor to_neighbour = panels<T>(weight2, nullptr, 0, false, true);
   const Tensor to_node = panels<T>(weight1, &weight2, -2.0, false, true);
-  Tensor grad_x = empty_like(x), grad_bias = empty(x, {positions}, wide);
-  Tensor grad_node = empty(x, {positions, positions}, wide), grad_neighbour = empty(x, {positions, positions}, wide);
+  const int64_t chunks = ceil_div(maps, kMapsPerChunk);
+  Tensor grad_x = empty_like(x), grad_bias = empty(x, {chunks, positions}, wide);
+  Tensor grad_node = empty(x, {chunks, positions, positions}, wide);
+  Tensor grad_neighbour = empty(x, {chunks, positions, positions}, wide);
+  const Tensor map_panels = empty(x, {maps * MK_KERNEL(edge_map_panels_size<W>)(channels, positions)}, wide);
   const EdgeGradient<T, W> a{
-      in<T>(grad_y),       in<T>(x),       in<T>(y),       in<int32_t>(idx),  in<uint8_t>(winner),
-      in<W>(to_neighbour), in<W>(to_node), out<T>(grad_x), out<W>(grad_node), out<W>(grad_neighbour),
-      out<W>(grad_bias),   maps,           channels,       positions,         int(idx.size(2))};
+      in<T>(grad_y),          in<T>(x),          in<T>(y),       in<int32_t>(idx),   in<uint8_t>(winner),
+      in<W>(to_neighbour),    in<W>(to_node),    out<T>(grad_x), out<W>(map_panels), out<W>(grad_node),
+      out<W>(grad_neighbour), out<W>(grad_bias), maps,           channels,           positions,
+      kMapsPerChunk,          int(idx.size(2))};
 
   const int64_t tasks = maps * MK_KERNEL(edge_blocks<W>)(channels);
   const int64_t bytes = MK_KERNEL(edge_position_backward_scratch<W>)(positions, a.k);
@@ -179,17 +201,17 @@ Gradients position_backward(const Tensor& grad_y, const Tensor& x, const Tensor&
     MK_KERNEL(edge_position_grad_x<T, W>)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
   });
 
-  const int64_t blocks = MK_KERNEL(edge_weight_blocks)(positions);
+  for_parts(maps, [&](int64_t, int64_t begin, int64_t end) { MK_KERNEL(edge_pack_maps<T, W>)(a, begin, end); });
+  const int64_t blocks = chunks * MK_KERNEL(edge_blocks<W>)(positions);
   const int64_t more = MK_KERNEL(edge_position_weights_scratch<W>)(channels, positions);
   const Tensor sums = empty(x, {parts_of(blocks) * more}, ScalarType::Byte);
   for_parts(blocks, [&](int64_t part, int64_t begin, int64_t end) {
     MK_KERNEL(edge_position_grad_weights<T, W>)(a, out<uint8_t>(sums) + part * more, begin, end);
   });
-  W* neighbour = out<W>(grad_neighbour);
-  const W* node = in<W>(grad_node);
-  for (int64_t i = 0; i < positions * positions; ++i) neighbour[i] -= 2 * node[i];
-  return {grad_x, as(grad_node, scalar_type_of<T>), as(grad_neighbour, scalar_type_of<T>),
-          as(grad_bias, scalar_type_of<T>)};
+  const Tensor node = sum_of_rows<W>(grad_node), neighbour = sum_of_rows<W>(grad_neighbour);
+  for (int64_t i = 0; i < positions * positions; ++i) out<W>(neighbour)[i] -= 2 * in<W>(node)[i];
+  return {grad_x, as(node, scalar_type_of<T>), as(neighbour, scalar_type_of<T>),
+          as(sum_of_rows<W>(grad_bias), scalar_type_of<T>)};
 }
 
 }  // namespace

@@ -25,16 +25,46 @@ class Scratch {
   unsigned char* at_;
 };
 
-template <class W>
-int64_t whole_columns(int64_t length) {
-  return ceil_div<int64_t>(length, kColumns<W>) * kColumns<W>;
-}
 int64_t whole_rows(int64_t length) { return ceil_div<int64_t>(length, kRows) * kRows; }
 
 // Whether the message beats the best one so far: greater, or the first NaN; equals leave the earlier one.
 template <class W>
 Mask<W> beats(Vec<W> message, Vec<W> best) {
   return ~(Mask<W>)(message <= best) & (Mask<W>)(best == best);
+}
+
+typedef uint8_t WinnersOfFloat __attribute__((vector_size(MK_VECTOR_BYTES / 4), aligned(1), may_alias));
+
+template <class W>
+void store_winners(uint8_t* to, Mask<W> winner) {
+  if constexpr (sizeof(W) == 4) {
+    *reinterpret_cast<WinnersOfFloat*>(to) = __builtin_convertvector(winner, WinnersOfFloat);
+  } else {
+    for (int i = 0; i < lanes<W>; ++i) to[i] = uint8_t(winner[i]);
+  }
+}
+
+template <class W>
+Mask<W> load_winners(const uint8_t* from) {
+  typedef uint8_t Winners __attribute__((vector_size(MK_VECTOR_BYTES / sizeof(W)), aligned(1), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Winners*>(from), Mask<W>);
+}
+
+// to ← (or +=) what neighbour j won of a gradient, zero elsewhere.
+template <bool add, class W>
+void won_by(int j, const uint8_t* winner, const W* grad, W* to, int64_t size) {
+  int64_t i = 0;
+  for (; i + lanes<W> <= size; i += lanes<W>) {
+    const Vec<W> won = load_winners<W>(winner + i) == Mask<W>{} + j ? load(grad + i) : Vec<W>{};
+    store(to + i, add ? load(to + i) + won : won);
+  }
+  for (; i < size; ++i) to[i] = (add ? to[i] : W(0)) + (winner[i] == j ? grad[i] : W(0));
+}
+
+// The gradient where the ReLU let its argument pass.
+template <class W>
+Vec<W> passed(Vec<W> grad_y, Vec<W> y) {
+  return y > 0 ? grad_y : Vec<W>{};
 }
 
 // NaN stays NaN, as in torch.
@@ -168,7 +198,11 @@ void edge_max_channel(const EdgeInput<T, W>& a, unsigned char* memory, int64_t b
         if (a.residual) y += load_part(a.x + at, left);
         store_part(a.y + at, y, left);
         if (a.winner == nullptr) continue;
-        for (int i = 0; i < lanes<W> && i < left; ++i) a.winner[at + i] = uint8_t(winner[i]);
+        if (left >= lanes<W>) {
+          store_winners<W>(a.winner + at, winner);
+        } else {
+          for (int i = 0; i < left; ++i) a.winner[at + i] = uint8_t(winner[i]);
+        }
       }
     }
   }
@@ -178,17 +212,26 @@ template <class T, class W>
 void edge_channel_scatter(const EdgeScatter<T, W>& a, int64_t begin, int64_t end) {
   const int64_t row = 2 * a.positions;
   for (int64_t n = begin; n < end; ++n) {
-    W* grads = a.grads + n * a.channels * row;
+    W *grads = a.grads + n * a.channels * row, *bias = a.bias + n * a.positions;
+    for (int64_t p = 0; p < a.positions; ++p) bias[p] = 0;
     for (int64_t c = 0; c < a.channels; ++c) {
-      for (int64_t p = 0; p < a.positions; ++p) grads[c * row + a.positions + p] = 0;
+      const int64_t at = (n * a.channels + c) * a.positions;
+      W *sums = grads + c * row, *messages = sums + a.positions;
+      for (int64_t p = 0; p < a.positions; p += lanes<W>) {
+        const int left = int(a.positions - p);
+        const Vec<W> grad = passed<W>(load_part(a.grad_y + at + p, left), load_part(a.y + at + p, left));
+        store_part(sums + p, grad, left);
+        store_part(messages + p, Vec<W>{}, left);
+        store_part(bias + p, load_part(bias + p, left) + grad, left);
+      }
     }
     for (int64_t c = 0; c < a.channels; ++c) {
       const int32_t* neighbours = a.idx + (n * a.channels + c) * a.k;
-      const int64_t at = (n * a.channels + c) * a.positions;
-      for (int64_t p = 0; p < a.positions; ++p) {
-        const W grad = to_wide(a.y[at + p]) > 0 ? to_wide(a.grad_y[at + p]) : W(0);
-        grads[c * row + p] = grad;
-        grads[neighbours[a.winner[at + p]] * row + a.positions + p] += grad;
+      const uint8_t* winner = a.winner + (n * a.channels + c) * a.positions;
+      const W* sums = grads + c * row;
+      for (int j = 0; j < a.k; ++j) {
+        W* messages = grads + neighbours[j] * row + a.positions;
+        won_by<true>(j, winner, sums, messages, a.positions);
       }
     }
   }
@@ -260,7 +303,7 @@ void edge_max_position(const EdgeInput<T, W>& a, unsigned char* memory, int64_t 
           if (a.residual) y += load(block + at);
           store(result + at, y);
           if (a.winner == nullptr) continue;
-          for (int i = 0; i < lanes<W>; ++i) winners[at + i] = uint8_t(winner[r][v][i]);
+          store_winners<W>(winners + at, winner[r][v]);
         }
       }
     }
@@ -291,7 +334,7 @@ void masked_gradient(const EdgeGradient<T, W>& a, int64_t n, int64_t c, W* grad,
   transpose_block(a.grad_y + map, c, a.channels, a.positions, grad, [](T value) { return to_wide(value); });
   transpose_block(a.y + map, c, a.channels, a.positions, scratch, [](T value) { return to_wide(value); });
   const int64_t size = a.positions * kColumns<W>;
-  for (int64_t i = 0; i < size; i += lanes<W>) store(grad + i, load(scratch + i) > 0 ? load(grad + i) : Vec<W>{});
+  for (int64_t i = 0; i < size; i += lanes<W>) store(grad + i, passed<W>(load(grad + i), load(scratch + i)));
   const int count = a.channels - c < kColumns<W> ? int(a.channels - c) : kColumns<W>;
   const uint8_t* winner = a.winner + map + c * a.positions;
   for (int i = 0; i < kColumns<W>; ++i) {
@@ -326,7 +369,7 @@ void edge_position_grad_x(const EdgeGradient<T, W>& a, unsigned char* memory, in
       }
     }
     for (int j = 0; j < a.k; ++j) {
-      for (int64_t i = 0; i < a.positions * kColumns<W>; ++i) masked[i] = winners[i] == j ? grad[i] : W(0);
+      won_by<false>(j, winners, grad, masked, a.positions * kColumns<W>);
       const int32_t* to = offsets + j * a.positions;
       for (int64_t p = 0; p < a.positions; p += kRows) {
         const Tile<W> tile = multiply<W>(a.neighbour_panels + p * a.positions, kRows, a.positions,
@@ -346,101 +389,99 @@ void edge_position_grad_x(const EdgeGradient<T, W>& a, unsigned char* memory, in
   }
 }
 
-// Backward, the gradients of the weights, with Z_j = Σ_c g_j,c x_cᵀ:
-//   grad_node = Σ_n Σ_j Z_j;  grad_neighbour[p', p] = Σ_n Σ_j Z_j[p', idx[p, j]]
-// The graph is applied to the product, not to x: a block of rows of Z_j stays in L1. A task owns its rows and takes the
-// maps in order, so the sums do not depend on the threads.
-namespace {
+// Backward, the gradients of the weights, with Z_j = Σ_c x_c g_j,cᵀ:
+//   grad_node[p', p] = Σ_n Σ_j Z_j[p, p'];  grad_neighbour[p', p] = Σ_n Σ_j Z_j[idx[p, j], p']
+// The graph is applied to the product, not to x: row idx[p, j] of Z_j is added to row p. A task owns kColumns of the
+// rows p' and takes its maps in order, so the sums do not depend on the threads.
 
-constexpr int kWeightPanels = 4;
-constexpr int kWeightRows = kWeightPanels * kRows;
-
-// Panels [channels][kRows] of the masked gradient for rows [row, row + kWeightRows), of the winners j (all for j < 0).
 template <class T, class W>
-void pack_gradient(const EdgeGradient<T, W>& a, int64_t n, int64_t row, int j, W* panels) {
-  for (int panel = 0; panel < kWeightPanels; ++panel) {
-    W* to = panels + panel * a.channels * kRows;
-    const int64_t first = row + panel * kRows;
-    for (int64_t c = 0; c < a.channels; ++c) {
-      const int64_t at = (n * a.channels + c) * a.positions + first;
-      for (int r = 0; r < kRows; ++r) {
-        const bool counts = first + r < a.positions && to_wide(a.y[at + r]) > 0 && (j < 0 || a.winner[at + r] == j);
-        to[c * kRows + r] = counts ? to_wide(a.grad_y[at + r]) : W(0);
-      }
-    }
+void edge_pack_maps(const EdgeGradient<T, W>& a, int64_t begin, int64_t end) {
+  const int64_t panels = ceil_div<int64_t>(a.positions, kRows);
+  for (int64_t n = begin; n < end; ++n) {
+    pack_panels(a.x + n * a.channels * a.positions, a.positions, a.channels, int64_t(1), a.positions, kRows,
+                a.map_panels + n * panels * a.channels * kRows, 0, panels);
   }
 }
 
-// products (kWeightRows, width) = gradient panels · map (channels, width).
 template <class W>
-void multiply_map(const W* panels, const W* map, int64_t channels, int64_t width, W* products) {
-  for (int64_t q = 0; q < width; q += kColumns<W>) {
-    for (int panel = 0; panel < kWeightPanels; ++panel) {
-      const Tile<W> tile = multiply<W>(panels + panel * channels * kRows, kRows, channels,
-                                       [&](int64_t c) { return map + c * width + q; });
-      for (int r = 0; r < kRows; ++r) {
-        for (int v = 0; v < kVectors; ++v) {
-          store(products + (panel * kRows + r) * width + q + v * lanes<W>, tile.v[r][v]);
-        }
-      }
+int64_t edge_map_panels_size(int64_t channels, int64_t positions) {
+  return whole_rows(positions) * channels;
+}
+
+template <class W>
+int64_t edge_position_weights_scratch(int64_t channels, int64_t positions) {
+  const int64_t rows = whole_rows(positions) * kColumns<W> * int64_t(sizeof(W));
+  return 2 * aligned(channels * kColumns<W> * int64_t(sizeof(W))) + aligned(channels * kColumns<W>) + 3 * aligned(rows);
+}
+
+namespace {
+
+// grad (channels, kColumns) ← the masked gradient of positions [p, p + kColumns), and its winners.
+template <class T, class W>
+void gradient_columns(const EdgeGradient<T, W>& a, int64_t n, int64_t p, W* grad, uint8_t* winners) {
+  for (int64_t c = 0; c < a.channels; ++c) {
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t at = (n * a.channels + c) * a.positions + p + v * lanes<W>, to = c * kColumns<W> + v * lanes<W>;
+      const int left = int(a.positions - p) - v * lanes<W>;
+      store(grad + to, left > 0 ? passed<W>(load_part(a.grad_y + at, left), load_part(a.y + at, left)) : Vec<W>{});
+      for (int i = 0; i < lanes<W>; ++i) winners[to + i] = i < left ? a.winner[at + i] : uint8_t(0);
     }
   }
 }
 
 }  // namespace
 
-int64_t edge_weight_blocks(int64_t positions) { return ceil_div<int64_t>(positions, kWeightRows); }
-
-template <class W>
-int64_t edge_position_weights_scratch(int64_t channels, int64_t positions) {
-  const int64_t width = whole_columns<W>(positions), size = int64_t(sizeof(W));
-  return aligned(channels * width * size) + aligned(kWeightRows * channels * size) +
-         3 * aligned(kWeightRows * width * size);
-}
-
 template <class T, class W>
 void edge_position_grad_weights(const EdgeGradient<T, W>& a, unsigned char* memory, int64_t begin, int64_t end) {
   Scratch scratch(memory);
-  const int64_t width = whole_columns<W>(a.positions);
-  W* map = scratch.take<W>(a.channels * width);
-  W* panels = scratch.take<W>(kWeightRows * a.channels);
-  W* products = scratch.take<W>(kWeightRows * width);
-  W* node = scratch.take<W>(kWeightRows * width);
-  W* neighbour = scratch.take<W>(kWeightRows * width);
+  const int64_t rows = whole_rows(a.positions) * kColumns<W>, blocks = edge_blocks<W>(a.positions);
+  W* grad = scratch.take<W>(a.channels * kColumns<W>);
+  W* masked = scratch.take<W>(a.channels * kColumns<W>);
+  uint8_t* winners = scratch.take<uint8_t>(a.channels * kColumns<W>);
+  W* products = scratch.take<W>(rows);
+  W* node = scratch.take<W>(rows);
+  W* neighbour = scratch.take<W>(rows);
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t row = task * kWeightRows;
-    W bias[kWeightRows] = {};
-    for (int64_t i = 0; i < kWeightRows * width; ++i) node[i] = neighbour[i] = 0;
-    for (int64_t n = 0; n < a.maps; ++n) {
+    const int64_t chunk = task / blocks, column = task % blocks * kColumns<W>;
+    const int64_t last = (chunk + 1) * a.maps_per_chunk < a.maps ? (chunk + 1) * a.maps_per_chunk : a.maps;
+    W bias[kColumns<W>] = {};
+    for (int64_t i = 0; i < rows; ++i) node[i] = neighbour[i] = 0;
+    for (int64_t n = chunk * a.maps_per_chunk; n < last; ++n) {
+      gradient_columns(a, n, column, grad, winners);
       for (int64_t c = 0; c < a.channels; ++c) {
-        const T* from = a.x + (n * a.channels + c) * a.positions;
-        for (int64_t p = 0; p < width; p += lanes<W>) {
-          const int left = int(a.positions - p);
-          store(map + c * width + p, left > 0 ? load_part(from + p, left) : Vec<W>{});
-        }
+        for (int i = 0; i < kColumns<W>; ++i) bias[i] += grad[c * kColumns<W> + i];
       }
+      const W* map = a.map_panels + n * edge_map_panels_size<W>(a.channels, a.positions);
+      const int32_t* idx = a.idx + n * a.positions * a.k;
       for (int j = 0; j < a.k; ++j) {
-        pack_gradient(a, n, row, j, panels);
-        multiply_map(panels, map, a.channels, width, products);
-        for (int64_t c = 0; c < a.channels; ++c) {
-          for (int i = 0; i < kWeightRows; ++i) bias[i] += panels[(i / kRows * a.channels + c) * kRows + i % kRows];
+        won_by<false>(j, winners, grad, masked, a.channels * kColumns<W>);
+        for (int64_t q = 0; q < a.positions; q += kRows) {
+          const Tile<W> tile =
+              multiply<W>(map + q * a.channels, kRows, a.channels, [&](int64_t c) { return masked + c * kColumns<W>; });
+          for (int r = 0; r < kRows; ++r) {
+            for (int v = 0; v < kVectors; ++v) {
+              const int64_t at = (q + r) * kColumns<W> + v * lanes<W>;
+              store(products + at, tile.v[r][v]);
+              store(node + at, load(node + at) + tile.v[r][v]);
+            }
+          }
         }
-        const int32_t* idx = a.idx + n * a.positions * a.k + j;
-        for (int i = 0; i < kWeightRows; ++i) {
-          const W* z = products + i * width;
-          W *to_node = node + i * width, *to_neighbour = neighbour + i * width;
-          for (int64_t p = 0; p < a.positions; ++p) to_node[p] += z[p];
-          for (int64_t p = 0; p < a.positions; ++p) to_neighbour[p] += z[idx[p * a.k]];
+        for (int64_t p = 0; p < a.positions; ++p) {
+          const W* product = products + idx[p * a.k + j] * kColumns<W>;
+          W* to = neighbour + p * kColumns<W>;
+          for (int v = 0; v < kVectors; ++v) {
+            store(to + v * lanes<W>, load(to + v * lanes<W>) + load(product + v * lanes<W>));
+          }
         }
       }
     }
-    for (int i = 0; i < kWeightRows && row + i < a.positions; ++i) {
-      a.grad_bias[row + i] = bias[i];
-      for (int64_t p = 0; p < a.positions; ++p) {
-        a.grad_node[(row + i) * a.positions + p] = node[i * width + p];
-        a.grad_neighbour[(row + i) * a.positions + p] = neighbour[i * width + p];
-      }
-    }
+    const int count = a.positions - column < kColumns<W> ? int(a.positions - column) : kColumns<W>;
+    const int64_t to = (chunk * a.positions + column) * a.positions;
+    for (int i = 0; i < count; ++i) a.grad_bias[chunk * a.positions + column + i] = bias[i];
+    transposed_out<kColumns<W>>(node, count, a.positions,
+                                [&](int i, int64_t p, W value) { a.grad_node[to + i * a.positions + p] = value; });
+    transposed_out<kColumns<W>>(neighbour, count, a.positions,
+                                [&](int i, int64_t p, W value) { a.grad_neighbour[to + i * a.positions + p] = value; });
   }
 }
 
@@ -449,6 +490,7 @@ void edge_position_grad_weights(const EdgeGradient<T, W>& a, unsigned char* memo
   template void edge_max_channel<T, W>(const EdgeInput<T, W>&, unsigned char*, int64_t, int64_t);        \
   template void edge_channel_scatter<T, W>(const EdgeScatter<T, W>&, int64_t, int64_t);                  \
   template void edge_max_position<T, W>(const EdgeInput<T, W>&, unsigned char*, int64_t, int64_t);       \
+  template void edge_pack_maps<T, W>(const EdgeGradient<T, W>&, int64_t, int64_t);                       \
   template void edge_position_grad_x<T, W>(const EdgeGradient<T, W>&, unsigned char*, int64_t, int64_t); \
   template void edge_position_grad_weights<T, W>(const EdgeGradient<T, W>&, unsigned char*, int64_t, int64_t);
 MK_INSTANTIATE(double, double)
@@ -464,6 +506,7 @@ MK_INSTANTIATE(Half, float)
   template int64_t edge_channel_scratch<W>(int64_t, int64_t);       \
   template int64_t edge_position_scratch<W>(int64_t, int);          \
   template int64_t edge_position_backward_scratch<W>(int64_t, int); \
+  template int64_t edge_map_panels_size<W>(int64_t, int64_t);       \
   template int64_t edge_position_weights_scratch<W>(int64_t, int64_t);
 MK_INSTANTIATE(double)
 MK_INSTANTIATE(float)

@@ -32,9 +32,10 @@ struct EdgeGradient {
   const uint8_t* winner;
   const W *neighbour_panels, *node_panels;  // of the transposed weights
   T* grad_x;
-  W *grad_node, *grad_neighbour;  // (positions, positions): Σ g x, and Σ g x over the winning neighbours
-  W* grad_bias;                   // (positions)
-  int64_t maps, channels, positions;
+  W* map_panels;                  // x as panels of kRows positions, `edge_map_panels_size` a map
+  W *grad_node, *grad_neighbour;  // (chunks, positions, positions): Σ g x, and Σ g x of the winning neighbours
+  W* grad_bias;                   // (chunks, positions)
+  int64_t maps, channels, positions, maps_per_chunk;
   int k;
 };
 
@@ -67,7 +68,8 @@ MK_DECLARE(void edge_max_position(const EdgeInput<T, W>& a, unsigned char* scrat
 MK_DECLARE(int64_t edge_position_backward_scratch(int64_t positions, int k), template <class W>)
 MK_DECLARE(void edge_position_grad_x(const EdgeGradient<T, W>& a, unsigned char* scratch, int64_t begin, int64_t end),
            template <class T, class W>)
-MK_DECLARE(int64_t edge_weight_blocks(int64_t positions))
+MK_DECLARE(int64_t edge_map_panels_size(int64_t channels, int64_t positions), template <class W>)
+MK_DECLARE(void edge_pack_maps(const EdgeGradient<T, W>& a, int64_t begin, int64_t end), template <class T, class W>)
 MK_DECLARE(int64_t edge_position_weights_scratch(int64_t channels, int64_t positions), template <class W>)
 MK_DECLARE(void edge_position_grad_weights(const EdgeGradient<T, W>& a, unsigned char* scratch, int64_t begin,
                                            int64_t end),
@@ -81,6 +83,7 @@ struct EdgeScatter {
   const int32_t* idx;
   const uint8_t* winner;
   W* grads;
+  W* bias;  // (maps, positions): the sums of the former over the channels
   int64_t channels, positions;
   int k;
 };

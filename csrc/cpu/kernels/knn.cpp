@@ -72,35 +72,51 @@ double dot(const A* a, const B* b, int64_t length) {
   return sum;
 }
 
-template <class T>
-void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
-  using W = wide<T>;
-  const T* from = a.nodes + n * a.map_stride;
-  constexpr int64_t kStrip = 16;  // nodes or components side by side: whole cache lines on both sides
-  const bool by_node = a.component_stride == 1;
-  const int64_t outer = by_node ? a.length : a.count, inner = by_node ? a.count : a.length;
-  for (int64_t o = 0; o < outer; o += kStrip) {
-    const int64_t last = o + kStrip < outer ? o + kStrip : outer;
-    for (int64_t i = 0; i < inner; ++i) {
-      for (int64_t s = o; s < last; ++s) {
-        const int64_t m = by_node ? i : s, d = by_node ? s : i;
-        map.nodes[m * a.length + d] = to_wide(from[m * a.node_stride + d * a.component_stride]);
-      }
+// to[i · columns + j] ← value(from[j · stride + i], i, j), strips of whole cache lines on both sides.
+template <class T, class V, class Value>
+void transpose(const T* from, int64_t stride, int64_t rows, int64_t columns, V* to, int64_t to_stride, Value value) {
+  constexpr int64_t kStrip = 16;
+  for (int64_t first = 0; first < columns; first += kStrip) {
+    const int64_t last = first + kStrip < columns ? first + kStrip : columns;
+    for (int64_t i = 0; i < rows; ++i) {
+      for (int64_t j = first; j < last; ++j) to[i * to_stride + j] = value(from[j * stride + i], i, j);
     }
   }
-  for (int64_t m = 0; m < a.count; ++m) {
-    const W* node = map.nodes + m * a.length;
-    const double norm = __builtin_sqrt(dot(node, node, a.length));
+}
+
+template <class W>
+void measure(const Map<W>& map, int64_t count, int64_t length) {
+  for (int64_t m = 0; m < count; ++m) {
+    const W* node = map.nodes + m * length;
+    const double norm = __builtin_sqrt(dot(node, node, length));
     map.inverse[m] = 1.0 / (norm < kSmallestNorm ? kSmallestNorm : norm);
   }
+}
+
+// Of the two layouts one is that of the input, the other is turned.
+template <class T>
+void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
+  const T* from = a.nodes + n * a.map_stride;
   const int64_t width = padded(a.count);
-  for (int64_t first = 0; first < width; first += kStrip) {
-    for (int64_t d = 0; d < a.length; ++d) {
-      float* to = map.unit + d * width;
-      for (int64_t m = first; m < first + kStrip && m < width; ++m) {
-        to[m] = m < a.count ? float(double(map.nodes[m * a.length + d]) * map.inverse[m]) : 0.0f;
-      }
+  const auto unit = [&](double value, int64_t m) { return float(value * map.inverse[m]); };
+  if (a.component_stride == 1) {
+    for (int64_t m = 0; m < a.count; ++m) {
+      for (int64_t d = 0; d < a.length; ++d) map.nodes[m * a.length + d] = to_wide(from[m * a.node_stride + d]);
     }
+    measure(map, a.count, a.length);
+    transpose(map.nodes, a.length, a.length, a.count, map.unit, width,
+              [&](wide<T> value, int64_t, int64_t m) { return unit(value, m); });
+  } else {
+    transpose(from, a.component_stride, a.count, a.length, map.nodes, a.length,
+              [](T value, int64_t, int64_t) { return to_wide(value); });
+    measure(map, a.count, a.length);
+    for (int64_t d = 0; d < a.length; ++d) {
+      const T* row = from + d * a.component_stride;
+      for (int64_t m = 0; m < a.count; ++m) map.unit[d * width + m] = unit(to_wide(row[m]), m);
+    }
+  }
+  for (int64_t d = 0; d < a.length; ++d) {
+    for (int64_t m = a.count; m < width; ++m) map.unit[d * width + m] = 0;
   }
   for (int64_t i = 0; i < kBlock; ++i) map.unit[a.length * width + i] = 0;
 }
@@ -122,21 +138,40 @@ bool any_above(Vec<float> v, Vec<float> limit) {
 #endif
 }
 
-// The k-th largest of a row (padded, without NaN).
-float kth_largest(const float* row, int64_t width, int k) {
-  float best[kMostNeighbours];
-  for (int i = 0; i < k; ++i) best[i] = kNothing;
+// The k-th largest of a row (padded, without NaN): first the k largest of each lane, without a branch, then those of
+// them. K is k, or 0 where the compiler need not know it; with it, what is best so far stays in registers.
+template <int K>
+float kth_largest(const float* row, int64_t width, int any_k) {
+  const int k = K != 0 ? K : any_k;
+  constexpr int room = K != 0 ? K : kMostNeighbours;
+  Vec<float> best[room];
+  for (Vec<float>& lane : best) lane = broadcast(kNothing);
   for (int64_t q = 0; q < width; q += lanes<float>) {
-    if (!any_above(load(row + q), broadcast(best[k - 1]))) continue;
-    for (int64_t i = q; i < q + lanes<float>; ++i) {
-      const float value = row[i];
-      if (!(value > best[k - 1])) continue;
-      int place = k - 1;
-      for (; place > 0 && best[place - 1] < value; --place) best[place] = best[place - 1];
-      best[place] = value;
+    Vec<float> v = load(row + q);
+    for (int i = 0; i < k; ++i) {
+      const Mask<float> larger = v > best[i];
+      const Vec<float> kept = larger ? v : best[i];
+      v = larger ? best[i] : v;
+      best[i] = kept;
     }
   }
-  return best[k - 1];
+  float sorted[room];
+  for (float& value : sorted) value = kNothing;
+  for (int i = 0; i < k; ++i) {
+    float of_lanes[lanes<float>];
+    store(of_lanes, best[i]);
+    for (const float value : of_lanes) {
+      if (!(value > sorted[k - 1])) continue;
+      int place = k - 1;
+      for (; place > 0 && sorted[place - 1] < value; --place) sorted[place] = sorted[place - 1];
+      sorted[place] = value;
+    }
+  }
+  return sorted[k - 1];
+}
+
+float search(const float* row, int64_t width, int k) {
+  return k == 3 ? kth_largest<3>(row, width, k) : kth_largest<0>(row, width, k);
 }
 
 // The similarities of one row, ready to be ranked: no NaN, and nothing in the place of the node itself or past the last
@@ -157,7 +192,7 @@ void rank_row(const Map<W>& map, const float* row, int64_t m, int64_t count, int
   const int64_t width = padded(count);
   const int others = k - 1;
   // Strictly above a value a little below the limit: the same as at or above it.
-  const float limit = kth_largest(row, width, others) - 2.0f * error_bound(length) - 1e-6f;
+  const float limit = search(row, width, others) - 2.0f * error_bound(length) - 1e-6f;
   const W* node = map.nodes + m * length;
   for (int64_t d = 0; d < length; ++d) map.scaled[d] = double(node[d]) * map.inverse[m];
   int64_t best[kMostNeighbours];
