@@ -235,10 +235,10 @@ def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     """The lines of build.ninja."""
     common = f"-std=c++17 -O3 -DNDEBUG -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
     host = "-fPIC -fvisibility=hidden -Wall -Wno-psabi -Wno-unused-function"
-    # Headers of another project: no warnings of theirs.
     yield f"cxx = {plan.cxx}"
     yield f"common = {common}"
-    yield f"cxxflags = {common} {host} -fno-math-errno -fno-trapping-math -ffp-contract=fast -isystem {plan.headers} {flags}"
+    arithmetic = "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
+    yield f"cxxflags = {common} {host} {arithmetic} -isystem {plan.headers} {flags}"
     yield "rule cxx"
     yield "  command = $cxx $cxxflags $extra -MD -MF $out.d -c $in -o $out"
     yield "  depfile = $out.d"
