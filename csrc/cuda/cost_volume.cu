@@ -565,7 +565,7 @@ MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Sha
     for (int dx = group % groups_x - radius_x; dx <= radius_x; dx += groups_x) {
       const int first = place.column + dx;
       if (first >= columns || first + ceil_div(Block::piece, Block::classes) <= 0) continue;
-#pragma unroll 4
+#pragma unroll 2
       for (int dy = range.first + group / groups_x; dy <= range.last; dy += groups_y) {
         using Piece = typename Block::Piece;
         const int64_t at = displacement_channel(dy, dx, shape.radius_y, shape.radius_x) * shape.plane + offset;
