@@ -48,7 +48,7 @@ struct Tile {
 };
 
 struct Shape {
-  int channels, height, width, stride, radius_y, radius_x;
+  int channels, height, width, plane, stride, radius_y, radius_x;
   int columns;               // of a class in a row
   int y_classes, x_classes;  // of the map; a block has all of the x classes where rows are moved in pieces
   int rows, strips;          // of a class in a tile; and tiles
@@ -81,6 +81,17 @@ MK_DEVICE Place place_of(const Shape& shape, int x_class) {
   const int column = in_row * (Tile::piece / Tile::classes);
   const int x = Stride == 0 ? x_class + shape.stride * in_row : in_row * Tile::piece;
   return {row, column, row * shape.columns + column, x, x < shape.width};
+}
+
+// Of the thread's piece, from the map's first pixel, where its rows are those of `strip`.
+MK_DEVICE int offset_of(const Shape& shape, int y_class, const Strip& strip, const Place& place) {
+  return (y_class + shape.stride * (strip.begin + place.row)) * shape.width + place.x;
+}
+
+// How many pixels of a row are in a class.
+template <int Stride>
+MK_DEVICE int class_columns(const Shape& shape, int x_class) {
+  return Stride == 0 ? class_extent(shape.width, shape.stride, x_class) : shape.columns;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -174,17 +185,15 @@ MK_DEVICE typename Tile<T, Stride>::Piece from_slots(const T* row, int slot) {
   }
 }
 
-// `Count` pieces of a tile, of channels first, first + step, …; zeros outside the map and its channels.
+// `Count` pieces of a tile at `from` and every `step` channels on; zeros past the `channels` that are left.
 template <class T, int Stride, int Count>
-MK_DEVICE void read_pieces(typename Tile<T, Stride>::Piece (&pieces)[Count], const T* map, int64_t plane, int first,
-                           int channels, bool inside) {
+MK_DEVICE void read_pieces(typename Tile<T, Stride>::Piece (&pieces)[Count], const T* from, int plane, int channels) {
   using Piece = typename Tile<T, Stride>::Piece;
   constexpr int step = Tile<T, Stride>::step;
 #pragma unroll
   for (int i = 0; i < Count; ++i) {
-    const int channel = first + i * step;
     pieces[i] = Piece{};
-    if (inside && channel < channels) pieces[i] = *reinterpret_cast<const Piece*>(map + channel * plane);
+    if (i * step < channels) pieces[i] = *reinterpret_cast<const Piece*>(from + i * step * plane);
   }
 }
 
@@ -232,7 +241,7 @@ MK_DEVICE void multiply_across(float (&sum)[8][4], const T* a, const T* b, int c
   if constexpr (sizeof(T) == 2) {
     a += (lane / 16 * 8 + lane % 8) * Pitch + lane / 8 % 2 * 8;
     b += (lane / 8 % 2 * 8 + lane % 8) * Pitch + lane / 16 * 8;
-#pragma unroll
+#pragma unroll 1  // registers are short
     for (int k = 0; k < Depth; k += 16) {
       uint32_t fa[4], fb[4];
       load_matrices_transposed(fa, a + k * Pitch);
@@ -350,21 +359,26 @@ struct ForwardTile : Tile<T, Stride> {
   static constexpr int shared = std::max(2 * stage * int(sizeof(T)), Tile<T, Stride>::width * kPairPitch * 4);
 };
 
-// Shared memory holds pairs[slot of a][slot of b] afterwards.
+// Shared memory holds pairs[slot of a][slot of b] afterwards. The thread's piece of a is at a + at, that of b at b + at
+// + to_b.
 template <class T, bool Tf32, int Stride>
-MK_DEVICE void correlate(const T* a, const T* b, const Shape& shape, bool a_inside, bool b_inside, const Place& place) {
+MK_DEVICE void correlate(const T* a, const T* b, int64_t at, int to_b, const Shape& shape, bool a_inside, bool b_inside,
+                         const Place& place) {
   using Block = ForwardTile<T, Stride>;
   T* stages = reinterpret_cast<T*>(dynamic_shared());
-  const int64_t plane = int64_t(shape.height) * shape.width;
   const int first = int(threadIdx.x) / Block::pieces;
   const int warp = int(threadIdx.x) / 32, corner = warp / 4 * kSlots;
   const int rows = shape.rows * shape.columns, columns = shape.rows_b * shape.columns;
   const bool has_rows = warp % 4 * 16 < rows;
 
   typename Block::Piece of_a[Block::moves], of_b[Block::moves];
-  const auto read = [&](int channel) {
-    read_pieces<T, Stride>(of_a, a, plane, channel + first, shape.channels, a_inside);
-    read_pieces<T, Stride>(of_b, b, plane, channel + first, shape.channels, b_inside);
+  int left = shape.channels - first;
+  at += first * shape.plane;
+  const auto read = [&] {
+    read_pieces<T, Stride>(of_a, a + at, shape.plane, a_inside ? left : 0);
+    read_pieces<T, Stride>(of_b, b + at + to_b, shape.plane, b_inside ? left : 0);
+    at += Block::depth * shape.plane;
+    left -= Block::depth;
   };
   const auto write = [&](T* stage) {
     if (place.row < shape.rows) write_tile<T, Tf32, Stride, Block::pitch>(stage, of_a, place);
@@ -373,17 +387,16 @@ MK_DEVICE void correlate(const T* a, const T* b, const Shape& shape, bool a_insi
   };
 
   float sum[8][4] = {};
-  read(0);
+  read();
   write(stages);
   __syncthreads();
-  for (int channel = 0, now = 0; channel < shape.channels; channel += Block::depth, now ^= 1) {
-    const bool more = channel + Block::depth < shape.channels;
+  for (int chunks = ceil_div(shape.channels, Block::depth), now = 0; chunks > 0; --chunks, now ^= 1) {
     const T* stage = stages + now * Block::stage;
-    if (more) read(channel + Block::depth);
+    if (chunks > 1) read();
     if (has_rows)
       multiply_across<T, Tf32, Block::pitch, Block::depth>(sum, stage + corner + warp % 4 * 16,
                                                            stage + Block::depth * Block::pitch + corner, columns);
-    if (more) write(stages + (now ^ 1) * Block::stage);
+    if (chunks > 1) write(stages + (now ^ 1) * Block::stage);
     __syncthreads();
   }
   float* pairs = reinterpret_cast<float*>(dynamic_shared()) + (corner + warp % 4 * 16) * kPairPitch;
@@ -402,7 +415,6 @@ MK_DEVICE void write_displacements(T* out, const Shape& shape, const Place& plac
   using Block = ForwardTile<T, Stride>;
   constexpr int groups_x = Block::step < 8 ? Block::step : 8, groups_y = Block::step / groups_x;
   const float* pairs = reinterpret_cast<const float*>(dynamic_shared());
-  const int64_t plane = int64_t(shape.height) * shape.width;
   const int group = int(threadIdx.x) / Block::pieces;
   for (int dx = group % groups_x - shape.radius_x; dx <= shape.radius_x; dx += groups_x) {
     for (int dy = dy_range.first + group / groups_x; dy <= dy_range.last; dy += groups_y) {
@@ -416,53 +428,66 @@ MK_DEVICE void write_displacements(T* out, const Shape& shape, const Place& plac
         const float v = met ? scale * pairs[slot * kPairPitch + row * shape.columns + column] : 0.0f;
         values[e] = v > 0.0f ? v : v * slope;
       }
-      write_piece(out + displacement_channel(dy, dx, shape.radius_y, shape.radius_x) * plane, values);
+      write_piece(out + displacement_channel(dy, dx, shape.radius_y, shape.radius_x) * shape.plane, values);
     }
   }
 }
 
-template <class T, bool Tf32, int Stride>
-__global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 6)
-    cost_volume_kernel(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ out, Shape shape, float scale,
-                       float slope) {
-  using Block = ForwardTile<T, Stride>;
-  const int x_blocks = Stride == 0 ? shape.x_classes : 1;
-  int index = int(blockIdx.x);
+// What a block does.  It waits in shared memory while the products need the registers.
+struct Pairing {
+  int n, y_class, x_class;
+  Strip a, b;
+  bool meet, first_b, last_b;
+};
+
+template <int Stride>
+MK_DEVICE Pairing pairing_of(const Shape& shape, int index) {
+  Pairing pairing;
   const int index_b = index % shape.strips_b;
   index /= shape.strips_b;
   const int index_a = index % shape.strips;
   index /= shape.strips;
-  const int x_class = index % x_blocks;
+  const int x_blocks = Stride == 0 ? shape.x_classes : 1;
+  pairing.x_class = index % x_blocks;
   index /= x_blocks;
-  const int y_class = index % shape.y_classes;
-  const int64_t n = index / shape.y_classes;
+  pairing.y_class = index % shape.y_classes;
+  pairing.n = index / shape.y_classes;
+  const Strip a = strip(shape, pairing.y_class, index_a, shape.rows);
+  const Strip b = strip(shape, pairing.y_class, index_b, shape.rows_b);
+  pairing.a = a;
+  pairing.b = b;
+  pairing.meet = a.count > 0 && b.count > 0 && b.begin <= a.begin + a.count - 1 + shape.radius_y &&
+                 b.begin + b.count - 1 >= a.begin - shape.radius_y;
+  pairing.first_b = index_b == 0;
+  pairing.last_b = index_b == shape.strips_b - 1;
+  return pairing;
+}
 
-  const Strip strip_a = strip(shape, y_class, index_a, shape.rows);
-  const Strip strip_b = strip(shape, y_class, index_b, shape.rows_b);
-  if (strip_a.count == 0) return;
-  const Place place = place_of<Block, Stride>(shape, x_class);
-  const bool a_inside = place.in_map && place.row < strip_a.count;
-  const bool b_inside = place.in_map && place.row < strip_b.count;
-  const int64_t plane = int64_t(shape.height) * shape.width;
-  const auto offset = [&](const Strip& s) {
-    return int64_t(y_class + shape.stride * (s.begin + place.row)) * shape.width + place.x;
-  };
-  const bool meet = strip_b.count > 0 && strip_b.begin <= strip_a.begin + strip_a.count - 1 + shape.radius_y &&
-                    strip_b.begin + strip_b.count - 1 >= strip_a.begin - shape.radius_y;
-  if (meet) {
-    const int64_t map = n * shape.channels * plane;
-    correlate<T, Tf32, Stride>(a + map + offset(strip_a), b + map + offset(strip_b), shape, a_inside, b_inside, place);
+template <class T, bool Tf32, int Stride>
+__global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
+    cost_volume_kernel(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ out, Shape shape, float scale,
+                       float slope) {
+  __shared__ Pairing pairing;
+  if (threadIdx.x == 0) pairing = pairing_of<Stride>(shape, int(blockIdx.x));
+  __syncthreads();
+  const Place place = place_of<Tile<T, Stride>, Stride>(shape, pairing.x_class);
+  if (pairing.meet) {
+    const int from = offset_of(shape, pairing.y_class, pairing.a, place);
+    const int to = offset_of(shape, pairing.y_class, pairing.b, place);
+    correlate<T, Tf32, Stride>(a, b, int64_t(pairing.n) * shape.channels * shape.plane + from, to - from, shape,
+                               place.in_map && place.row < pairing.a.count, place.in_map && place.row < pairing.b.count,
+                               place);
   }
-  if (!a_inside) return;
+  if (!place.in_map || place.row >= pairing.a.count) return;
   // Displacements past the map's edge belong to the outermost strips of b.
-  const int row = strip_a.begin + place.row;
-  StepRange dy_range = steps_into(row, strip_b.begin, shape.rows_b, shape.radius_y);
-  if (index_b == 0) dy_range.first = -shape.radius_y;
-  if (index_b == shape.strips_b - 1) dy_range.last = shape.radius_y;
-  write_displacements<T, Stride>(
-      out + n * displacement_channels(shape.radius_y, shape.radius_x) * plane + offset(strip_a), shape, place, dy_range,
-      row - strip_b.begin, meet ? strip_b.count : 0,
-      Stride == 0 ? class_extent(shape.width, shape.stride, x_class) : shape.columns, scale, slope);
+  const int row = pairing.a.begin + place.row;
+  StepRange dy_range = steps_into(row, pairing.b.begin, shape.rows_b, shape.radius_y);
+  if (pairing.first_b) dy_range.first = -shape.radius_y;
+  if (pairing.last_b) dy_range.last = shape.radius_y;
+  out += pairing.n * displacement_channels(shape.radius_y, shape.radius_x) * shape.plane;
+  write_displacements<T, Stride>(out + offset_of(shape, pairing.y_class, pairing.a, place), shape, place, dy_range,
+                                 row - pairing.b.begin, pairing.meet ? pairing.b.count : 0,
+                                 class_columns<Stride>(shape, pairing.x_class), scale, slope);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -480,34 +505,70 @@ struct BackwardTile : Tile<T, Stride> {
   static constexpr int shared = (values + pairs) * int(sizeof(T));
 };
 
+// What a block of the backward does: the gradient of one strip of a, or of b, for `tiles` tiles of channels.
+struct Part {
+  int n, y_class, x_class, first_tile;
+  Strip own;
+  int first_other, last_other;  // strips of the other map that it meets
+  bool own_is_b;
+};
+
+template <int Stride>
+MK_DEVICE Part part_of(const Shape& shape, int tiles, int groups, int index) {
+  Part part;
+  part.own_is_b = index % 2;
+  index /= 2;
+  part.first_tile = index % groups * tiles;
+  index /= groups;
+  const int own_index = index % shape.strips;
+  index /= shape.strips;
+  const int x_blocks = Stride == 0 ? shape.x_classes : 1;
+  part.x_class = index % x_blocks;
+  index /= x_blocks;
+  part.y_class = index % shape.y_classes;
+  part.n = index / shape.y_classes;
+  const Strip own = strip(shape, part.y_class, own_index, shape.rows);
+  part.own = own;
+  part.first_other = max(own.begin - shape.radius_y, 0) / shape.rows;
+  part.last_other = min((own.begin + own.count - 1 + shape.radius_y) / shape.rows, shape.strips - 1);
+  return part;
+}
+
+template <int Threads>
+MK_DEVICE void clear(void* memory, int bytes) {
+  for (int i = int(threadIdx.x); i < bytes / 16; i += Threads) static_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
+}
+
 template <class T, bool Tf32>
 MK_DEVICE T operand(float v) {
   if constexpr (Tf32) return __uint_as_float(to_tf32(v));
   return T(v);
 }
 
-// pairs[own slot][other slot] = G between pixel p, of a, in rows p_strip and q, of b, in rows q_strip; own is p's map
-// unless `own_is_b`. `grad_out` and `out` at the thread's piece, as a pixel p, of displacement channel 0.
+// pairs[own slot][other slot] = G between the pixels p of a and q of b; `grad_out` and `out` of the block's map.
 template <class T, bool Tf32, int Stride>
 MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Shape& shape, const Place& place,
-                            const Strip& p_strip, const Strip& q_strip, bool own_is_b, int columns, float slope) {
+                            const Part& part, Strip other, float slope) {
   using Block = BackwardTile<T, Stride>;
   constexpr int groups_x = Block::step < 8 ? Block::step : 8, groups_y = Block::step / groups_x;
-  for (int i = int(threadIdx.x); i < Block::pairs; i += Block::threads) pairs[i] = T(0.0f);
+  clear<Block::threads>(pairs, Block::pairs * int(sizeof(T)));
   __syncthreads();
+  const bool own_is_b = part.own_is_b;
+  const Strip p_strip{own_is_b ? other.begin : part.own.begin, own_is_b ? other.count : part.own.count};
+  const Strip q_strip{own_is_b ? part.own.begin : other.begin, own_is_b ? part.own.count : other.count};
   if (place.in_map && place.row < p_strip.count) {
-    const int64_t plane = int64_t(shape.height) * shape.width;
-    const int group = int(threadIdx.x) / Block::pieces;
+    const int offset = offset_of(shape, part.y_class, p_strip, place);
+    const int group = int(threadIdx.x) / Block::pieces, columns = class_columns<Stride>(shape, part.x_class);
     const int radius_x = min(shape.radius_x, columns - 1);
     const int q_row = p_strip.begin + place.row - q_strip.begin;
     const StepRange range = steps_into(q_row, 0, q_strip.count, shape.radius_y);
     for (int dx = group % groups_x - radius_x; dx <= radius_x; dx += groups_x) {
       const int first = place.column + dx;
       if (first >= columns || first + ceil_div(Block::piece, Block::classes) <= 0) continue;
-#pragma unroll 4
+#pragma unroll 2
       for (int dy = range.first + group / groups_x; dy <= range.last; dy += groups_y) {
         using Piece = typename Block::Piece;
-        const int64_t at = displacement_channel(dy, dx, shape.radius_y, shape.radius_x) * plane;
+        const int64_t at = displacement_channel(dy, dx, shape.radius_y, shape.radius_x) * shape.plane + offset;
         float grad[Block::piece], value[Block::piece];
         unpack<T>(grad, *reinterpret_cast<const Piece*>(grad_out + at));
         if (slope != 1.0f) unpack<T>(value, *reinterpret_cast<const Piece*>(out + at));
@@ -525,88 +586,77 @@ MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Sha
   }
 }
 
+// Writes scale · sum to `to`, the thread's piece of the first channel of a tile of which `channels` are left; by way of
+// `values`.
 template <class T, bool Tf32, int Stride>
-__global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 2 : 4)
+MK_DEVICE void write_gradient(T* to, T* values, const float (&sum)[8][4], const Shape& shape, const Place& place,
+                              int channels, bool inside, float scale) {
+  using Block = BackwardTile<T, Stride>;
+  const int warp = int(threadIdx.x) / 32, slots = shape.rows * shape.columns;
+  T* corner = values + warp % 4 * 16 * Block::pitch + warp / 4 * kSlots;
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int column = column_of<uses_mma<T, Tf32>, true>(j, i);
+      if (column < slots) corner[row_of<uses_mma<T, Tf32>, true>(i) * Block::pitch + column] = T(scale * sum[j][i]);
+    }
+  __syncthreads();
+  const int first = int(threadIdx.x) / Block::pieces;
+  if (inside) {
+#pragma unroll
+    for (int i = 0; i < Block::moves; ++i) {
+      const int channel = first + i * Block::step;
+      if (channel < channels)
+        *reinterpret_cast<typename Block::Piece*>(to + channel * shape.plane) =
+            from_slots<T, Stride>(values + channel * Block::pitch, place.slot);
+    }
+  }
+  __syncthreads();
+}
+
+template <class T, bool Tf32, int Stride>
+__global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 1 ? 4 : 2)
     cost_volume_backward_kernel(const T* __restrict__ grad_out, const T* __restrict__ a, const T* __restrict__ b,
                                 const T* __restrict__ out, T* __restrict__ grad_a, T* __restrict__ grad_b, Shape shape,
                                 int tiles, int groups, float scale, float slope) {
   using Block = BackwardTile<T, Stride>;
-  const int x_blocks = Stride == 0 ? shape.x_classes : 1;
-  int index = int(blockIdx.x);
-  const bool own_is_b = index % 2;
-  index /= 2;
-  const int first_tile = index % groups * tiles;
-  index /= groups;
-  const int own_index = index % shape.strips;
-  index /= shape.strips;
-  const int x_class = index % x_blocks;
-  index /= x_blocks;
-  const int y_class = index % shape.y_classes;
-  const int64_t n = index / shape.y_classes;
-
-  const Strip own = strip(shape, y_class, own_index, shape.rows);
+  const Part part = part_of<Stride>(shape, tiles, groups, int(blockIdx.x));
+  const Strip own = part.own;
   if (own.count == 0) return;
-  const Place place = place_of<Block, Stride>(shape, x_class);
-  const int64_t plane = int64_t(shape.height) * shape.width, map = n * shape.channels * plane;
-  const int64_t volume = n * displacement_channels(shape.radius_y, shape.radius_x) * plane;
-  const auto offset = [&](const Strip& s) {
-    return int64_t(y_class + shape.stride * (s.begin + place.row)) * shape.width + place.x;
-  };
-  const T* source = (own_is_b ? a : b) + map;
-  T* target = (own_is_b ? grad_b : grad_a) + map;
-  const int columns = Stride == 0 ? class_extent(shape.width, shape.stride, x_class) : shape.columns;
-  const int warp = int(threadIdx.x) / 32, corner = warp / 4 * kSlots, first_channel = int(threadIdx.x) / Block::pieces;
+  const Place place = place_of<Block, Stride>(shape, part.x_class);
+  const int64_t map = int64_t(part.n) * shape.channels * shape.plane;
+  const int64_t volume = part.n * displacement_channels(shape.radius_y, shape.radius_x) * shape.plane;
+  const int warp = int(threadIdx.x) / 32, corner = warp / 4 * kSlots, first = int(threadIdx.x) / Block::pieces;
   const int slots = shape.rows * shape.columns, depth = ceil_div(slots, 16) * 16;
-  const int first_other = max(own.begin - shape.radius_y, 0) / shape.rows;
-  const int last_other = min((own.begin + own.count - 1 + shape.radius_y) / shape.rows, shape.strips - 1);
 
   T* values = reinterpret_cast<T*>(dynamic_shared());
   T* pairs = values + Block::values;
-  for (int i = int(threadIdx.x); i < Block::values; i += Block::threads) values[i] = T(0.0f);
-
-  for (int tile = first_tile; tile < first_tile + tiles && tile * Block::depth < shape.channels; ++tile) {
-    const int channel = tile * Block::depth + first_channel;
+  clear<Block::threads>(values, Block::values * int(sizeof(T)));  // slots past the last row stay zero
+  for (int tile = part.first_tile; tile < part.first_tile + tiles; ++tile) {
+    const int left = shape.channels - tile * Block::depth;
+    if (left <= 0) return;
+    const int64_t tile_at = map + int64_t(tile) * Block::depth * shape.plane;
     float sum[8][4] = {};
-    for (int other_index = first_other; other_index <= last_other; ++other_index) {
-      const Strip other = strip(shape, y_class, other_index, shape.rows);
-      if (tile == first_tile || first_other < last_other) {
-        const Strip& p_strip = own_is_b ? other : own;
-        const int64_t at = volume + offset(p_strip);
-        gather_pairs<T, Tf32, Stride>(pairs, grad_out + at, out + at, shape, place, p_strip, own_is_b ? own : other,
-                                      own_is_b, columns, slope);
-      }
+    for (int index = part.first_other; index <= part.last_other; ++index) {
+      const Strip other = strip(shape, part.y_class, index, shape.rows);
+      if (tile == part.first_tile || part.first_other < part.last_other)
+        gather_pairs<T, Tf32, Stride>(pairs, grad_out + volume, out + volume, shape, place, part, other, slope);
       if (place.row < shape.rows) {
+        const T* from = (part.own_is_b ? a : b) + tile_at + offset_of(shape, part.y_class, other, place);
         typename Block::Piece pieces[Block::moves];
-        read_pieces<T, Stride>(pieces, source + offset(other), plane, channel, shape.channels,
-                               place.in_map && place.row < other.count);
+        read_pieces<T, Stride>(pieces, from + first * shape.plane, shape.plane,
+                               place.in_map && place.row < other.count ? left - first : 0);
         write_tile<T, Tf32, Stride, Block::pitch>(values, pieces, place);
       }
       __syncthreads();
-      if (tile * Block::depth + warp % 4 * 16 < shape.channels)
+      if (warp % 4 * 16 < left)
         multiply_along<T, Tf32, Block::pitch, Block::pair_pitch>(sum, values + warp % 4 * 16 * Block::pitch + corner,
                                                                  pairs + corner * Block::pair_pitch, depth, slots);
       __syncthreads();
     }
-    T* result = values + warp % 4 * 16 * Block::pitch + corner;
-#pragma unroll
-    for (int j = 0; j < 8; ++j)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = column_of<uses_mma<T, Tf32>, true>(j, i);
-        if (column < slots) result[row_of<uses_mma<T, Tf32>, true>(i) * Block::pitch + column] = T(scale * sum[j][i]);
-      }
-    __syncthreads();
-    if (place.in_map && place.row < own.count) {
-      T* to = target + offset(own);
-#pragma unroll
-      for (int i = 0; i < Block::moves; ++i) {
-        const int row = first_channel + i * Block::step;
-        if (tile * Block::depth + row < shape.channels)
-          *reinterpret_cast<typename Block::Piece*>(to + (tile * Block::depth + row) * plane) =
-              from_slots<T, Stride>(values + row * Block::pitch, place.slot);
-      }
-    }
-    __syncthreads();
+    T* to = (part.own_is_b ? grad_b : grad_a) + tile_at + offset_of(shape, part.y_class, own, place);
+    write_gradient<T, Tf32, Stride>(to, values, sum, shape, place, left, place.in_map && place.row < own.count, scale);
   }
 }
 
@@ -618,6 +668,7 @@ Shape shape_of(const Tensor& a, int64_t radius_y, int64_t radius_x, int64_t stri
   shape.channels = int(a.size(1));
   shape.height = int(a.size(2));
   shape.width = int(a.size(3));
+  shape.plane = shape.height * shape.width;
   require(std::max(radius_y, radius_x) < (1 << 20), "the radius of a cost volume is too large");
   shape.radius_y = int(radius_y);
   shape.radius_x = int(radius_x);
@@ -694,7 +745,8 @@ Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t r
 std::tuple<Tensor, Tensor> cost_volume_backward(const Tensor& grad_out, const Tensor& a, const Tensor& b,
                                                 const Tensor& out, int64_t radius_y, int64_t radius_x, int64_t stride,
                                                 double negative_slope, bool tf32) {
-  const Tensor grad = molkernels::contiguous(grad_out), from = molkernels::contiguous(a), to = molkernels::contiguous(b), sign = molkernels::contiguous(out);
+  const Tensor grad = molkernels::contiguous(grad_out), from = molkernels::contiguous(a),
+               to = molkernels::contiguous(b), sign = molkernels::contiguous(out);
   Tensor grad_a = empty_like(from), grad_b = empty_like(to);
   const int64_t n = a.size(0);
   if (n == 0) return {grad_a, grad_b};
