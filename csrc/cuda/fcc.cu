@@ -14,7 +14,6 @@
 #include "fcc.cuh"
 #include "fcc_general.cuh"
 #include "fcc_lines.cuh"
-#include "fcc_tensor.cuh"
 #include "ops.h"
 
 namespace molkernels {
@@ -73,76 +72,33 @@ Plan statistics_plan(const OnDevice& device, const Tensor& x, int64_t groups) {
   return plan_for(device, x, groups, 8 * statistics_threads / (x.size(2) * x.size(3)), 8);
 }
 
-// Calls f with the side L of square maps that have kernels of their own; returns whether there are.
-template <class F>
-bool for_side(const Plan& plan, F&& f) {
-  if (plan.height != plan.width) return false;
-  if (plan.height == 8) return f(std::integral_constant<int, 8>{}), true;
-  if (plan.height == 16) return f(std::integral_constant<int, 16>{}), true;
-  if (plan.height == 32) return f(std::integral_constant<int, 32>{}), true;
-  return false;
-}
-
 // A view may begin anywhere; 16-byte accesses may not.
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
-void require_shared(const OnDevice& device, int bytes) {
-  if (bytes > device.shared_memory())
-    throw std::runtime_error("molkernels: fcc needs " + std::to_string(bytes) +
-                             " bytes of shared memory a block; this device grants " +
-                             std::to_string(device.shared_memory()));
-}
-
-template <class... P, class... A>
-void launch_plan(const OnDevice& device, void (*kernel)(P...), const Plan& plan, int threads, int shared,
-                 const A&... arguments) {
-  require_shared(device, shared);
-  launch(device, kernel, dim3(unsigned(plan.blocks())), threads, shared, arguments...);
-}
-
 template <class T, bool Backward>
 void apply(const OnDevice& device, const ApplyArguments<T>& a, bool tf32) {
-  const bool fast = aligned(a.in) && aligned(a.x) && for_side(a.plan, [&](auto side) {
-                      constexpr int L = decltype(side)::value;
-                      constexpr int shared = int(sizeof(Coefficients));
-                      if constexpr (std::is_same_v<T, float>)
-                        if (!tf32)
-                          return launch_plan(device, fcc_lines_kernel<L, Backward>, a.plan, line_threads,
-                                             lines_shared<L>(Backward ? 2 : 1), a);
-                      launch_plan(device, fcc_tensor_kernel<T, L, Backward>, a.plan, tensor_threads, shared, a);
-                    });
-  if (!fast)
-    launch_plan(device, fcc_general_kernel<T, Backward>, a.plan, general_threads,
-                general_shared(a.plan.height, a.plan.width, false), a);
+  if (!has_side(a.plan) || !aligned(a.in) || !aligned(a.x)) return launch_general<T, Backward>(device, a);
+  if constexpr (std::is_same_v<T, float>)
+    if (!tf32) return launch_lines<Backward>(device, a);
+  launch_tensor<T, Backward>(device, a);
 }
 
 template <class T>
 void gradients(const OnDevice& device, const GradientArguments<T>& a, bool tf32) {
-  const bool fast =
-      aligned(a.grad_y) && aligned(a.x) && for_side(a.plan, [&](auto side) {
-        constexpr int L = decltype(side)::value;
-        if constexpr (std::is_same_v<T, float>)
-          if (!tf32)
-            return launch_plan(device, fcc_lines_gradient_kernel<L>, a.plan, line_threads, lines_shared<L>(2), a);
-        launch_plan(device, fcc_tensor_gradient_kernel<T, L>, a.plan, tensor_threads, tensor_gradient_shared<L>, a);
-      });
-  if (!fast)
-    launch_plan(device, fcc_general_gradient_kernel<T>, a.plan, general_threads,
-                general_shared(a.plan.height, a.plan.width, true), a);
+  if (!has_side(a.plan) || !aligned(a.grad_y) || !aligned(a.x)) return launch_general_gradient<T>(device, a);
+  if constexpr (std::is_same_v<T, float>)
+    if (!tf32) return launch_lines_gradient(device, a);
+  launch_tensor_gradient<T>(device, a);
 }
 
 // Moments of x + pe_a of every chunk, channel and group.
 template <class T>
 Tensor chunk_moments(const OnDevice& device, const Plan& plan, const Tensor& x, const Parameters<T>& p) {
-  Tensor moments = empty(x, {plan.blocks(), 2}, ScalarType::Float);
-  float2* to = reinterpret_cast<float2*>(out<float>(moments));
-  const int shared = plan.pixels() * int(sizeof(float));
-  if (plan.pixels() % 8 == 0 && aligned(in<T>(x)))
-    launch_plan(device, fcc_statistics_kernel<T, 8>, plan, statistics_threads, shared, plan, in<T>(x), p.pe_h, p.pe_w,
-                to);
-  else
-    launch_plan(device, fcc_statistics_kernel<T, 1>, plan, statistics_threads, shared, plan, in<T>(x), p.pe_h, p.pe_w,
-                to);
+  const Tensor moments = empty(x, {plan.blocks(), 2}, ScalarType::Float);
+  const StatisticsArguments<T> a = {plan, in<T>(x), p.pe_h, p.pe_w, reinterpret_cast<float2*>(out<float>(moments))};
+  const bool wide = plan.pixels() % 8 == 0 && aligned(a.x);
+  launch_plan(device, wide ? fcc_statistics_kernel<T, 8> : fcc_statistics_kernel<T, 1>, plan, statistics_threads,
+              plan.pixels() * int(sizeof(float)), a);
   return moments;
 }
 

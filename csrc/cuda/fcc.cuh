@@ -39,11 +39,11 @@ struct Plan {
   MK_HOST_DEVICE int64_t blocks() const { return int64_t(chunks) * groups * channels; }
 };
 
-// What one block does: samples begin … end − 1 of a group. Neighbouring blocks have neighbouring channels, which lie
-// beside each other in memory.
+// What one block does: `count` samples of a group from `begin` on. Neighbouring blocks have neighbouring channels,
+// which lie beside each other in memory.
 struct Share {
-  int channel, group, chunk;
-  int64_t begin, end;
+  int channel, group, chunk, count;
+  int64_t begin;
 };
 
 MK_DEVICE Share share_of(const Plan& plan, int block) {
@@ -53,13 +53,13 @@ MK_DEVICE Share share_of(const Plan& plan, int block) {
   s.chunk = rest % plan.chunks;
   s.group = rest / plan.chunks;
   s.begin = s.chunk * plan.per_chunk;
-  s.end = s.begin + plan.per_chunk < plan.samples ? s.begin + plan.per_chunk : plan.samples;
+  s.count = int(s.begin + plan.per_chunk < plan.samples ? plan.per_chunk : plan.samples - s.begin);
   return s;
 }
 
-// Where the map of sample `m` of the share's group begins; sample m of group g is n = m G + g.
-MK_DEVICE int64_t map_of(const Plan& plan, const Share& s, int64_t m) {
-  return ((m * plan.groups + s.group) * plan.channels + s.channel) * plan.pixels();
+// Where the map of the share's sample `m` begins; sample m of group g is n = m G + g.
+MK_DEVICE int64_t map_of(const Plan& plan, const Share& s, int m) {
+  return (((s.begin + m) * plan.groups + s.group) * plan.channels + s.channel) * plan.pixels();
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -99,6 +99,7 @@ MK_DEVICE Channel<T> channel_of(const Parameters<T>& p, const Plan& plan, int c)
 //   v̂ = in_scale · x + in_a[p],           grad_x = scale · g + slope · x + out_a[p] (+ grad_y)
 struct Coefficients {
   float taps_a[max_side], taps_b[max_side], in_a[max_side], out_a[max_side], out_b[max_side], pe_b[max_side];
+  float zeros[max_side];                 // the offsets along an axis that has none
   float in_scale, scale, slope, unused;  // a multiple of 16 bytes
 };
 
@@ -107,6 +108,7 @@ template <class T>
 MK_DEVICE void fill_forward(Coefficients& k, const Channel<T>& c, float mean, float rstd) {
   const int p = int(threadIdx.x);
   const float in_scale = rstd * c.gamma;
+  if (p < max_side) k.zeros[p] = 0;
   if (p < c.length_a) {
     k.taps_a[p] = static_cast<float>(c.weight_a[p]);
     k.in_a[p] = fmaf(static_cast<float>(c.pe_a[p]) - mean, in_scale, c.beta);
@@ -130,6 +132,7 @@ MK_DEVICE void fill_forward(Coefficients& k, const Channel<T>& c, float mean, fl
 template <class T>
 MK_DEVICE void fill_backward(Coefficients& k, const Channel<T>& c, float mean, float rstd, float2 means) {
   const int p = int(threadIdx.x);
+  if (p < max_side) k.zeros[p] = 0;
   if (p < c.length_a) {
     const float in = (static_cast<float>(c.pe_a[p]) - mean) * rstd;
     k.taps_a[p] = static_cast<float>(c.weight_a[p]);
@@ -158,7 +161,7 @@ struct Moments {
 // Of both sets together (Chan, Golub, LeVeque 1983): stays exact where |mean| ≫ std.
 MK_DEVICE Moments merge(const Moments& a, const Moments& b) {
   const float count = a.count + b.count;
-  const float weight = count > 0 ? b.count / count : 0.0f;
+  const float weight = count > 0 ? __fdividef(b.count, count) : 0.0f;
   const float delta = b.mean - a.mean;
   return {count, fmaf(delta, weight, a.mean), a.squares + b.squares + delta * delta * a.count * weight};
 }
@@ -208,33 +211,39 @@ MK_DEVICE void load_values(float (&v)[8], const T* p) {
 
 constexpr int statistics_threads = 256;
 
+template <class T>
+struct StatisticsArguments {
+  Plan plan;
+  const T *x, *pe_h, *pe_w;
+  float2* moments;
+};
+
 // Mean and squared differences of x + pe_a over a chunk, V values of a map at a time (16-byte loads with V = 8).
 // x (N, C, H, W) → moments (chunks of all groups, C). Reads x once.
 template <class T, int V>
-__global__ void __launch_bounds__(statistics_threads)
-    fcc_statistics_kernel(Plan plan, const T* x, const T* pe_h, const T* pe_w, float2* moments) {
+__global__ void __launch_bounds__(statistics_threads, 4) fcc_statistics_kernel(StatisticsArguments<T> a) {
+  const Plan& plan = a.plan;
   float* pe = reinterpret_cast<float*>(dynamic_shared());  // of every pixel
   const Share s = share_of(plan, int(blockIdx.x));
   const bool along_h = s.channel < plan.channels / 2;
   const int pixels = plan.pixels(), units = pixels / V;
   for (int p = int(threadIdx.x); p < pixels; p += statistics_threads)
-    pe[p] = static_cast<float>(along_h ? pe_h[s.channel * plan.height + p / plan.width]
-                                       : pe_w[s.channel * plan.width + p % plan.width]);
+    pe[p] = static_cast<float>(along_h ? a.pe_h[s.channel * plan.height + p / plan.width]
+                                       : a.pe_w[s.channel * plan.width + p % plan.width]);
   __syncthreads();
 
   Moments mine{0, 0, 0};
   const int64_t step = plan.step();
-  const T* maps = x + map_of(plan, s, s.begin);
-  int unit = int(threadIdx.x) % units;
-  int64_t m = int(threadIdx.x) / units;
-  while (m < s.end - s.begin) {
+  const int more_maps = statistics_threads / units, more_units = statistics_threads % units;
+  const T* maps = a.x + map_of(plan, s, 0);
+  int m = int(threadIdx.x) / units, unit = int(threadIdx.x) % units;
+  while (m < s.count) {
     float v[V];
     load_values(v, maps + m * step + unit * V);
 #pragma unroll
     for (int i = 0; i < V; ++i) v[i] += pe[unit * V + i];
     mine = merge(mine, moments_of(v));
-    m += statistics_threads / units;
-    unit += statistics_threads % units;
+    m += more_maps, unit += more_units;
     if (unit >= units) unit -= units, ++m;
   }
 
@@ -244,7 +253,7 @@ __global__ void __launch_bounds__(statistics_threads)
   __syncthreads();
   if (threadIdx.x == 0) {
     for (int w = 1; w < statistics_threads / 32; ++w) mine = merge(mine, of_warp[w]);
-    moments[(int64_t(s.group) * plan.chunks + s.chunk) * plan.channels + s.channel] =
+    a.moments[(int64_t(s.group) * plan.chunks + s.chunk) * plan.channels + s.channel] =
         make_float2(mine.mean, mine.squares);
   }
 }
@@ -303,6 +312,32 @@ struct GradientArguments {
   float eps;
   bool residual;
 };
+
+// Launches for square maps with L = 8, 16 or 32 on tensor cores, in fcc_tensor.cu for every T (float in TF32).
+template <class T, bool Backward>
+void launch_tensor(const OnDevice& device, const ApplyArguments<T>& a);
+template <class T>
+void launch_tensor_gradient(const OnDevice& device, const GradientArguments<T>& a);
+
+// f with the side L of square maps that have kernels of their own.
+inline bool has_side(const Plan& plan) {
+  return plan.height == plan.width && (plan.height == 8 || plan.height == 16 || plan.height == 32);
+}
+template <class F>
+void for_side(const Plan& plan, F&& f) {
+  if (plan.height == 8) f(std::integral_constant<int, 8>{});
+  if (plan.height == 16) f(std::integral_constant<int, 16>{});
+  if (plan.height == 32) f(std::integral_constant<int, 32>{});
+}
+
+template <class... P, class A>
+void launch_plan(const OnDevice& device, void (*kernel)(P...), const Plan& plan, int threads, int shared, const A& a) {
+  if (shared > device.shared_memory())
+    throw std::runtime_error("molkernels: fcc needs " + std::to_string(shared) +
+                             " bytes of shared memory a block; this device grants " +
+                             std::to_string(device.shared_memory()));
+  launch(device, kernel, dim3(unsigned(plan.blocks())), threads, shared, a);
+}
 
 template <class T, bool Backward>
 MK_DEVICE void fill(Coefficients& k, const ApplyArguments<T>& a, const Channel<T>& c, const Share& s) {
@@ -433,7 +468,7 @@ MK_DEVICE void write_gradients(const ParameterArguments<T>& a, const ChannelSums
 // slots as fit, each for one group at a time.
 // sums (chunks of all groups, C, Record) → eight gradients, means (G, C). Reads sums once.
 template <class T>
-__global__ void __launch_bounds__(parameter_threads) fcc_parameters_kernel(ParameterArguments<T> a) {
+__global__ void __launch_bounds__(parameter_threads, 1) fcc_parameters_kernel(ParameterArguments<T> a) {
   ChannelSums& k = *reinterpret_cast<ChannelSums*>(dynamic_shared());
   float* sums = reinterpret_cast<float*>(&k + 1);
   const int channel = int(blockIdx.x);

@@ -109,7 +109,7 @@ constexpr int general_shared(int height, int width, bool gradient) {
 // y from x, or with Backward grad_x from grad_y and x, (N, C, H, W) each. Reads each map once, and again from the cache
 // where it is added at the end; writes each once.
 template <class T, bool Backward>
-__global__ void __launch_bounds__(general_threads) fcc_general_kernel(ApplyArguments<T> a) {
+__global__ void __launch_bounds__(general_threads, 3) fcc_general_kernel(ApplyArguments<T> a) {
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int pitch = general_pitch(a.plan.width), pixels = a.plan.pixels(), width = a.plan.width;
   float *u = reinterpret_cast<float*>(&k + 1), *turned = u + general_floats(a.plan.height, a.plan.width);
@@ -119,7 +119,7 @@ __global__ void __launch_bounds__(general_threads) fcc_general_kernel(ApplyArgum
   const float *taps_h = c.along_h ? k.taps_a : k.taps_b, *taps_w = c.along_h ? k.taps_b : k.taps_a;
   const float scale = Backward ? k.scale : 1.0f;
 
-  for (int64_t m = s.begin; m < s.end; ++m) {
+  for (int m = 0; m < s.count; ++m) {
     const int64_t at = map_of(a.plan, s, m);
     const T* in = a.in + at;
     for (int p = int(threadIdx.x); p < pixels; p += general_threads) {
@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(general_threads) fcc_general_kernel(ApplyArgum
 // The records of a chunk's maps (see Record), and with given statistics grad_x. x, grad_y (N, C, H, W) → sums. Reads
 // each once, grad_y again from the cache for a residual.
 template <class T>
-__global__ void __launch_bounds__(general_threads) fcc_general_gradient_kernel(GradientArguments<T> a) {
+__global__ void __launch_bounds__(general_threads, 2) fcc_general_gradient_kernel(GradientArguments<T> a) {
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int pitch = general_pitch(a.plan.width), pixels = a.plan.pixels(), width = a.plan.width;
   const int floats = general_floats(a.plan.height, a.plan.width), thread = int(threadIdx.x);
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(general_threads) fcc_general_gradient_kernel(G
   };
   const auto place = [&](const Lines& lines, int line, int p) { return line * lines.line_step + p * lines.value_step; };
 
-  for (int64_t m = s.begin; m < s.end; ++m) {
+  for (int m = 0; m < s.count; ++m) {
     const int64_t at = map_of(a.plan, s, m);
     for (int p = thread; p < pixels; p += general_threads) {
       const int i = p / width, j = p % width;
@@ -204,6 +204,18 @@ __global__ void __launch_bounds__(general_threads) fcc_general_gradient_kernel(G
   if (part == 0 && p < c.length_a) to[record.f + p] = sum;
   if (part == 1 && p < c.length_a) to[record.v + p] = sum;
   if (part == 2 && p < c.length_b) to[record.d + p] = sum;
+}
+
+template <class T, bool Backward>
+void launch_general(const OnDevice& device, const ApplyArguments<T>& a) {
+  launch_plan(device, fcc_general_kernel<T, Backward>, a.plan, general_threads,
+              general_shared(a.plan.height, a.plan.width, false), a);
+}
+
+template <class T>
+void launch_general_gradient(const OnDevice& device, const GradientArguments<T>& a) {
+  launch_plan(device, fcc_general_gradient_kernel<T>, a.plan, general_threads,
+              general_shared(a.plan.height, a.plan.width, true), a);
 }
 
 }  // namespace fcc_kernels

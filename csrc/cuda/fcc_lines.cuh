@@ -164,22 +164,24 @@ MK_DEVICE float sum_of(const float (&v)[L]) {
   return sum;
 }
 
-// Σ over the warp's lanes of v[i], in every lane with lane / (32 / L) = i.
-template <int L>
+// Σ over the warp's lanes of v[i], in every lane with lane / (32 / Count) = i: each exchange halves how many sums a
+// lane has, until lanes that have the same one are left.
+template <int Count, int Mask = 16, int L>
 MK_DEVICE float sum_lanes_of(float (&v)[L]) {
-  const int lane = int(threadIdx.x % 32);
-  int mask = 16;
+  if constexpr (Mask == 0) {
+    return v[0];
+  } else if constexpr (Count == 1) {
+    v[0] += __shfl_xor_sync(all_lanes, v[0], Mask);
+    return sum_lanes_of<1, Mask / 2>(v);
+  } else {
+    const bool upper = (int(threadIdx.x) & Mask) != 0;
 #pragma unroll
-  for (int half = L / 2; half > 0; half /= 2, mask /= 2) {
-    const bool upper = (lane & mask) != 0;
-#pragma unroll
-    for (int i = 0; i < half; ++i) {
-      const float keep = upper ? v[i + half] : v[i], give = upper ? v[i] : v[i + half];
-      v[i] = keep + __shfl_xor_sync(all_lanes, give, mask);
+    for (int i = 0; i < Count / 2; ++i) {
+      const float keep = upper ? v[i + Count / 2] : v[i], give = upper ? v[i] : v[i + Count / 2];
+      v[i] = keep + __shfl_xor_sync(all_lanes, give, Mask);
     }
+    return sum_lanes_of<Count / 2, Mask / 2>(v);
   }
-  for (; mask > 0; mask /= 2) v[0] += __shfl_xor_sync(all_lanes, v[0], mask);
-  return v[0];
 }
 
 // Σ over the warp's maps of a value of each lane's line; lanes < L have it.
@@ -221,31 +223,31 @@ constexpr int lines_shared(int tensors) {  // a warp's two buffers a tensor, and
 
 // How many of a warp's maps m, m + 4, … there are.
 template <int L>
-MK_DEVICE int valid_maps(int64_t m, int64_t end) {
-  const int64_t left = m < end ? ceil_div<int64_t>(end - m, line_warps) : 0;
-  return left < Tiles<L>::count ? int(left) : Tiles<L>::count;
+MK_DEVICE int valid_maps(int m, int end) {
+  const int left = m < end ? ceil_div(end - m, line_warps) : 0;
+  return left < Tiles<L>::count ? left : Tiles<L>::count;
 }
 
 // y from x, or with Backward grad_x from grad_y and x, (N, C, L, L) each. Forward starts with the lines along b, whose
 // offset is then one a lane, and ends with those along a; backward the other way round, for the same reason.
 // Reads each map once, writes each once. Backward goes from the last block to the first, see fcc_tensor_kernel.
 template <int L, bool Backward>
-__global__ void __launch_bounds__(line_threads) fcc_lines_kernel(ApplyArguments<float> a) {
+__global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3) fcc_lines_kernel(ApplyArguments<float> a) {
   constexpr int count = Tiles<L>::count, floats = Tiles<L>::floats, tensors = Backward ? 2 : 1;
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x % 32), line = lane % L;
   float* buffers = reinterpret_cast<float*>(&k + 1) + warp * (2 * tensors + 1) * floats;
   float* turned = buffers + 2 * tensors * floats;
   const Share s = share_of(a.plan, int(Backward ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
-  const int64_t step = a.plan.step(), first = s.begin + warp, next = line_warps * step;
-  int64_t at = map_of(a.plan, s, first);
-  const auto load = [&](float* buffer, int64_t m, int64_t at) {
-    const int valid = valid_maps<L>(m, s.end);
+  const int64_t step = a.plan.step(), next = line_warps * step;
+  int64_t at = map_of(a.plan, s, warp);
+  const auto load = [&](float* buffer, int m, int64_t at) {
+    const int valid = valid_maps<L>(m, s.count);
     if (valid > 0) copy_maps<L>(buffer, a.in + at, next, valid);
     if (Backward && valid > 0) copy_maps<L>(buffer + floats, a.x + at, next, valid);
     copy_async_commit();
   };
-  load(buffers, first, at);
+  load(buffers, warp, at);
 
   const Channel<float> c = channel_of(a.parameters, a.plan, s.channel);
   fill<float, Backward>(k, a, c, s);
@@ -256,7 +258,7 @@ __global__ void __launch_bounds__(line_threads) fcc_lines_kernel(ApplyArguments<
 
   constexpr int stride = line_warps * count;
   int now = 0;
-  for (int64_t m = first; m < s.end; m += stride, now ^= 1) {
+  for (int m = warp; m < s.count; m += stride, now ^= 1) {
     const float* in = buffers + now * tensors * floats;
     load(buffers + (now ^ 1) * tensors * floats, m + stride, at + stride * step);
     copy_async_wait<1>();
@@ -274,7 +276,7 @@ __global__ void __launch_bounds__(line_threads) fcc_lines_kernel(ApplyArguments<
     for (int p = 0; p < L; ++p) v[p] = Backward ? fmaf(v[p], scale, out_offset) : v[p] + out_offset;
     write_line<L>(turned_map, line, !rows, v);
     __syncwarp();
-    write_maps<L>(a.out + at, next, valid_maps<L>(m, s.end), turned, a.residual ? in : nullptr, slope,
+    write_maps<L>(a.out + at, next, valid_maps<L>(m, s.count), turned, a.residual ? in : nullptr, slope,
                   Backward ? in + floats : nullptr);
     __syncwarp();
     at += stride * step;
@@ -285,22 +287,22 @@ __global__ void __launch_bounds__(line_threads) fcc_lines_kernel(ApplyArguments<
 // The records of a chunk's maps (see Record), and with given statistics grad_x. x, grad_y (N, C, L, L) → sums. Reads
 // each once. The lags need one of their two factors along each axis, so grad_y and v̂ are turned once each.
 template <int L>
-__global__ void __launch_bounds__(line_threads) fcc_lines_gradient_kernel(GradientArguments<float> a) {
+__global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradient_kernel(GradientArguments<float> a) {
   constexpr int count = Tiles<L>::count, floats = Tiles<L>::floats, pitch = Tiles<L>::pitch;
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x % 32), line = lane % L, map = lane / L;
   float* buffers = reinterpret_cast<float*>(&k + 1) + warp * 5 * floats;
   float* turned = buffers + 4 * floats;
   const Share s = share_of(a.plan, int(blockIdx.x));
-  const int64_t step = a.plan.step(), first = s.begin + warp, next = line_warps * step;
-  int64_t at = map_of(a.plan, s, first);
-  const auto load = [&](float* buffer, int64_t m, int64_t at) {
-    const int valid = valid_maps<L>(m, s.end);
+  const int64_t step = a.plan.step(), next = line_warps * step;
+  int64_t at = map_of(a.plan, s, warp);
+  const auto load = [&](float* buffer, int m, int64_t at) {
+    const int valid = valid_maps<L>(m, s.count);
     if (valid > 0) copy_maps<L>(buffer, a.grad_y + at, next, valid);
     if (valid > 0) copy_maps<L>(buffer + floats, a.x + at, next, valid);
     copy_async_commit();
   };
-  load(buffers, first, at);
+  load(buffers, warp, at);
 
   const Channel<float> c = channel_of(a.parameters, a.plan, s.channel);
   fill(k, a, c, s);
@@ -309,28 +311,32 @@ __global__ void __launch_bounds__(line_threads) fcc_lines_gradient_kernel(Gradie
   float lag_a[L] = {}, lag_b[L] = {}, sum_f = 0, sum_v = 0, sum_d = 0;
   constexpr int stride = line_warps * count;
   int now = 0;
-  for (int64_t m = first; m < s.end; m += stride, now ^= 1) {
+  for (int m = warp; m < s.count; m += stride, now ^= 1) {
     const float* grad = buffers + now * 2 * floats;
     load(buffers + (now ^ 1) * 2 * floats, m + stride, at + stride * step);
     copy_async_wait<1>();
     __syncwarp();
 
-    const int valid = valid_maps<L>(m, s.end);
-    float hat[L], d[L], v[L];
-    read_line<L>(hat, grad + floats + map * pitch, line, c.along_h);  // along b, line of a
-    read_line<L>(d, grad + map * pitch, line, !c.along_h);            // along a, line of b
+    const int valid = valid_maps<L>(m, s.count);
+    const auto read_hat = [&](float (&hat)[L]) {  // lines along b, one of a's a lane
+      read_line<L>(hat, grad + floats + map * pitch, line, c.along_h);
 #pragma unroll
-    for (int p = 0; p < L; ++p) v[p] = hat[p] = map < valid ? fmaf(hat[p], in_scale, in_offset) : 0.0f;
-    sum_v += sum_of<L>(hat);
-    sum_d += sum_of<L>(d);
+      for (int p = 0; p < L; ++p) hat[p] = map < valid ? fmaf(hat[p], in_scale, in_offset) : 0.0f;
+    };
+    float v[L], d[L];  // v̂ is read twice rather than kept
+    read_hat(v);
+    sum_v += sum_of<L>(v);
     correlate<L, false>(v, k.taps_b);
     turn<L>(v, turned + map * pitch, line);
+    read_line<L>(d, grad + map * pitch, line, !c.along_h);
+    sum_d += sum_of<L>(d);
     add_lags<L>(lag_a, d, v);
 
     correlate<L, true>(d, k.taps_a);
     turn<L>(d, turned + map * pitch, line);
     sum_f += sum_of<L>(d);
-    add_lags<L>(lag_b, d, hat);
+    read_hat(v);
+    add_lags<L>(lag_b, d, v);
     if (a.grad_x != nullptr) {
       correlate<L, true>(d, k.taps_b);
 #pragma unroll
@@ -353,6 +359,21 @@ __global__ void __launch_bounds__(line_threads) fcc_lines_gradient_kernel(Gradie
   sum_f = sum_maps_of<L>(sum_f), sum_v = sum_maps_of<L>(sum_v), sum_d = sum_maps_of<L>(sum_d);
   if (lane < L) mine[record.f + lane] = sum_f, mine[record.v + lane] = sum_v, mine[record.d + lane] = sum_d;
   write_record(record_of(a.sums, a.plan, s), records, line_warps, record.length);
+}
+
+template <bool Backward>
+void launch_lines(const OnDevice& device, const ApplyArguments<float>& a) {
+  for_side(a.plan, [&](auto side) {
+    constexpr int L = decltype(side)::value;
+    launch_plan(device, fcc_lines_kernel<L, Backward>, a.plan, line_threads, lines_shared<L>(Backward ? 2 : 1), a);
+  });
+}
+
+inline void launch_lines_gradient(const OnDevice& device, const GradientArguments<float>& a) {
+  for_side(a.plan, [&](auto side) {
+    constexpr int L = decltype(side)::value;
+    launch_plan(device, fcc_lines_gradient_kernel<L>, a.plan, line_threads, lines_shared<L>(2), a);
+  });
 }
 
 }  // namespace fcc_kernels
