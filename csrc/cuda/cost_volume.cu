@@ -602,6 +602,7 @@ MK_DEVICE void write_gradient(T* to, T* values, const float (&sum)[8][4], const 
       if (column < slots) corner[row_of<uses_mma<T, Tf32>, true>(i) * Block::pitch + column] = T(scale * sum[j][i]);
     }
   __syncthreads();
+  // No barrier behind this: what a thread reads here, the same thread overwrites with the next tile.
   const int first = int(threadIdx.x) / Block::pieces;
   if (inside) {
 #pragma unroll
@@ -612,7 +613,6 @@ MK_DEVICE void write_gradient(T* to, T* values, const float (&sum)[8][4], const 
             from_slots<T, Stride>(values + channel * Block::pitch, place.slot);
     }
   }
-  __syncthreads();
 }
 
 template <class T, bool Tf32, int Stride>
