@@ -74,9 +74,9 @@ def error(y, expected):
 @pytest.mark.parametrize("graph", ["channel", "position"])
 @pytest.mark.parametrize("mixes", [False, True], ids=("released", "paper"))
 @pytest.mark.parametrize(("dtype", "tf32"), PRECISIONS)
-def test_f5c_on_the_complete_graph(generator, dtype, tf32, mixes, graph):
-    # With all nodes for neighbours no rounding can change the graph, whatever the precision.
-    shape, k = ((2, 12, 6, 7), 12) if graph == "channel" else ((3, 70, 3, 5), 15)
+def test_f5c_on_a_certain_graph(generator, dtype, tf32, mixes, graph):
+    # Rounding can change no outcome: all channels are neighbours, or each position its own (their order would matter).
+    shape, k = ((2, 12, 6, 7), 12) if graph == "channel" else ((3, 70, 3, 5), 1)
     arguments = block(generator, shape, dtype, mixes=mixes)
     expected = truth(arguments, k, graph)
     y = f5c(arguments, k, graph, tf32)

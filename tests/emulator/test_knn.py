@@ -1,4 +1,4 @@
-"""csrc/cuda/knn.cu in the emulator: the same graph as the reference, bit for bit, whatever the precision of the products."""
+"""csrc/cuda/knn.cu in the emulator: exactly the graph of the reference, whatever the precision of the products."""
 
 import pytest
 import torch
