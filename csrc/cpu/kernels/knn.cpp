@@ -51,8 +51,6 @@ Map<W> lay_out(unsigned char* scratch, int64_t count, int64_t length) {
   return map;
 }
 
-typedef float HalfFloats __attribute__((vector_size(MK_VECTOR_BYTES / 2), aligned(4), may_alias));
-
 inline Vec<double> load_double(const float* p) {
   return __builtin_convertvector(*reinterpret_cast<const HalfFloats*>(p), Vec<double>);
 }
