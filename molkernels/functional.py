@@ -239,7 +239,9 @@ def f5c(
     mixes = (*_mix_tensors("fcc_mix", x, fcc_mix), *_mix_tensors("ccc_mix", x, ccc_mix))
     tensors = (x, *fcc_parameters, *edge_parameters, *mixes)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        z = x + mix(fcc(x, fcc_parameters, mean, var, eps=eps, backend=backend), fcc_mix)
+        released = fcc_mix is None
+        f = fcc(x, fcc_parameters, mean, var, eps=eps, residual=released, backend=backend)
+        z = f if released else x + mix(f, fcc_mix)
         return z + mix(ccc(z, edge_parameters, k=k, graph=graph, backend=backend), ccc_mix)
     statistics = _statistics(x, mean, var)
     return torch.ops.molkernels.f5c(  # type: ignore[no-any-return]
