@@ -77,15 +77,15 @@ bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 template <class T, bool Backward>
 void apply(const OnDevice& device, const ApplyArguments<T>& a, bool tf32) {
-  if (!has_side(a.plan) || !aligned(a.in) || !aligned(a.x)) return launch_general<T, Backward>(device, a);
+  if (!has_side(a.plan) || !aligned(a.in) || !aligned(a.x)) return launch_general(device, a, Backward);
   if constexpr (std::is_same_v<T, float>)
-    if (!tf32) return launch_lines<Backward>(device, a);
+    if (!tf32) return launch_lines(device, a, Backward);
   launch_tensor<T, Backward>(device, a);
 }
 
 template <class T>
 void gradients(const OnDevice& device, const GradientArguments<T>& a, bool tf32) {
-  if (!has_side(a.plan) || !aligned(a.grad_y) || !aligned(a.x)) return launch_general_gradient<T>(device, a);
+  if (!has_side(a.plan) || !aligned(a.grad_y) || !aligned(a.x)) return launch_general_gradient(device, a);
   if constexpr (std::is_same_v<T, float>)
     if (!tf32) return launch_lines_gradient(device, a);
   launch_tensor_gradient<T>(device, a);

@@ -98,8 +98,10 @@ MK_DEVICE Channel<T> channel_of(const Parameters<T>& p, const Plan& plan, int c)
 // backward:
 //   v̂ = in_scale · x + in_a[p],           grad_x = scale · g + slope · x + out_a[p] (+ grad_y)
 struct Coefficients {
-  float taps_a[max_side], taps_b[max_side], in_a[max_side], out_a[max_side], out_b[max_side], pe_b[max_side];
-  float zeros[max_side];                 // the offsets along an axis that has none
+  float taps_a[max_side], taps_b[max_side];          // of C_a, C_b
+  float reversed_a[max_side], reversed_b[max_side];  // of C_aᵀ, C_bᵀ; backward only
+  float in_a[max_side], out_a[max_side], out_b[max_side], pe_b[max_side];
+  float zeros[max_side];  // the offsets along an axis that has none
   float in_scale, scale, slope, unused;  // a multiple of 16 bytes
 };
 
@@ -121,6 +123,7 @@ MK_DEVICE void fill_forward(Coefficients& k, const Channel<T>& c, float mean, fl
   __syncthreads();
   if (p < c.length_b) {
     float offset = c.bias_b;
+#pragma unroll 4
     for (int t = 0; t < c.length_b; ++t)
       offset = fmaf(k.taps_b[t], c.bias_a + k.pe_b[circular(p, t, c.length_b)], offset);
     k.out_b[p] = offset;
@@ -136,10 +139,14 @@ MK_DEVICE void fill_backward(Coefficients& k, const Channel<T>& c, float mean, f
   if (p < c.length_a) {
     const float in = (static_cast<float>(c.pe_a[p]) - mean) * rstd;
     k.taps_a[p] = static_cast<float>(c.weight_a[p]);
+    k.reversed_a[p] = static_cast<float>(c.weight_a[p > 0 ? c.length_a - p : 0]);
     k.in_a[p] = in;
     k.out_a[p] = -rstd * fmaf(means.y, in, means.x);
   }
-  if (p < c.length_b) k.taps_b[p] = static_cast<float>(c.weight_b[p]);
+  if (p < c.length_b) {
+    k.taps_b[p] = static_cast<float>(c.weight_b[p]);
+    k.reversed_b[p] = static_cast<float>(c.weight_b[p > 0 ? c.length_b - p : 0]);
+  }
   if (p == 0) {
     k.in_scale = rstd;
     k.scale = rstd * c.gamma;
@@ -273,6 +280,7 @@ MK_DEVICE float2 statistics_of(const Statistics& from, const Share& s) {
   if (from.mean != nullptr) return make_float2(from.mean[at], from.var[at]);
   const Plan& plan = from.plan;
   Moments m{0, 0, 0};
+#pragma unroll 1
   for (int chunk = int(threadIdx.x % 32); chunk < plan.chunks; chunk += 32) {
     const float2 part = from.moments[(int64_t(s.group) * plan.chunks + chunk) * plan.channels + s.channel];
     const int64_t begin = chunk * plan.per_chunk, left = plan.samples - begin;
@@ -330,13 +338,14 @@ void for_side(const Plan& plan, F&& f) {
   if (plan.height == 32) f(std::integral_constant<int, 32>{});
 }
 
-template <class... P, class A>
-void launch_plan(const OnDevice& device, void (*kernel)(P...), const Plan& plan, int threads, int shared, const A& a) {
+template <class... P, class... A>
+void launch_plan(const OnDevice& device, void (*kernel)(P...), const Plan& plan, int threads, int shared,
+                 const A&... arguments) {
   if (shared > device.shared_memory())
     throw std::runtime_error("molkernels: fcc needs " + std::to_string(shared) +
                              " bytes of shared memory a block; this device grants " +
                              std::to_string(device.shared_memory()));
-  launch(device, kernel, dim3(unsigned(plan.blocks())), threads, shared, a);
+  launch(device, kernel, dim3(unsigned(plan.blocks())), threads, shared, arguments...);
 }
 
 template <class T, bool Backward>

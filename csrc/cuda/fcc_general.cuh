@@ -41,16 +41,16 @@ struct Window {
   }
 };
 
-// put(line, p, Σ_t taps[t] · tile[line, p + t]), or p − t with `transposed`, for all of them, by the whole block.
+// put(line, p, Σ_t taps[t] · tile[line, p + t]) for all of them, by the whole block.
 template <class Put>
-MK_DEVICE void correlate_lines(const float* tile, const Lines& lines, const float* taps, bool transposed, Put put) {
+MK_DEVICE void correlate_lines(const float* tile, const Lines& lines, const float* taps, Put put) {
   const int tasks = lines.count * ceil_div(lines.length, window);
   for (int task = int(threadIdx.x); task < tasks; task += general_threads) {
     const int line = task % lines.count, begin = task / lines.count * window;
     Window w(tile + line * lines.line_step, begin, lines);
     float sum[window] = {};
     for (int t = 0; t < lines.length; ++t) {
-      const float tap = taps[transposed && t > 0 ? lines.length - t : t];
+      const float tap = taps[t];
 #pragma unroll
       for (int r = 0; r < window; ++r) sum[r] = fmaf(tap, w.v[r], sum[r]);
       w.move();
@@ -106,36 +106,40 @@ constexpr int general_shared(int height, int width, bool gradient) {
   return int(sizeof(Coefficients)) + floats * int(sizeof(float));
 }
 
-// y from x, or with Backward grad_x from grad_y and x, (N, C, H, W) each. Reads each map once, and again from the cache
-// where it is added at the end; writes each once.
-template <class T, bool Backward>
-__global__ void __launch_bounds__(general_threads, 3) fcc_general_kernel(ApplyArguments<T> a) {
+// y from x, or with `backward` grad_x from grad_y and x, (N, C, H, W) each. Reads each map once, and again from the
+// cache where it is added at the end; writes each once.
+template <class T>
+__global__ void __launch_bounds__(general_threads, 3) fcc_general_kernel(ApplyArguments<T> a, bool backward) {
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int pitch = general_pitch(a.plan.width), pixels = a.plan.pixels(), width = a.plan.width;
   float *u = reinterpret_cast<float*>(&k + 1), *turned = u + general_floats(a.plan.height, a.plan.width);
   const Share s = share_of(a.plan, int(blockIdx.x));
   const Channel<T> c = channel_of(a.parameters, a.plan, s.channel);
-  fill<T, Backward>(k, a, c, s);
-  const float *taps_h = c.along_h ? k.taps_a : k.taps_b, *taps_w = c.along_h ? k.taps_b : k.taps_a;
-  const float scale = Backward ? k.scale : 1.0f;
+  if (backward)
+    fill<T, true>(k, a, c, s);
+  else
+    fill<T, false>(k, a, c, s);
+  const float *taps_a = backward ? k.reversed_a : k.taps_a, *taps_b = backward ? k.reversed_b : k.taps_b;
+  const float *taps_h = c.along_h ? taps_a : taps_b, *taps_w = c.along_h ? taps_b : taps_a;
+  const float in_scale = backward ? 1.0f : k.in_scale, scale = backward ? k.scale : 1.0f;
+  const float *in_a = backward ? k.zeros : k.in_a, *out = backward ? k.out_a : k.out_b;
+  const bool out_along_h = backward == c.along_h;
 
   for (int m = 0; m < s.count; ++m) {
     const int64_t at = map_of(a.plan, s, m);
     const T* in = a.in + at;
     for (int p = int(threadIdx.x); p < pixels; p += general_threads) {
       const int i = p / width, j = p % width;
-      const float v = static_cast<float>(in[p]);
-      u[i * pitch + j] = Backward ? v : fmaf(v, k.in_scale, k.in_a[c.along_h ? i : j]);
+      u[i * pitch + j] = fmaf(static_cast<float>(in[p]), in_scale, in_a[c.along_h ? i : j]);
     }
     __syncthreads();
-    correlate_lines(u, rows_of(a.plan), taps_w, Backward,
-                    [&](int i, int j, float sum) { turned[i * pitch + j] = sum; });
+    correlate_lines(u, rows_of(a.plan), taps_w, [&](int i, int j, float sum) { turned[i * pitch + j] = sum; });
     __syncthreads();
-    correlate_lines(turned, columns_of(a.plan), taps_h, Backward, [&](int j, int i, float sum) {
+    correlate_lines(turned, columns_of(a.plan), taps_h, [&](int j, int i, float sum) {
       const int p = i * width + j;
-      float v = fmaf(sum, scale, Backward ? k.out_a[c.along_h ? i : j] : k.out_b[c.along_h ? j : i]);
+      float v = fmaf(sum, scale, out[out_along_h ? i : j]);
       if (a.residual) v += static_cast<float>(in[p]);
-      if (Backward) v = fmaf(k.slope, static_cast<float>(a.x[at + p]), v);
+      if (backward) v = fmaf(k.slope, static_cast<float>(a.x[at + p]), v);
       a.out[at + p] = static_cast<T>(v);
     });
     // The next map overwrites u, which nobody reads since the barrier between the products.
@@ -177,17 +181,16 @@ __global__ void __launch_bounds__(general_threads, 2) fcc_general_gradient_kerne
     }
     __syncthreads();
     sum += line_sum(hat, along_b, max_side) + line_sum(d, along_a, 2 * max_side);
-    correlate_lines(hat, along_b, k.taps_b, false,
-                    [&](int line, int p, float v) { turned[place(along_b, line, p)] = v; });
+    correlate_lines(hat, along_b, k.taps_b, [&](int line, int p, float v) { turned[place(along_b, line, p)] = v; });
     __syncthreads();
     add_lags(lag_a, task_a, along_a, d, turned);
     __syncthreads();
-    correlate_lines(d, along_a, k.taps_a, true, [&](int line, int p, float v) { turned[place(along_a, line, p)] = v; });
+    correlate_lines(d, along_a, k.reversed_a, [&](int line, int p, float v) { turned[place(along_a, line, p)] = v; });
     __syncthreads();
     add_lags(lag_b, task_b, along_b, turned, hat);
     sum += line_sum(turned, along_b, 0);
     if (a.grad_x != nullptr)
-      correlate_lines(turned, along_b, k.taps_b, true, [&](int line, int q, float v) {
+      correlate_lines(turned, along_b, k.reversed_b, [&](int line, int q, float v) {
         const int64_t p = at + (c.along_h ? line * width + q : q * width + line);
         v *= k.scale;
         if (a.residual) v += static_cast<float>(a.grad_y[p]);
@@ -206,10 +209,10 @@ __global__ void __launch_bounds__(general_threads, 2) fcc_general_gradient_kerne
   if (part == 2 && p < c.length_b) to[record.d + p] = sum;
 }
 
-template <class T, bool Backward>
-void launch_general(const OnDevice& device, const ApplyArguments<T>& a) {
-  launch_plan(device, fcc_general_kernel<T, Backward>, a.plan, general_threads,
-              general_shared(a.plan.height, a.plan.width, false), a);
+template <class T>
+void launch_general(const OnDevice& device, const ApplyArguments<T>& a, bool backward) {
+  launch_plan(device, fcc_general_kernel<T>, a.plan, general_threads,
+              general_shared(a.plan.height, a.plan.width, false), a, backward);
 }
 
 template <class T>

@@ -115,15 +115,15 @@ template <int L, int By>
 MK_DEVICE void rotate(float (&v)[L]) {
   float turned[L];
 #pragma unroll
-  for (int p = 0; p < L; ++p) turned[p] = v[(p + By + L) % L];
+  for (int p = 0; p < L; ++p) turned[p] = v[(p + By) % L];
 #pragma unroll
   for (int p = 0; p < L; ++p) v[p] = turned[p];
 }
 
-// y[p] = Σ_t taps[t] · x[p + t], or x[p − t] with Transposed; v holds x, then y.
-template <int L, bool Transposed>
+// y[p] = Σ_t taps[t] · x[p + t]; v holds x, then y.
+template <int L>
 MK_DEVICE void correlate(float (&v)[L], const float* taps) {
-  constexpr int step = unrolled<L>, sign = Transposed ? -1 : 1;
+  constexpr int step = unrolled<L>;
   float y[L] = {};
 #pragma unroll 1
   for (int first = 0; first < L; first += step) {
@@ -134,9 +134,9 @@ MK_DEVICE void correlate(float (&v)[L], const float* taps) {
 #pragma unroll
       for (int t = 0; t < 4; ++t)
 #pragma unroll
-        for (int p = 0; p < L; ++p) y[p] = fmaf(tap[t], v[(p + sign * (quad + t) + L) % L], y[p]);
+        for (int p = 0; p < L; ++p) y[p] = fmaf(tap[t], v[(p + quad + t) % L], y[p]);
     }
-    if (step < L) rotate<L, sign * step>(v);
+    if (step < L) rotate<L, step>(v);
   }
 #pragma unroll
   for (int p = 0; p < L; ++p) v[p] = y[p];
@@ -228,57 +228,63 @@ MK_DEVICE int valid_maps(int m, int end) {
   return left < Tiles<L>::count ? left : Tiles<L>::count;
 }
 
-// y from x, or with Backward grad_x from grad_y and x, (N, C, L, L) each. Forward starts with the lines along b, whose
-// offset is then one a lane, and ends with those along a; backward the other way round, for the same reason.
+// y from x, or with `backward` grad_x from grad_y and x, (N, C, L, L) each. Forward starts with the lines along b,
+// whose offset is then one a lane, and ends with those along a; backward the other way round, for the same reason.
 // Reads each map once, writes each once. Backward goes from the last block to the first, see fcc_tensor_kernel.
-template <int L, bool Backward>
-__global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3) fcc_lines_kernel(ApplyArguments<float> a) {
-  constexpr int count = Tiles<L>::count, floats = Tiles<L>::floats, tensors = Backward ? 2 : 1;
+template <int L>
+__global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3)
+    fcc_lines_kernel(ApplyArguments<float> a, bool backward) {
+  constexpr int count = Tiles<L>::count, floats = Tiles<L>::floats;
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
   const int warp = int(threadIdx.x) / 32, lane = int(threadIdx.x % 32), line = lane % L;
-  float* buffers = reinterpret_cast<float*>(&k + 1) + warp * (2 * tensors + 1) * floats;
-  float* turned = buffers + 2 * tensors * floats;
-  const Share s = share_of(a.plan, int(Backward ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
+  const int stage = (backward ? 2 : 1) * floats;
+  float* buffers = reinterpret_cast<float*>(&k + 1) + warp * (2 * stage + floats);
+  float *turned = buffers + 2 * stage, *turned_map = turned + lane / L * Tiles<L>::pitch;
+  const Share s = share_of(a.plan, int(backward ? gridDim.x - 1 - blockIdx.x : blockIdx.x));
   const int64_t step = a.plan.step(), next = line_warps * step;
   int64_t at = map_of(a.plan, s, warp);
   const auto load = [&](float* buffer, int m, int64_t at) {
     const int valid = valid_maps<L>(m, s.count);
     if (valid > 0) copy_maps<L>(buffer, a.in + at, next, valid);
-    if (Backward && valid > 0) copy_maps<L>(buffer + floats, a.x + at, next, valid);
+    if (backward && valid > 0) copy_maps<L>(buffer + floats, a.x + at, next, valid);
     copy_async_commit();
   };
   load(buffers, warp, at);
 
   const Channel<float> c = channel_of(a.parameters, a.plan, s.channel);
-  fill<float, Backward>(k, a, c, s);
-  const bool rows = Backward ? !c.along_h : c.along_h;  // whether the first lines are rows
-  const float *taps1 = Backward ? k.taps_a : k.taps_b, *taps2 = Backward ? k.taps_b : k.taps_a;
-  const float in_offset = k.in_a[line], out_offset = Backward ? k.out_a[line] : k.out_b[line];
-  const float in_scale = k.in_scale, scale = k.scale, slope = k.slope;
+  if (backward)
+    fill<float, true>(k, a, c, s);
+  else
+    fill<float, false>(k, a, c, s);
+  const bool rows = backward != c.along_h;  // whether the first lines are rows
+  const float in_scale = backward ? 1.0f : k.in_scale, in_offset = backward ? 0.0f : k.in_a[line];
+  const float scale = backward ? k.scale : 1.0f, out_offset = backward ? k.out_a[line] : k.out_b[line];
+  const float slope = backward ? k.slope : 0.0f;
 
   constexpr int stride = line_warps * count;
   int now = 0;
   for (int m = warp; m < s.count; m += stride, now ^= 1) {
-    const float* in = buffers + now * tensors * floats;
-    load(buffers + (now ^ 1) * tensors * floats, m + stride, at + stride * step);
+    const float* in = buffers + now * stage;
+    load(buffers + (now ^ 1) * stage, m + stride, at + stride * step);
     copy_async_wait<1>();
     __syncwarp();
 
-    float* turned_map = turned + lane / L * Tiles<L>::pitch;
     float v[L];
     read_line<L>(v, in + lane / L * Tiles<L>::pitch, line, rows);
 #pragma unroll
-    for (int p = 0; p < L && !Backward; ++p) v[p] = fmaf(v[p], in_scale, in_offset);
-    correlate<L, Backward>(v, taps1);
-    turn<L>(v, turned_map, line);
-    correlate<L, Backward>(v, taps2);
+    for (int p = 0; p < L; ++p) v[p] = fmaf(v[p], in_scale, in_offset);
+#pragma unroll 1
+    for (int axis = 0; axis < 2; ++axis) {  // a loop, so that its code is in the instruction cache once
+      correlate<L>(v, backward ? (axis == 0 ? k.reversed_a : k.reversed_b) : (axis == 0 ? k.taps_b : k.taps_a));
+      if (axis == 0) turn<L>(v, turned_map, line);
+    }
 #pragma unroll
-    for (int p = 0; p < L; ++p) v[p] = Backward ? fmaf(v[p], scale, out_offset) : v[p] + out_offset;
+    for (int p = 0; p < L; ++p) v[p] = fmaf(v[p], scale, out_offset);
     write_line<L>(turned_map, line, !rows, v);
     __syncwarp();
     write_maps<L>(a.out + at, next, valid_maps<L>(m, s.count), turned, a.residual ? in : nullptr, slope,
-                  Backward ? in + floats : nullptr);
-    __syncwarp();
+                  backward ? in + floats : nullptr);
+    __syncwarp();  // before the next copies overwrite what other lanes may still read
     at += stride * step;
   }
   copy_async_wait<0>();
@@ -326,26 +332,26 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradie
     float v[L], d[L];  // v̂ is read twice rather than kept
     read_hat(v);
     sum_v += sum_of<L>(v);
-    correlate<L, false>(v, k.taps_b);
+    correlate<L>(v, k.taps_b);
     turn<L>(v, turned + map * pitch, line);
     read_line<L>(d, grad + map * pitch, line, !c.along_h);
     sum_d += sum_of<L>(d);
     add_lags<L>(lag_a, d, v);
 
-    correlate<L, true>(d, k.taps_a);
+    correlate<L>(d, k.reversed_a);
     turn<L>(d, turned + map * pitch, line);
     sum_f += sum_of<L>(d);
     read_hat(v);
     add_lags<L>(lag_b, d, v);
     if (a.grad_x != nullptr) {
-      correlate<L, true>(d, k.taps_b);
+      correlate<L>(d, k.reversed_b);
 #pragma unroll
       for (int p = 0; p < L; ++p) d[p] *= scale;
       write_line<L>(turned + map * pitch, line, c.along_h, d);
       __syncwarp();
       write_maps<L>(a.grad_x + at, next, valid, turned, a.residual ? grad : nullptr, 0.0f, nullptr);
-      __syncwarp();
     }
+    __syncwarp();  // before the next copies overwrite what other lanes may still read
     at += stride * step;
   }
   copy_async_wait<0>();
@@ -361,11 +367,10 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradie
   write_record(record_of(a.sums, a.plan, s), records, line_warps, record.length);
 }
 
-template <bool Backward>
-void launch_lines(const OnDevice& device, const ApplyArguments<float>& a) {
+inline void launch_lines(const OnDevice& device, const ApplyArguments<float>& a, bool backward) {
   for_side(a.plan, [&](auto side) {
     constexpr int L = decltype(side)::value;
-    launch_plan(device, fcc_lines_kernel<L, Backward>, a.plan, line_threads, lines_shared<L>(Backward ? 2 : 1), a);
+    launch_plan(device, fcc_lines_kernel<L>, a.plan, line_threads, lines_shared<L>(backward ? 2 : 1), a, backward);
   });
 }
 

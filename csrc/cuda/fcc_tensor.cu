@@ -162,7 +162,7 @@ MK_DEVICE Matrix<Packed<T>, L> product(const Matrix<Packed<T>, L>& x, const Matr
 // A kernel's circulant matrix C (p; q) or with `transposed` its transpose, the rows and columns numbered as they are
 // or, `InMemory`, as `column` does. Blocks 16 apart on both axes are equal, and share registers.
 template <class T, int L, bool InMemory>
-MK_DEVICE Matrix<Packed<T>, L> circulant(const float* taps, bool transposed) {
+MK_DEVICE Matrix<Packed<T>, L> circulant(const float* taps) {
   Matrix<Packed<T>, L> matrix;
   const int g = lane_g(), t = lane_t();
 #pragma unroll
@@ -174,8 +174,8 @@ MK_DEVICE Matrix<Packed<T>, L> circulant(const float* taps, bool transposed) {
         continue;
       }
       const int p = InMemory ? column_at<L>(r, g) : 8 * r + g, q = InMemory ? column<L>(k, t) : 8 * k + 2 * t;
-      const int lag0 = transposed ? p - q : q - p, lag1 = transposed ? lag0 - 1 : lag0 + 1;
-      matrix.at(r, k) = Pair<T>::pack(make_float2(taps[lag0 & (L - 1)], taps[lag1 & (L - 1)]));
+      const int lag = q - p;
+      matrix.at(r, k) = Pair<T>::pack(make_float2(taps[lag & (L - 1)], taps[(lag + 1) & (L - 1)]));
     }
   return matrix;
 }
@@ -297,24 +297,26 @@ struct NoOffsets {
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward, and the gradient of x
 
-// The two matrices that every map is multiplied with, or their transposes.
+// The two matrices that every map is multiplied with.
 template <class T, int L>
 class Circulants {
  public:
-  MK_DEVICE Circulants(const Coefficients& k, bool along_h, bool transposed)
-      : taps_h_(along_h ? k.taps_a : k.taps_b), taps_w_(along_h ? k.taps_b : k.taps_a), transposed_(transposed) {
-    if constexpr (kept<L>) h_ = make_h(), w_ = make_w();
+  MK_DEVICE Circulants(const float* taps_h, const float* taps_w) : taps_h_(taps_h), taps_w_(taps_w) {
+    if constexpr (kept<L>) h_ = circulant<T, L, false>(taps_h), w_ = circulant<T, L, true>(taps_w);
+  }
+  // C_h and C_w, or their transposes.
+  static MK_DEVICE Circulants forward(const Coefficients& k, bool along_h) {
+    return Circulants(along_h ? k.taps_a : k.taps_b, along_h ? k.taps_b : k.taps_a);
+  }
+  static MK_DEVICE Circulants transposed(const Coefficients& k, bool along_h) {
+    return Circulants(along_h ? k.reversed_a : k.reversed_b, along_h ? k.reversed_b : k.reversed_a);
   }
   // (i; i), and (j; j) as in memory.
-  MK_DEVICE Matrix<Packed<T>, L> h() const { return kept<L> ? h_ : make_h(); }
-  MK_DEVICE Matrix<Packed<T>, L> w() const { return kept<L> ? w_ : make_w(); }
+  MK_DEVICE Matrix<Packed<T>, L> h() const { return kept<L> ? h_ : circulant<T, L, false>(taps_h_); }
+  MK_DEVICE Matrix<Packed<T>, L> w() const { return kept<L> ? w_ : circulant<T, L, true>(taps_w_); }
 
  private:
-  MK_DEVICE Matrix<Packed<T>, L> make_h() const { return circulant<T, L, false>(taps_h_, transposed_); }
-  MK_DEVICE Matrix<Packed<T>, L> make_w() const { return circulant<T, L, true>(taps_w_, transposed_); }
-
   const float *taps_h_, *taps_w_;
-  bool transposed_;
   Matrix<Packed<T>, L> h_, w_;
 };
 
@@ -382,7 +384,8 @@ __global__ void __launch_bounds__(tensor_threads, apply_blocks(L)) fcc_tensor_ke
 
   const Channel<T> c = channel_of(a.parameters, a.plan, s.channel);
   fill<T, Backward>(k, a, c, s);
-  const Circulants<T, L> circulants(k, c.along_h, Backward);
+  const auto circulants =
+      Backward ? Circulants<T, L>::transposed(k, c.along_h) : Circulants<T, L>::forward(k, c.along_h);
   const float in_scale = k.in_scale, scale = Backward ? k.scale : 1.0f, slope = Backward ? k.slope : 0.0f;
   const Offsets<L> in_offsets = Offsets<L>::along_a(k.in_a, k, c.along_h);
   const Offsets<L> out_offsets = Offsets<L>::along_a(Backward ? k.out_a : k.out_b, k, Backward == c.along_h);
@@ -538,7 +541,7 @@ MK_DEVICE void write_warp_record(float* to, MapSums<T, L>& sums, const Coefficie
   __syncwarp();
   if (lane < L) {
     float f = 0;
-    for (int p = 0; p < L; ++p) f = fmaf(tile[p], k.taps_a[(lane - p) & (L - 1)], f);
+    for (int p = 0; p < L; ++p) f = fmaf(tile[p], k.reversed_a[(p - lane) & (L - 1)], f);
     to[record.f + lane] = f;
   }
 }
@@ -570,7 +573,7 @@ __global__ void __launch_bounds__(tensor_threads, gradient_blocks(L))
 
   const Channel<T> c = channel_of(a.parameters, a.plan, s.channel);
   fill(k, a, c, s);
-  const Circulants<T, L> transposed(k, c.along_h, true);
+  const auto transposed = Circulants<T, L>::transposed(k, c.along_h);
   const Matrix<Packed<T>, L> one = identity<T, L>();
   const float in_scale = k.in_scale, scale = k.scale;
   const Offsets<L> in_offsets = Offsets<L>::along_a(k.in_a, k, c.along_h);
