@@ -11,7 +11,8 @@ Environment, read at each launch:
     MOLKERNELS_EMULATED_MULTIPROCESSORS  default 132.
 
 To look for accesses out of range, build with sanitisers and run Python below them:
-    LD_PRELOAD=$(g++ -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 MOLKERNELS_EMULATED_SANITIZE=1 pytest ...
+    LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \\
+        MOLKERNELS_EMULATED_SANITIZE=1 pytest -s ...
 """
 
 from __future__ import annotations

@@ -1,6 +1,10 @@
 """The emulator itself, by kernels (probe.cu) whose results are known."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,3 +141,32 @@ def _tf32(x, *, rounded):
     scaled = mantissa.abs() * 2**11
     kept = (scaled + 0.5).floor() if rounded else scaled.floor()
     return torch.ldexp(torch.sign(mantissa) * kept / 2**11, exponent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("spare", "found"), [(0, False), (-4, True)])
+def test_sanitisers_find_an_overrun_of_shared_memory(spare, found):
+    runtime = [_runtime_library(name) for name in ("libasan.so", "libstdc++.so")]
+    if not all(path.is_absolute() for path in runtime):
+        pytest.skip("the compiler has no AddressSanitizer")
+    program = (
+        "import emulator, torch\n"
+        "emulator.load(emulator.HERE / 'probe.cu')\n"
+        f"torch.ops.molkernels_probe.mirror(torch.ones(1, 32), True, {spare})"
+    )
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": " ".join(map(str, runtime)),
+        "ASAN_OPTIONS": "detect_leaks=0",
+        "MOLKERNELS_EMULATED_SANITIZE": "1",
+        "PYTHONPATH": f"{emulator.ROOT}:{emulator.ROOT / 'tests'}",
+    }
+    emulator.build([emulator.HERE / "probe.cu"], sanitize=True)  # not below the preloaded library
+    run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert (run.returncode != 0) == found, run.stderr
+    assert ("ERROR: AddressSanitizer" in run.stderr) == found, run.stderr
+
+
+def _runtime_library(name):
+    command = [*emulator.compiler().split(), f"-print-file-name={name}"]
+    return Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
