@@ -378,6 +378,35 @@ Tensor packed_weights(const OnDevice& device, const Tensor& weight1, const Tenso
   return packed;
 }
 
+// --------------------------------------------------------------------------------------------------------------------
+// Sums of partial sums
+
+// total[c] = Σ_r partial[r][c], rows r ≡ 0 … 7 (mod 8) apart and then together.
+template <class T>
+__global__ void __launch_bounds__(256) sum_partial_rows(const float* partial, int64_t rows, int columns, T* total) {
+  float* const sums = reinterpret_cast<float*>(dynamic_shared());
+  const int column = static_cast<int>(blockIdx.x) * 32 + static_cast<int>(threadIdx.x) % 32;
+  float sum = 0.f;
+  if (column < columns) {
+    for (int64_t r = threadIdx.x / 32; r < rows; r += 8) sum += partial[r * columns + column];
+  }
+  sums[threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.x >= 32 || column >= columns) return;
+  for (int r = 1; r < 8; ++r) sum += sums[32 * r + threadIdx.x];
+  total[column] = static_cast<T>(sum);
+}
+
+template <class T>
+void sum_rows(const OnDevice& device, const Tensor& partial, Tensor& total) {
+  const int columns = static_cast<int>(partial.size(1));
+  launch(device, sum_partial_rows<T>, dim3(static_cast<unsigned>(ceil_div(columns, 32))), 256, 256 * 4,
+         in<float>(partial), partial.size(0), columns, out<T>(total));
+}
+
+// --------------------------------------------------------------------------------------------------------------------
+// Arguments
+
 // Neighbours of either width as 32-bit words: the low words of little-endian 64-bit ones are every second.
 struct Neighbours {
   const int32_t* words;
