@@ -11,7 +11,7 @@
 //     double. Any number of them may be: a constant map is slow, never wrong.
 //
 // The fast products: 16-bit nodes as they are (products of 16-bit floats are exact in float). A float is split into two
-// bfloat16, x = h + l + r with |r| ≤ 2⁻¹⁶ |x|, and h h' + h l' + l h' is summed: 100 times as exact as TF32, for
+// bfloat16, x = h + l + r with |r| ≤ 2⁻¹⁶ |x|, and h h' + h l' + l h' is summed: 20 times as exact as TF32, for
 // three products at twice its rate.
 //
 // Work: 2·M²·D FLOP a map (8.4 MFLOP at 128×256, 16.8 at 256×128; times 3 in float32). Bytes: each of the ⌈M/kRows⌉
@@ -117,8 +117,13 @@ MK_DEVICE int node_of(const Block<S>& b, int slot) {
 }
 
 template <class S>
+MK_DEVICE int64_t offset_of(const Graph<typename S::T>& graph, int node, int d) {
+  return S::kTransposed ? d * graph.pitch + node : node * graph.pitch + d;
+}
+
+template <class S>
 MK_DEVICE float component(const Graph<typename S::T>& graph, const Block<S>& b, int node, int d) {
-  return static_cast<float>(b.map[S::kTransposed ? d * graph.pitch + node : node * graph.pitch + d]);
+  return static_cast<float>(b.map[offset_of<S>(graph, node, d)]);
 }
 
 // -------------------------------------------------------------------------------------------------------------
@@ -130,21 +135,35 @@ MK_DEVICE uint32_t bits_of(Half v) { return v.x; }
 
 template <class T>
 MK_DEVICE float widen(uint32_t bits16) {
-  if constexpr (std::is_same_v<T, BFloat16>) return __uint_as_float(bits16 << 16);
-  return static_cast<float>(Half(static_cast<uint16_t>(bits16), Half::from_bits()));
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    return __uint_as_float(bits16 << 16);
+  } else {
+    return static_cast<float>(Half(static_cast<uint16_t>(bits16), Half::from_bits()));
+  }
 }
 
-// 16 bytes at (node, d): components of the node or, transposed, the component of several nodes; zeros outside.
+// Where the i-th piece of a thread comes from.
+struct Place {
+  int node, d;
+};
+
 template <class S>
-MK_DEVICE uint4 fetch(const Graph<typename S::T>& graph, const Block<S>& b, int node, int d) {
-  if (node >= graph.nodes || d >= graph.size) return make_uint4(0, 0, 0, 0);
-  const auto* from = b.map + (S::kTransposed ? d * graph.pitch + node : node * graph.pitch + d);
-  if (graph.aligned) return __ldg(reinterpret_cast<const uint4*>(from));
-  const int inside = S::kTransposed ? graph.nodes - node : graph.size - d;
+MK_DEVICE Place place_of(const Block<S>& b, int chunk, int i) {
+  const int piece = threadIdx.x + i * kThreads;
+  const int along = piece / S::kAcross, across = piece % S::kAcross * S::kVector;
+  return {node_of<S>(b, S::kTransposed ? across : along), chunk * S::kDepth + (S::kTransposed ? along : across)};
+}
+
+// Components of a node or, transposed, the component of several nodes, one by one; zeros outside.
+template <class S>
+MK_DEVICE uint4 gather_piece(const Graph<typename S::T>& graph, const Block<S>& b, Place place) {
+  const int inside = S::kTransposed ? graph.nodes - place.node : graph.size - place.d;
+  const bool somewhere = S::kTransposed ? place.d < graph.size : place.node < graph.nodes;
+  const auto* from = b.map + offset_of<S>(graph, place.node, place.d);
   uint32_t words[4] = {0, 0, 0, 0};
 #pragma unroll
   for (int e = 0; e < S::kVector; ++e) {
-    if (e < inside) words[e * 4 / S::kVector] |= bits_of(from[e]) << (e * 128 / S::kVector % 32);
+    if (somewhere && e < inside) words[e * 4 / S::kVector] |= bits_of(from[e]) << (e * 128 / S::kVector % 32);
   }
   return make_uint4(words[0], words[1], words[2], words[3]);
 }
@@ -152,12 +171,22 @@ MK_DEVICE uint4 fetch(const Graph<typename S::T>& graph, const Block<S>& b, int 
 template <class S>
 MK_DEVICE void fetch_chunk(uint4 (&pieces)[S::kPieces], const Graph<typename S::T>& graph, const Block<S>& b,
                            int chunk) {
+  if (graph.aligned) {
 #pragma unroll
-  for (int i = 0; i < S::kPieces; ++i) {
-    const int piece = threadIdx.x + i * kThreads;
-    const int along = piece / S::kAcross, across = piece % S::kAcross * S::kVector;
-    const int slot = S::kTransposed ? across : along, d = S::kTransposed ? along : across;
-    pieces[i] = fetch<S>(graph, b, node_of<S>(b, slot), chunk * S::kDepth + d);
+    for (int i = 0; i < S::kPieces; ++i) {
+      const Place place = place_of<S>(b, chunk, i);
+      const auto* from = b.map + offset_of<S>(graph, place.node, place.d);
+      const bool inside = place.node < graph.nodes && place.d < graph.size;
+      pieces[i] = inside ? __ldg(reinterpret_cast<const uint4*>(from)) : make_uint4(0, 0, 0, 0);
+    }
+  } else {
+    // The slow path stays small: a loop, which may not index registers.
+#pragma unroll 1
+    for (int i = 0; i < S::kPieces; ++i) {
+      const uint4 piece = gather_piece<S>(graph, b, place_of<S>(b, chunk, i));
+#pragma unroll
+      for (int j = 0; j < S::kPieces; ++j) pieces[j] = i == j ? piece : pieces[j];
+    }
   }
 }
 
@@ -284,6 +313,7 @@ MK_DEVICE float gather_square(const Block<S>& b, float (&squares)[S::kSquares]) 
 template <class S>
 MK_DEVICE float odd_inverse(const Graph<typename S::T>& graph, const Block<S>& b, int node) {
   bool finite = true, zero = true;
+#pragma unroll 1
   for (int d = threadIdx.x % 32; d < graph.size; d += 32) {
     const float v = component<S>(graph, b, node, d);
     finite = finite && fabsf(v) <= FLT_MAX;
@@ -353,7 +383,7 @@ MK_DEVICE void compute_tile(const Graph<typename S::T>& graph, const Block<S>& b
   const int chunks = ceil_div(graph.size, S::kDepth);
   float sums[S::kRowTiles][S::kSlotTiles][4] = {};
   float squares[S::kSquares] = {};
-  uint4 pieces[S::kPieces];
+  uint4 pieces[S::kPieces] = {};
   for (int chunk = 0; chunk <= chunks; ++chunk) {
     if (chunk < chunks) fetch_chunk<S>(pieces, graph, b, chunk);
     if (chunk > 0 && wanted) multiply_chunk<S>(sums, b.stage + (chunk - 1) % 2 * S::kChunk, row, slot);
@@ -391,6 +421,7 @@ MK_DEVICE float warp_max(float v) {
 template <class S>
 MK_DEVICE double exact_similarity(const Graph<typename S::T>& graph, const Block<S>& b, int node, int other) {
   double product = 0, square1 = 0, square2 = 0;
+#pragma unroll 2
   for (int d = threadIdx.x % 32; d < graph.size; d += 32) {
     const double v1 = component<S>(graph, b, node, d), v2 = component<S>(graph, b, other, d);
     product = fma(v1, v2, product);
@@ -466,6 +497,7 @@ MK_DEVICE void select(Best& best, const Graph<typename S::T>& graph, const Block
   const float* similarities = b.similarities + row * S::kSimilarityPitch;
   const float last = __shfl_sync(kWarp, best.value, count - 1);
   const float least = fmaxf(fast_threshold<S>(similarities, count), last) - graph.margin;
+#pragma unroll 1
   for (int base = 0; base < S::kSlots; base += 32) {
     const float f = similarities[base + threadIdx.x % 32];
     unsigned candidates = __ballot_sync(kWarp, f >= least && f > -kInfinity);

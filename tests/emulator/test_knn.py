@@ -100,7 +100,7 @@ def test_equal_nodes_go_by_index(generator, dtype):
     nodes = torch.randn(2, 7, 20, generator=generator).to(dtype).repeat(1, 12, 1)
     check(nodes, 6)
     check(nodes * torch.tensor([1, 2, 0.5, 4], dtype=dtype).repeat(21)[:, None], 6)
-    check(torch.ones(1, 300, 18, dtype=dtype), 16)
+    check(torch.ones(1, 140, 18, dtype=dtype), 16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
