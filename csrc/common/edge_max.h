@@ -9,7 +9,7 @@ namespace molkernels {
 // the largest.
 template <class W>
 MK_HOST_DEVICE constexpr bool beats(W message, W best) {
-  return message > best || (message != message && best == best);
+  return best == best && !(message <= best);
 }
 
 // max(v, 0), where NaN stays NaN.

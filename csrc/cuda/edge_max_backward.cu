@@ -18,7 +18,7 @@ constexpr int kRows = 8;  // rows whose reads are under way together
 // One thread a column (n, ·, p): it alone adds to the column's sums, channel after channel, so the order is fixed.
 // The sums lie in shared memory, [c][thread], or where a map has too many channels for that, in `scratch` (N, C, P).
 template <class T>
-__global__ void __launch_bounds__(64, 16)
+__global__ void __launch_bounds__(64, 8)
     edge_max_channel_scatter(const T* grad_y, const T* y, const uint8_t* winner, Neighbours idx, T* both,
                              float* scratch, float* bias, int channels, int positions, int neighbours) {
   const int columns = blockDim.x, column_blocks = ceil_div(positions, columns);

@@ -33,6 +33,16 @@ using word_t = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 // --------------------------------------------------------------------------------------------------------------------
 // mask: a block does `block_rows` rows of 8·lanes columns, a thread 8 columns of every (256 / lanes)-th row.
 
+MK_DEVICE void load_winners(uint8_t (&values)[8], const uint8_t* from, int count, bool wide) {
+  if (wide && count > 0) {
+    const uint2 packed = *reinterpret_cast<const uint2*>(from);
+    memcpy(values, &packed, 8);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) values[i] = i < count ? from[i] : 0;
+}
+
 template <class M>
 __global__ void __launch_bounds__(kMaskThreads)
     edge_max_mask(const typename M::Element* grad_y, const typename M::Element* y, const uint8_t* winner,
@@ -49,6 +59,8 @@ __global__ void __launch_bounds__(kMaskThreads)
       float g[8], out[8];
       load8(g, grad_y + row * positions + column, count, wide);
       load8(out, y + row * positions + column, count, wide);
+      uint8_t who[8];
+      load_winners(who, winner + row * positions + column, count, wide);
       T stored[8];
       word_t<T> bits[8];
 #pragma unroll
@@ -56,7 +68,7 @@ __global__ void __launch_bounds__(kMaskThreads)
         g[i] = relu_backward(g[i], out[i]);
         total[i] += g[i];
         stored[i] = M::stored(g[i]);
-        bits[i] = i < count ? static_cast<word_t<T>>(1u << winner[row * positions + column + i] % 16) : 0;
+        bits[i] = i < count ? static_cast<word_t<T>>(1u << who[i] % 16) : 0;
       }
       store8(grad + row * padded + column, stored);
       store8(wins + row * padded + column, bits);
@@ -388,47 +400,65 @@ struct WeightLayout {
   MK_HOST_DEVICE int bytes() const { return 2 * stage * int(sizeof(typename M::Element)); }
 };
 
-// One unit of a share: 16 channels of a map and a group of its neighbours.
+// One unit of a share: 16 channels of a map and a group of its neighbours, or the position itself.
 struct WeightUnit {
   int64_t map;
-  int channel, first, count;  // count 0: the position itself
+  int channel, first, count;  // neighbours first … first + count − 1; count 0: the position itself
 };
 
 template <class M>
-MK_DEVICE WeightUnit unit_of(const WeightGradient<typename M::Element>& a, int64_t unit, bool plain) {
+MK_DEVICE WeightUnit unit_at(const WeightGradient<typename M::Element>& a, int64_t unit, bool plain) {
   const int chunks = ceil_div(a.channels, kDepth), groups = plain ? 1 : ceil_div(a.neighbours, weight_group<M>);
-  const int group = static_cast<int>(unit % groups), first = group * weight_group<M>;
-  return {unit / groups / chunks, static_cast<int>(unit / groups % chunks) * kDepth, first,
+  const int first = static_cast<int>(unit % groups) * weight_group<M>;
+  const int64_t chunk = unit / groups;
+  return {chunk / chunks, static_cast<int>(chunk % chunks) * kDepth, first,
           plain ? 0 : min(weight_group<M>, a.neighbours - first)};
+}
+
+// The one after it, without a division.
+template <class M>
+MK_DEVICE WeightUnit unit_after(const WeightGradient<typename M::Element>& a, WeightUnit unit) {
+  const bool plain = unit.count == 0;
+  unit.first += weight_group<M>;
+  if (plain || unit.first >= a.neighbours) {
+    unit.first = 0;
+    unit.channel += kDepth;
+    if (unit.channel >= a.channels) unit.channel = 0, ++unit.map;
+  }
+  if (!plain) unit.count = min(weight_group<M>, a.neighbours - unit.first);
+  return unit;
 }
 
 template <class M>
 MK_DEVICE void load_unit(const WeightGradient<typename M::Element>& a, const WeightLayout<M>& layout, WeightUnit unit,
                          int first_row, int first_column, typename M::Element* stage) {
   using T = typename M::Element;
-  constexpr int piece = 16 / int(sizeof(T));
-  const int pieces = layout.rows / piece;
-  for (int i = threadIdx.x; i < 2 * kDepth * pieces; i += blockDim.x) {
-    const int c = i / pieces % kDepth, p = i % pieces * piece, column = first_row + p;
-    const bool is_wins = i >= kDepth * pieces;
-    const bool valid = unit.channel + c < a.channels && column < a.padded;
-    const T* tensor = is_wins ? a.wins : a.grad;
-    const int64_t at = (unit.map * a.channels + unit.channel + c) * a.padded + column;
-    if (is_wins && unit.count == 0) break;
-    copy_async16(stage + (is_wins ? layout.a : 0) + c * layout.a_pitch + p, tensor + (valid ? at : 0), valid);
+  constexpr int piece = 16 / int(sizeof(T)), row_pieces = kDepth / piece;
+  // A: rows of G and of wins, a warp of which takes 64 values of each channel.  Sizes are powers of two: shifts only.
+  const T* const grad = a.grad + (unit.map * a.channels + unit.channel) * a.padded + first_row;
+  const T* const wins = a.wins + (grad - a.grad);
+  const int shift = a.row_warps == 2 ? 1 : 0;
+  for (int i = threadIdx.x; i < kDepth * 64 / piece << shift; i += blockDim.x) {
+    const int c = i / (64 / piece) >> shift, p = (i & ((64 / piece << shift) - 1)) * piece;
+    const bool valid = unit.channel + c < a.channels && first_row + p < a.padded;
+    const int64_t at = valid ? static_cast<int64_t>(c) * a.padded + p : 0;
+    T* const to = stage + c * layout.a_pitch + p;
+    copy_async16(to, valid ? grad + at : a.grad, valid);
+    if (unit.count > 0) copy_async16(to + layout.a, valid ? wins + at : a.wins, valid);
   }
-  constexpr int row_pieces = kDepth / piece;
+  // B: of each neighbour the 16 channels of the columns' positions.
+  const T* const x = a.x + unit.map * a.positions * a.padded_channels + unit.channel;
+  const int32_t* const idx = a.idx.words + unit.map * a.positions * a.neighbours * a.idx.stride;
+  const int columns_shift = a.column_warps == 2 ? 1 : 0;
   T* const b = stage + 2 * layout.a;
   for (int i = threadIdx.x; i < max(unit.count, 1) * layout.columns * row_pieces; i += blockDim.x) {
-    const int row = i / row_pieces, c = i % row_pieces * piece, q = first_column + row % layout.columns;
+    const int row = i / row_pieces, c = i % row_pieces * piece, q = first_column + (row & (layout.columns - 1));
+    const int j = unit.first + (row / 64 >> columns_shift);
     const bool valid = q < a.positions;
-    int64_t from = q;
-    if (valid && unit.count > 0) {
-      const int j = unit.first + row / layout.columns;
-      from = a.idx.words[((unit.map * a.positions + q) * a.neighbours + j) * a.idx.stride];
-    }
-    const int64_t at = (unit.map * a.positions + from) * a.padded_channels + unit.channel + c;
-    copy_async16(b + row * WeightLayout<M>::b_pitch + c, a.x + (valid ? at : 0), valid);
+    int from = q;
+    if (valid && unit.count > 0) from = idx[(q * a.neighbours + j) * a.idx.stride];
+    copy_async16(b + row * WeightLayout<M>::b_pitch + c,
+                 valid ? x + static_cast<int64_t>(from) * a.padded_channels + c : a.x, valid);
   }
 }
 
@@ -484,15 +514,19 @@ __global__ void __launch_bounds__(kThreads) edge_max_weight_kernel(WeightGradien
   float acc[4][4][2][4];
 #pragma unroll
   for (int i = 0; i < 128; ++i) acc[i / 32][i / 8 % 4][i / 4 % 2][i % 4] = 0.f;
-  if (begin < end) load_unit<M>(a, layout, unit_of<M>(a, begin, plain), first_row, first_column, stages);
+  WeightUnit unit = unit_at<M>(a, begin, plain);
+  if (begin < end) load_unit<M>(a, layout, unit, first_row, first_column, stages);
   copy_async_commit();
-  for (int64_t unit = begin; unit < end; ++unit) {
+  for (int64_t i = begin; i < end; ++i) {
     wait_stage(2);
-    T* const stage = stages + (unit - begin) % 2 * layout.stage;
-    T* const other = stages + (unit - begin + 1) % 2 * layout.stage;
-    if (unit + 1 < end) load_unit<M>(a, layout, unit_of<M>(a, unit + 1, plain), first_row, first_column, other);
+    const int slot = static_cast<int>((i - begin) % 2);
+    const WeightUnit next = unit_after<M>(a, unit);
+    if (i + 1 < end) {
+      load_unit<M>(a, layout, next, first_row, first_column, stages + (1 - slot) * layout.stage);
+    }
     copy_async_commit();
-    if (inside) multiply_unit<M>(acc, layout, unit_of<M>(a, unit, plain), stage, warp_row, warp_column);
+    if (inside) multiply_unit<M>(acc, layout, unit, stages + slot * layout.stage, warp_row, warp_column);
+    unit = next;
   }
   if (!inside) return;
   float* const partial = a.partial + static_cast<int64_t>(share) * a.padded * a.padded;
@@ -543,7 +577,7 @@ Tensor masked_gradient(const OnDevice& device, const Tensor& grad_y, const Tenso
   launch(device, edge_max_mask<M>, dim3(grid_size(blocks), ceil_div(padded, 8 * lanes)), kMaskThreads,
          kMaskThreads * 8 * 4, in<T>(grad_y), in<T>(y), in<uint8_t>(winner), grad,
          reinterpret_cast<word_t<T>*>(grad + rows * padded), out<float>(bias), rows, positions, padded, block_rows,
-         lanes, wide_rows(positions, {&grad_y, &y}));
+         lanes, wide_rows(positions, {&grad_y, &y, &winner}));
   sum_rows<T>(device, bias, grad_bias);
   return masked;
 }
@@ -571,7 +605,8 @@ void weight_gradients(const OnDevice& device, const Tensor& masked, const Tensor
   a.maps = x.size(0), a.channels = static_cast<int>(x.size(1)), a.positions = static_cast<int>(x.size(2));
   a.neighbours = static_cast<int>(idx.size(2));
   a.padded = static_cast<int>(masked.size(2)), a.padded_channels = static_cast<int>(transposed.size(2));
-  a.row_warps = a.column_warps = a.padded > 64 ? 2 : 1;
+  const bool large = a.padded > 64 && WeightLayout<M>(2, 2).bytes() <= device.shared_memory();
+  a.row_warps = a.column_warps = large ? 2 : 1;
   const WeightLayout<M> layout(a.row_warps, a.column_warps);
 
   // Enough shares to fill the device twice, in proportion to the work of each kind, none of them empty.
