@@ -104,36 +104,125 @@ inline Half narrow<Half>(float v) {
 #endif
 }
 
-// lanes<wide<T>> values at p (any alignment), widened.
+// lanes<wide<T>> values at p (any alignment), widened. Through the types' own alignment of one value: GCC copies a
+// memcpy of more than 16 bytes by way of the stack.
 template <class T>
-static inline Vec<wide<T>> load(const T* p) {
-  Vec<wide<T>> v;
-  for (int i = 0; i < lanes<wide<T>>; ++i) v[i] = to_wide(p[i]);
-  return v;
-}
+static inline Vec<wide<T>> load(const T* p);
 template <>
 inline Vec<float> load<float>(const float* p) {
-  Vec<float> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const Vec<float>*>(p);
 }
 template <>
 inline Vec<double> load<double>(const double* p) {
-  Vec<double> v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
+  return *reinterpret_cast<const Vec<double>*>(p);
 }
-template <class T>
-static inline void store(T* p, Vec<wide<T>> v) {
-  for (int i = 0; i < lanes<wide<T>>; ++i) p[i] = narrow<T>(v[i]);
+
+// As many 16-bit and unsigned 32-bit lanes as Vec<float> has.
+typedef uint16_t Bits16 __attribute__((vector_size(MK_VECTOR_BYTES / 2), aligned(2), may_alias));
+typedef uint32_t Bits32 __attribute__((vector_size(MK_VECTOR_BYTES), aligned(4), may_alias));
+
+// Compilers do not find the single instructions for these conversions.
+static inline Bits32 extend(Bits16 v) {
+#if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
+  return (Bits32)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)v);
+#elif defined(__AVX2__) && MK_VECTOR_BYTES == 32
+  return (Bits32)_mm256_cvtepu16_epi32((__m128i)v);
+#else
+  return __builtin_convertvector(v, Bits32);
+#endif
+}
+// For values below 2^16.
+static inline Bits16 truncate(Bits32 v) {
+#if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
+  return (Bits16)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)v);
+#elif defined(__AVX2__) && MK_VECTOR_BYTES == 32
+  return (Bits16)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)v), _mm256_extracti128_si256((__m256i)v, 1));
+#else
+  return __builtin_convertvector(v, Bits16);
+#endif
+}
+
+template <>
+inline Vec<float> load<BFloat16>(const BFloat16* p) {
+  return (Vec<float>)(extend(*reinterpret_cast<const Bits16*>(p)) << 16);
 }
 template <>
+inline Vec<float> load<Half>(const Half* p) {
+#if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
+  return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__) && MK_VECTOR_BYTES == 32
+  return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#else
+  Vec<float> v;
+  for (int i = 0; i < lanes<float>; ++i) v[i] = to_wide(p[i]);
+  return v;
+#endif
+}
+
+template <class T>
+static inline void store(T* p, Vec<wide<T>> v);
+template <>
 inline void store<float>(float* p, Vec<float> v) {
-  std::memcpy(p, &v, sizeof v);
+  *reinterpret_cast<Vec<float>*>(p) = v;
 }
 template <>
 inline void store<double>(double* p, Vec<double> v) {
-  std::memcpy(p, &v, sizeof v);
+  *reinterpret_cast<Vec<double>*>(p) = v;
+}
+// As narrow<BFloat16>, lane by lane.
+template <>
+inline void store<BFloat16>(BFloat16* p, Vec<float> v) {
+  const Bits32 wide_bits = (Bits32)v;
+  const Bits32 rounded = (wide_bits + 0x7fff + ((wide_bits >> 16) & 1)) >> 16;
+  *reinterpret_cast<Bits16*>(p) = truncate(v != v ? (Bits32{} + 0x7fc0) : rounded);
+}
+template <>
+inline void store<Half>(Half* p, Vec<float> v) {
+#if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
+  const __m256i bits = _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
+#elif defined(__F16C__) && MK_VECTOR_BYTES == 32
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#else
+  for (int i = 0; i < lanes<float>; ++i) p[i] = narrow<Half>(v[i]);
+#endif
+}
+
+// The first `count` of them; the lanes after are zero. Any count ≥ lanes is a whole vector.
+template <class T>
+static inline Vec<wide<T>> load_part(const T* p, int count) {
+  constexpr int n = lanes<wide<T>>;
+  if (count >= n) return load(p);
+  alignas(64) unsigned char part[n * sizeof(T)] = {};
+  std::memcpy(part, p, sizeof(T) * size_t(count));
+  return load(reinterpret_cast<const T*>(part));
+}
+template <class T>
+static inline void store_part(T* p, Vec<wide<T>> v, int count) {
+  constexpr int n = lanes<wide<T>>;
+  if (count >= n) return store(p, v);
+  alignas(64) unsigned char part[n * sizeof(T)];
+  store(reinterpret_cast<T*>(part), v);
+  std::memcpy(p, part, sizeof(T) * size_t(count));
+}
+
+// v with all lanes from `count` on set to zero.
+template <class W>
+static inline Vec<W> first_lanes(Vec<W> v, int count) {
+  if (count >= lanes<W>) return v;
+  for (int i = count; i < lanes<W>; ++i) v[i] = 0;
+  return v;
+}
+
+// The sum of all lanes, pairwise.
+template <class W>
+static inline W sum_lanes(Vec<W> v) {
+  W part[lanes<W>];
+  std::memcpy(part, &v, sizeof v);
+  for (int half = lanes<W> / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  }
+  return part[0];
 }
 
 }  // namespace MK_ISA
