@@ -16,6 +16,17 @@ namespace molkernels {
 namespace MK_ISA {
 namespace {
 
+// The forward pass of float maps is computed in double: it is bound by memory, and the graph of the convolution that
+// follows is decided by differences which float arithmetic would drown.
+template <class T>
+struct ForwardOf {
+  using type = wide<T>;
+};
+template <>
+struct ForwardOf<float> {
+  using type = double;
+};
+
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline float root(float v) { return __builtin_sqrtf(v); }
 inline double root(double v) { return __builtin_sqrt(v); }
@@ -55,8 +66,8 @@ bool rows_first(const FccInput<T, W>& a, int64_t c) {
 }
 
 // The embedding of the first axis.
-template <class T, class W>
-void make_embedding(const FccInput<T, W>& a, int height, int width, int64_t c, Placed<W>& embedding) {
+template <class T, class W, class A>
+void make_embedding(const FccInput<T, W>& a, int height, int width, int64_t c, Placed<A>& embedding) {
   std::memset(&embedding, 0, sizeof embedding);
   if (rows_first(a, c)) {
     for (int i = 0; i < height; ++i) embedding.row[i] = to_wide(a.pe_h[c * height + i]);
@@ -65,11 +76,11 @@ void make_embedding(const FccInput<T, W>& a, int height, int width, int64_t c, P
   }
 }
 
-template <class L, class T, class W>
-void make_channel(const FccInput<T, W>& a, L l, int64_t c, Channel<W>& channel) {
+template <class L, class T, class W, class A>
+void make_channel(const FccInput<T, W>& a, L l, int64_t c, Channel<A>& channel) {
   const T *weight_h = a.weight_h + c * l.height(), *weight_w = a.weight_w + c * l.width();
   const T *pe_h = a.pe_h + c * l.height(), *pe_w = a.pe_w + c * l.width();
-  const W bias_h = to_wide(a.bias_h[c]), bias_w = to_wide(a.bias_w[c]);
+  const A bias_h = to_wide(a.bias_h[c]), bias_w = to_wide(a.bias_w[c]);
   make_kernel(weight_h, l.row_blocks(), l.block_height(), channel.along_h);
   make_kernel(weight_w, l.column_blocks(), l.block_width(), channel.along_w);
   channel.gamma = to_wide(a.gamma[c]);
@@ -89,7 +100,7 @@ MK_INLINE void forward_map(L l, const Channel<W>& channel, W mean, W rstd, bool 
   const W scale = channel.gamma * rstd;
   // x − mean first: it is exact where the mean is large beside the deviation.
   enter(l, u, l.block_height(), [&](int i, int j) __attribute__((always_inline)) {
-    const Vec<W> centred = load_part(x + i * l.width() + j, l.valid(j)) - mean;
+    const Vec<W> centred = load_part_as<W>(x + i * l.width() + j, l.valid(j)) - mean;
     return (centred + channel.embedding.at(i, j)) * scale + channel.beta;
   });
   correlate_rows(l, channel.along_h, false, u, l.block_height(), v);
@@ -97,8 +108,8 @@ MK_INLINE void forward_map(L l, const Channel<W>& channel, W mean, W rstd, bool 
   leave(l, u, [&](int i, int j, Vec<W> value) __attribute__((always_inline)) {
     const int at = i * l.width() + j;
     value += channel.offset.at(i, j);
-    if (residual) value += load_part(x + at, l.valid(j));
-    store_part(y + at, value, l.valid(j));
+    if (residual) value += load_part_as<W>(x + at, l.valid(j));
+    store_part_as<W>(y + at, value, l.valid(j));
   });
 }
 
@@ -109,15 +120,16 @@ inline constexpr int kScratch = kHeight == 0 ? kMaxArea : kHeight * (kWidth < 16
 template <class T, class W, int kHeight, int kWidth>
 void forward_channels(const FccForward<T, W>& a, int64_t sample, int64_t sample_end, int64_t channel,
                       int64_t channel_end) {
-  const Layout<W, kHeight, kWidth> l{a.height, a.width};
-  alignas(64) W u[kScratch<kHeight, kWidth>], v[kScratch<kHeight, kWidth>];
-  Channel<W> channels[fcc::kChannelsPerTask];
+  using A = typename ForwardOf<T>::type;
+  const Layout<A, kHeight, kWidth> l{a.height, a.width};
+  alignas(64) A u[kScratch<kHeight, kWidth>], v[kScratch<kHeight, kWidth>];
+  Channel<A> channels[fcc::kChannelsPerTask];
   for (int64_t c = channel; c < channel_end; ++c) make_channel(a, l, c, channels[c - channel]);
   const int64_t area = int64_t(l.height()) * l.width();
   for (int64_t n = sample; n < sample_end; ++n) {
     const int64_t group = fcc::group_of(n, a.groups);
     for (int64_t c = channel; c < channel_end; ++c) {
-      const W mean = a.mean[group * a.channels + c], rstd = 1 / root(a.var[group * a.channels + c] + a.eps);
+      const A mean = a.mean[group * a.channels + c], rstd = 1 / root(A(a.var[group * a.channels + c]) + A(a.eps));
       const int64_t first = (n * a.channels + c) * area;
       forward_map(l, channels[c - channel], mean, rstd, a.residual, a.x + first, a.y + first, u, v);
     }

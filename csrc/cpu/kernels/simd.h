@@ -214,6 +214,29 @@ static inline Vec<W> first_lanes(Vec<W> v, int count) {
   return v;
 }
 
+// The same in another arithmetic A: float memory as doubles, and everything else as `load_part` has it.
+typedef float HalfFloats __attribute__((vector_size(MK_VECTOR_BYTES / 2), aligned(4), may_alias));
+
+template <class A, class T>
+static inline Vec<A> load_part_as(const T* p, int count) {
+  if constexpr (sizeof(A) == sizeof(wide<T>)) {
+    return load_part(p, count);
+  } else {
+    HalfFloats part = {};
+    std::memcpy(&part, p, sizeof(float) * size_t(count < lanes<double> ? count : lanes<double>));
+    return __builtin_convertvector(part, Vec<double>);
+  }
+}
+template <class A, class T>
+static inline void store_part_as(T* p, Vec<A> v, int count) {
+  if constexpr (sizeof(A) == sizeof(wide<T>)) {
+    store_part(p, v, count);
+  } else {
+    const HalfFloats part = __builtin_convertvector(v, HalfFloats);
+    std::memcpy(p, &part, sizeof(float) * size_t(count < lanes<double> ? count : lanes<double>));
+  }
+}
+
 // The sum of all lanes, pairwise.
 template <class W>
 static inline W sum_lanes(Vec<W> v) {
