@@ -2,7 +2,8 @@
 //
 // Only this header and ptx.cuh know that the code runs on a GPU: tests/emulator has twins of both (and of
 // <cuda_runtime.h>) that run the same kernels on a CPU, one fibre a thread.
-#pragma once
+#ifndef MOLKERNELS_LAUNCH_CUH
+#define MOLKERNELS_LAUNCH_CUH
 
 #include <cuda_runtime.h>
 
@@ -69,3 +70,5 @@ void launch(const OnDevice& device, void (*kernel)(Parameters...), dim3 grid, in
 }
 
 }  // namespace molkernels
+
+#endif  // MOLKERNELS_LAUNCH_CUH

@@ -1,15 +1,21 @@
 // The instructions that C++ has no word for: matrix products of a warp, asynchronous copies, matrix loads.
 //
-// Fragment layouts, with lane = 4 g + t (g = 0…7, t = 0…3); "row" is M, "column" is N:
-//   C/D of every shape (16×8 float):  c[0], c[1]: row g, columns 2t, 2t+1;  c[2], c[3]: row g + 8.
-//   m16n8k16, 16-bit:  A: a[0] (g, 2t…), a[1] (g + 8, 2t…), a[2] (g, 2t + 8…), a[3] (g + 8, 2t + 8…), two values each,
-//   the
-//                      lower column in the low half;  B (K×N): b[0] (rows 2t, 2t+1; column g), b[1] (rows 2t + 8, 2t +
-//                      9).
-//   m16n8k8, TF32:     A: a[0] (g, t), a[1] (g + 8, t), a[2] (g, t + 4), a[3] (g + 8, t + 4);  B: b[0] (t, g), b[1] (t
-//   + 4, g).
+// Fragment layouts, with lane = 4 g + t (g = 0…7, t = 0…3); (row, column), and "2t…" for 2t and 2t + 1, two values in
+// one register with the lower index in the low half:
+//
+//   C, D  16×8 float      c[0], c[1]: (g, 2t), (g, 2t + 1)    c[2], c[3]: (g + 8, 2t), (g + 8, 2t + 1)
+//   m16n8k16, 16-bit
+//     A  16×16            a[0]: (g, 2t…)   a[1]: (g + 8, 2t…)   a[2]: (g, 2t + 8…)   a[3]: (g + 8, 2t + 8…)
+//     B  16×8             b[0]: (2t…, g)   b[1]: (2t + 8…, g)
+//   m16n8k8, TF32
+//     A  16×8             a[0]: (g, t)     a[1]: (g + 8, t)     a[2]: (g, t + 4)     a[3]: (g + 8, t + 4)
+//     B  8×8              b[0]: (t, g)     b[1]: (t + 4, g)
+//
+// So load_matrices on the four 8×8 quarters of a row-major A, in the order upper left, lower left, upper right, lower
+// right, gives a[0…3]; B takes the same load from its transpose (N×K, row-major), or the transposed one from K×N.
 // Source: PTX ISA, "Matrix Fragments for mma.m16n8k8 / m16n8k16".
-#pragma once
+#ifndef MOLKERNELS_PTX_CUH
+#define MOLKERNELS_PTX_CUH
 
 #include <cuda_runtime.h>
 
@@ -91,3 +97,5 @@ MK_DEVICE uint32_t to_tf32(float value) {
 }
 
 }  // namespace molkernels
+
+#endif  // MOLKERNELS_PTX_CUH
