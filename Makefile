@@ -1,21 +1,27 @@
-# make demo   learn faces: make clips, train, score on people never seen, read a real video   (6 minutes on 2 cores)
-# make test   lint, types and tests, as the CI runs them
-# Both set everything up by themselves, in .venv.
+# make demo      learn faces: make clips, train, score on people never seen, read a real video   (6 minutes on 2 cores)
+# make test      lint, types and tests, as the CI runs them
+# make bench     throughput beside the published loop and the compiled reference
+# make sanitize  the CPU kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+# make gpu       on a machine with a GPU: build for it, test, sanitize, measure; needs no network and no .venv
+# All but the last set everything up by themselves, in .venv.
 
 PYTHON ?= python3
 # With an NVIDIA GPU this brings the CUDA build on Linux; set TORCH to choose another.
 TORCH ?= torch==2.13.0
 VENV ?= .venv
 BIN := $(VENV)/bin
+CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu' 'tests/*.h' 'tests/*.cuh' 'tests/*.cpp' 'tests/*.cu')
 
-.PHONY: install demo demo-long test test-all lint format bench clean
+.PHONY: install demo demo-long test test-all lint format bench sanitize gpu clean
 
+# The kernels again where a source has changed (seconds).
 install: $(VENV)/.installed
+	@$(BIN)/python setup.py --quiet build_ext --inplace
 
 $(VENV)/.installed: pyproject.toml setup.py Makefile
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
 	@touch $@
@@ -29,6 +35,7 @@ demo-long: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
 
 # One thread a worker: two workers on two cores then do not fight over them.
@@ -41,9 +48,21 @@ test-all: lint
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: install
 	$(BIN)/python -m pytest bench/
+
+# Python itself is not built with the sanitizers, so their runtimes come first by hand; it leaks on purpose at exit.
+sanitize: install
+	$(BIN)/python csrc/build.py --sanitize
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 MOLKERNELS_LIBRARIES=build/sanitize \
+	$(BIN)/python -m pytest -m "not slow and not gpu" -k "not reference and not emulated and not compile" \
+	  tests/test_ops.py tests/test_properties.py tests/test_cpu_kernels.py tests/test_cpu_fcc.py
+
+gpu:
+	$(PYTHON) -m bench.gpu
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

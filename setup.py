@@ -36,7 +36,7 @@ class BuildLibraries(build_ext):
             sys.exit(f"molkernels: {error}")
         folder = (ROOT if self.inplace else Path(self.build_lib)) / "molkernels"
         build.write_record(PLAN, folder)
-        for name, path in built.items():
+        for path in built.values():
             # A new file, so that a process that has the old one mapped goes on undisturbed.
             target = folder / path.name
             shutil.copy2(path, target.with_suffix(".new"))

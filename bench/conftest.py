@@ -18,9 +18,10 @@ RESULTS = Path(__file__).parent / "results"
 class Run:
     """What has been measured so far in this session."""
 
-    def __init__(self) -> None:
-        self.machine = machine.describe()
-        self.limits = machine.measure_limits()
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.machine = machine.describe(device)
+        self.limits = machine.measure_limits(device)
         self.memory: list[dict[str, object]] = []
         self._rows: dict[Hashable, dict[str, Row]] = {}
 
@@ -41,6 +42,8 @@ _RUN = pytest.StashKey[Run]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options = parser.getgroup("bench", "speed and memory of molkernels and mol")
+    options.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure")
+    options.addoption("--full", action="store_true", help="the network at batch 8 as well")
     options.addoption("--threads", type=int, default=None, help="threads of PyTorch (default: all cores)")
     options.addoption(
         "--save-results", action="store_true", help="write bench/results/<device>/<date>-<commit>.json at the end"
@@ -52,11 +55,20 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:`torch._prims_common.check` is deprecated:FutureWarning")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes a `contender` is made for each one of its module's subject on the chosen device."""
+    config, names = metafunc.config, metafunc.fixturenames
+    if "batch" in names:
+        metafunc.parametrize("batch", (2, 8) if config.getoption("--full") else (2,))
+    if "contender" in names:
+        metafunc.parametrize("contender", metafunc.module.SUBJECT.contender_keys(config.getoption("--device")))
+
+
 @pytest.fixture(scope="session")
 def bench_run(pytestconfig: pytest.Config) -> Run:
     """The session's measurements."""
     torch.set_num_threads(pytestconfig.getoption("--threads") or machine.usable_cores())
-    run = Run()
+    run = Run(pytestconfig.getoption("--device"))
     pytestconfig.stash[_RUN] = run
     return run
 

@@ -55,6 +55,7 @@ class Group:
     contenders: Sequence[Contender]
     budget: float = 2.0
     least_rounds: int = 5
+    device: str = "cpu"
 
 
 @dataclass
@@ -89,7 +90,7 @@ def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str
     checks = {contender.key: contender.check() for contender in group.contenders}
     rows = {contender.key: _row(group, contender, checks[contender.key]) for contender in group.contenders}
     right = {contender.key: contender.run for contender in group.contenders if checks[contender.key].passed}
-    times = time_interleaved(right, group.budget, group.least_rounds)
+    times = time_interleaved(right, group.budget, group.least_rounds, device=group.device)
     for key, durations in times.items():
         row = rows[key]
         row.durations, row.rounds, row.seconds = durations, len(durations), quantiles(durations)

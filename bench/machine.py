@@ -13,13 +13,13 @@ from bench.timing import quantiles, time_interleaved
 
 ROOT = Path(__file__).resolve().parent.parent
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
-GEMM_SIDE = 2048
+GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
 
 
-def describe() -> dict[str, object]:
+def describe(device: str = "cpu") -> dict[str, object]:
     """Device, versions, date and commit of this run: JSON-able."""
     return {
-        "device": processor_name(),
+        "device": processor_name() if device == "cpu" else torch.cuda.get_device_name(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -27,7 +27,19 @@ def describe() -> dict[str, object]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
+        **({} if device == "cpu" else gpu_state()),
     }
+
+
+def gpu_state() -> dict[str, str]:
+    """Driver, clocks and power limit of the first CUDA device as nvidia-smi finds them; nothing is changed."""
+    fields = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        return {"nvidia-smi": f"no answer: {error}"}
+    return dict(zip(fields, (value.strip() for value in done.stdout.split(",")), strict=True))
 
 
 def processor_name() -> str:
@@ -66,24 +78,35 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def measure_limits() -> dict[str, dict[str, float]]:
+def computes_in_bfloat16(device: str) -> bool:
+    """Whether torch's own products in bfloat16 run on instructions for it.
+
+    Elsewhere they are emulated value by value, hundreds of times slower than float32, and not worth a minute of a
+    benchmark.
+    """
+    if device == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:
     """What the hardware can do at most, by `torch.copy_` and `torch.mm`.
 
     Returns:
-        {"copy": {"float32": bytes/s, ...}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}; a copy of n bytes counts
-        2 n (one read, one write). The fast quantile (0.2 of the times) is the limit.
+        {"copy": {"bytes_per_second": bytes/s}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}; a copy of n bytes
+        counts 2 n (one read, one write). The fast quantile (0.2 of the times) is the limit. Where bfloat16 is emulated
+        its limit is that of float32, which kernels convert to.
     """
-    source, target = torch.randn(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
-    a = {name: torch.randn(GEMM_SIDE, GEMM_SIDE).to(getattr(torch, name)) for name in ("float32", "bfloat16")}
-    runs = {
-        "copy": lambda: target.copy_(source),
-        "float32": lambda: torch.mm(a["float32"], a["float32"]),
-        "bfloat16": lambda: torch.mm(a["bfloat16"], a["bfloat16"]),
-    }
-    times = time_interleaved(runs, budget=5.0)
+    source, target = torch.randn(COPY_ELEMENTS, device=device), torch.empty(COPY_ELEMENTS, device=device)
+    side = GEMM_SIDE if device == "cpu" else GPU_GEMM_SIDE
+    dtypes = ("float32", "bfloat16") if computes_in_bfloat16(device) else ("float32",)
+    a = {name: torch.randn(side, side, device=device).to(getattr(torch, name)) for name in dtypes}
+    runs = {name: lambda matrix=matrix: torch.mm(matrix, matrix) for name, matrix in a.items()}
+    runs["copy"] = lambda: target.copy_(source)
+    times = time_interleaved(runs, budget=5.0, device=device)
     fast = {name: quantiles(seconds)[0] for name, seconds in times.items()}
     moved = 2 * source.nbytes
     return {
         "copy": {"bytes_per_second": moved / fast["copy"]},
-        "gemm": {name: 2 * GEMM_SIDE**3 / fast[name] for name in a},
+        "gemm": {name: 2 * side**3 / fast.get(name, fast["float32"]) for name in ("float32", "bfloat16")},
     }

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import molkernels as mk
-from bench import counts
+from bench import counts, machine
 from bench.baselines.published import PublishedMOL, training_loss
 from bench.groups import Check, Contender, Group, worst_error
 from mol import MOL
 from mol.losses import MOLLoss
 
 BATCH, FRAMES, SIZE = 2, 8, 128
-SHAPE = f"{BATCH} clips of {FRAMES}×{SIZE}×{SIZE}"
 LOSS_WEIGHTS = (1.0, 10 / 7, 3.5)  # emotion, flow, landmarks, as in the released code
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-3
 PUBLISHED = "published-loop"
@@ -46,6 +45,10 @@ class Batch:
     def double(self) -> "Batch":
         """The same in float64."""
         return Batch(self.clips.double(), self.flow.double(), self.landmarks.double(), self.label)
+
+    def to(self, device: str) -> "Batch":
+        """The same on another device."""
+        return Batch(*(t.to(device) for t in (self.clips, self.flow, self.landmarks, self.label)))
 
 
 def random_batch(batch: int = BATCH) -> Batch:
@@ -73,14 +76,16 @@ def random_state() -> dict[str, Tensor]:
 class Network:
     """A model with the loss, backend and precision that it runs at, and its optimizer."""
 
-    def __init__(self, key: str, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, key: str, state: Mapping[str, Tensor], device: str = "cpu") -> None:
         """The contender `key`, such as "reference-bfloat16", with the weights of the released-layout `state`."""
         self.backend, self.dtype = key.rsplit("-", 1)
+        self.device = device
         if self.backend == PUBLISHED:
             self.model: nn.Module = PublishedMOL(dropout=0.0)
             self.model.load_state_dict(state)
         else:
             self.model = MOL.from_released(dict(state), dropout=0.0)
+        self.model.to(device)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
 
     def forward(self, batch: Batch) -> Any:
@@ -120,7 +125,7 @@ class Network:
         if self.backend == PUBLISHED:
             yield
             return
-        with mk.backend(self.backend), torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        with mk.backend(self.backend), torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             yield
 
 
@@ -133,23 +138,24 @@ def _through_released_layout(model: Any) -> dict[str, Tensor]:
     return carrier.released_state_dict()
 
 
-def contender_keys() -> list[str]:
+def contender_keys(device: str) -> list[str]:
     """The keys of the contenders of both groups."""
-    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends("cpu") for dtype in DTYPES)]
+    dtypes = DTYPES if machine.computes_in_bfloat16(device) else DTYPES[:1]  # its convolutions are torch's own
+    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends(device) for dtype in dtypes)]
 
 
-def group(task: str) -> Group:
+def group(task: str, device: str, batch_size: int = BATCH) -> Group:
     """The contenders for "forward" or "training step".
 
     A float32 contender is held against the reference backend in float64: outputs (forward), or loss and all gradients
     (training step), the latter as one vector.
     """
-    state, batch = random_state(), random_batch()
+    state, batch = random_state(), random_batch(batch_size).to(device)
     results = _outputs if task == "forward" else loss_and_gradients
-    exact = results(in_float64("reference-float32", state), batch.double())
+    exact = results(in_float64("reference-float32", state, device), batch.double())
 
     def contender(key: str) -> Contender:
-        network = Network(key, state)
+        network = Network(key, state, device)
         timed = network.forward if task == "forward" else network.step
         tolerance = TOLERANCES[task][network.dtype]
         return Contender(
@@ -159,14 +165,16 @@ def group(task: str) -> Group:
             lambda: Check(worst_error(results(network, batch), exact), tolerance),
         )
 
-    work = counts.mol_released(BATCH, FRAMES, _parameter_count(state), training=task != "forward")
-    contenders = [contender(key) for key in contender_keys()]
-    return Group(f"mol released, {task}", SHAPE, work, contenders, budget=10.0, least_rounds=3)
+    work = counts.mol_released(batch_size, FRAMES, _parameter_count(state), training=task != "forward")
+    contenders = [contender(key) for key in contender_keys(device)]
+    shape = f"{batch_size} clips of {FRAMES}×{SIZE}×{SIZE}"
+    name = f"mol released, {task}, batch {batch_size}"
+    return Group(name, shape, work, contenders, budget=10.0, least_rounds=3, device=device)
 
 
-def in_float64(key: str, state: Mapping[str, Tensor]) -> Network:
+def in_float64(key: str, state: Mapping[str, Tensor], device: str = "cpu") -> Network:
     """The contender `key` with its weights and arithmetic in float64."""
-    network = Network(key, state)
+    network = Network(key, state, device)
     network.model.double()
     return network
 

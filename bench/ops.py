@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import molkernels as mk
-from bench import counts
+from bench import counts, machine
 from bench.baselines import layout, published
 from bench.groups import Check, Contender, Group, worst_error
 from molkernels import functional, reference
@@ -47,10 +47,16 @@ class Case:
     arrange: Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
 
 
-def contender_keys() -> list[str]:
+def contender_keys(device: str) -> list[str]:
     """The keys of the contenders that every group of operators has."""
-    names = [*mk.available_backends("cpu"), "compiled-reference"]
-    return ["published-loop-float32", *(f"{name}-{dtype}" for name in names for dtype in DTYPES)]
+    names = [*mk.available_backends(device), "compiled-reference"]
+    return ["published-loop-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device))]
+
+
+def dtypes_of(name: str, device: str) -> tuple[str, ...]:
+    """The dtypes that a contender is measured in: bfloat16 by torch's own products only where they are not emulated."""
+    own = name in ("reference", "compiled-reference")
+    return DTYPES if not own or machine.computes_in_bfloat16(device) else DTYPES[:1]
 
 
 def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, tolerance: float = TOLERANCE) -> Group:
@@ -60,7 +66,8 @@ def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, 
     bfloat16 is off.
     """
     evaluate = _forward if direction == "forward" else _forward_backward
-    cotangent = _normal(tuple(case.truth(*case.tensors).shape), seed=2)
+    device = case.tensors[0].device.type
+    cotangent = _normal(tuple(case.truth(*case.tensors).shape), seed=2).to(device)
 
     def contender(who: str, dtype: str, function: Function) -> Contender:
         tensors = _leaves(case.tensors, getattr(torch, dtype))
@@ -78,10 +85,13 @@ def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, 
 
         return Contender(who, dtype, run, check)
 
-    functions = {name: _on_backend(case.call, name) for name in mk.available_backends("cpu")}
+    functions = {name: _on_backend(case.call, name) for name in mk.available_backends(device)}
     functions["compiled-reference"] = torch.compile(case.truth, dynamic=False)
-    contenders = [contender(who, dtype, function) for who, function in functions.items() for dtype in DTYPES]
-    return Group(f"{name}, {direction}", shape, work, [_published(case, evaluate, cotangent, tolerance), *contenders])
+    contenders = [
+        contender(who, dtype, function) for who, function in functions.items() for dtype in dtypes_of(who, device)
+    ]
+    contenders.insert(0, _published(case, evaluate, cotangent, tolerance))
+    return Group(f"{name}, {direction}", shape, work, contenders, device=device)
 
 
 def _published(
@@ -113,9 +123,9 @@ def _forward_backward(function: Function, tensors: Sequence[Tensor], cotangent: 
     return (result.detach(), *torch.autograd.grad(result, tensors, cotangent))
 
 
-def fcc(direction: str) -> Group:
+def fcc(direction: str, device: str) -> Group:
     """FCC of the released variant: running statistics forward, batch statistics forward and backward."""
-    x, module = _input(), _seeded(published.FCC, CHANNELS)
+    x, module = _input(device), _seeded(device, published.FCC, CHANNELS)
     mean, var = layout.fcc_statistics(module.state_dict())
     leaves = _used_fcc_parameters(module)
 
@@ -144,10 +154,11 @@ def fcc(direction: str) -> Group:
     return group("fcc", direction, _named(MAP_SHAPE), work, case)
 
 
-def ccc(graph: str, direction: str) -> Group:
+def ccc(graph: str, direction: str, device: str) -> Group:
     """CCC on one of the two graphs."""
-    x = _input()
-    module = _seeded(published.CCC if graph == "position" else published.ChannelCCC, SIZE**2, NEIGHBOURS)
+    x = _input(device)
+    kind = published.CCC if graph == "position" else published.ChannelCCC
+    module = _seeded(device, kind, SIZE**2, NEIGHBOURS)
     leaves = dict(module.named_parameters())
 
     def call(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
@@ -170,9 +181,10 @@ def ccc(graph: str, direction: str) -> Group:
     return group(f"ccc {graph} graph", direction, f"{_named(MAP_SHAPE)}, k={NEIGHBOURS}", work, case)
 
 
-def f5c(direction: str) -> Group:
+def f5c(direction: str, device: str) -> Group:
     """The whole block of the released variant."""
-    x, first, second = _input(), _seeded(published.FCC, CHANNELS), _seeded(published.CCC, SIZE**2, NEIGHBOURS)
+    x = _input(device)
+    first, second = _seeded(device, published.FCC, CHANNELS), _seeded(device, published.CCC, SIZE**2, NEIGHBOURS)
     mean, var = layout.fcc_statistics(first.state_dict())
     fcc_leaves, ccc_leaves = _used_fcc_parameters(first), dict(second.named_parameters())
     split = len(functional.FCCParameters._fields)
@@ -207,10 +219,10 @@ def f5c(direction: str) -> Group:
     return group("f5c released", direction, f"{_named(MAP_SHAPE)}, k={NEIGHBOURS}", work, case, TOLERANCE_WITH_GRAPH)
 
 
-def cost_volume(direction: str) -> Group:
+def cost_volume(direction: str, device: str) -> Group:
     """The cost volume without activation, all 441 channels."""
     shape = (MAPS, FLOW_CHANNELS, SIZE, SIZE)
-    a, b = _input(shape, seed=0), _input(shape, seed=1)
+    a, b = _input(device, shape, seed=0), _input(device, shape, seed=1)
 
     def call(a: Tensor, b: Tensor, backend: str) -> Tensor:
         return functional.cost_volume(a, b, radius=RADIUS, stride=STRIDE, backend=backend)
@@ -223,22 +235,22 @@ def cost_volume(direction: str) -> Group:
     return group("cost volume", direction, f"2 × {_named(shape)}, radius {RADIUS}, stride {STRIDE}", work, case)
 
 
-GROUPS: dict[str, Callable[[str], Group]] = {
+GROUPS: dict[str, Callable[[str, str], Group]] = {
     "fcc": fcc,
-    "ccc-channel": lambda direction: ccc("channel", direction),
-    "ccc-position": lambda direction: ccc("position", direction),
+    "ccc-channel": lambda direction, device: ccc("channel", direction, device),
+    "ccc-position": lambda direction, device: ccc("position", direction, device),
     "f5c": f5c,
     "cost_volume": cost_volume,
 }
 
 
-def _seeded(kind: Callable[..., nn.Module], *arguments: int) -> nn.Module:
+def _seeded(device: str, kind: Callable[..., nn.Module], *arguments: int) -> nn.Module:
     torch.manual_seed(0)
-    return kind(*arguments)
+    return kind(*arguments).to(device)
 
 
-def _input(shape: tuple[int, ...] = MAP_SHAPE, seed: int = 0) -> Tensor:
-    return _normal(shape, seed).requires_grad_()
+def _input(device: str, shape: tuple[int, ...] = MAP_SHAPE, seed: int = 0) -> Tensor:
+    return _normal(shape, seed).to(device).requires_grad_()
 
 
 def _normal(shape: tuple[int, ...], seed: int) -> Tensor:

@@ -29,6 +29,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{machine['device']}, torch {machine['torch']}, {machine['date'][:10]}, commit {machine['commit']}; "
         f"copy {copied / 1e9:.1f} GB/s, {rates}"
     ]
+    if not any(row["dtype"] == "bfloat16" and row["contender"] == "reference" for row in result["rows"]):
+        parts.append("bfloat16: torch's own products are emulated on this device and were not timed.")
     for group in dict.fromkeys(row["group"] for row in result["rows"]):
         parts.append(_group_table([row for row in result["rows"] if row["group"] == group]))
     if result["memory"]:

@@ -5,16 +5,16 @@ import pytest
 from bench import memory, network
 from bench.conftest import CLOCK
 
+SUBJECT = network
+
 
 @pytest.mark.benchmark(timer=CLOCK)
-@pytest.mark.parametrize("contender", network.contender_keys())
 @pytest.mark.parametrize("task", network.TOLERANCES)
-def test_network(task, contender, bench_run, replay):
-    replay(bench_run.row(task, lambda: network.group(task), contender))
+def test_network(task, batch, contender, bench_run, replay):
+    replay(bench_run.row((task, batch), lambda: network.group(task, bench_run.device, batch), contender))
 
 
-@pytest.mark.parametrize("contender", network.contender_keys())
 def test_peak_memory_of_a_training_step(contender, bench_run):
-    figures = memory.measure(contender)
+    figures = memory.measure(contender, bench_run.device)
     assert figures["peak_bytes"] > figures["imports_bytes"]
     bench_run.memory.append(figures)

@@ -8,6 +8,9 @@ Environment:
     MOLKERNELS_CUDA       auto (default: where nvcc is found), 1 (an error without nvcc) or 0.
     TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default: all of ARCHITECTURES that nvcc knows, and PTX for later ones.
     CUDA_HOME, CXX, MAX_JOBS as usual.
+
+As a program it builds into build/csrc without installing; with --sanitize the CPU library alone, under AddressSanitizer
+and UndefinedBehaviorSanitizer, into build/sanitize.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from pathlib import Path
 CSRC = Path(__file__).resolve().parent
 ROOT = CSRC.parent
 WORK = ROOT / "build" / "csrc"
+SANITIZED = ROOT / "build" / "sanitize"
+SANITIZE_FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10
 ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
@@ -196,22 +201,23 @@ def instruction_sets() -> list[str]:
     return list(MACHINE_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["portable"]
 
 
-def build(plan: Plan, jobs: str | None = None) -> dict[str, Path]:
-    """Compile and link what changed; returns the path of each library.
+def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "") -> dict[str, Path]:
+    """Compile and link what changed in the folder `work`, with more flags for g++; returns the path of each library.
 
     Raises:
         BuildError: a compiler failed; its output is printed above.
     """
-    WORK.mkdir(parents=True, exist_ok=True)
-    (WORK / "build.ninja").write_text("\n".join(_ninja(plan)) + "\n")
-    (WORK / "empty.cpp").touch()
-    command = [_ninja_program(), "-C", str(WORK), *(["-j", jobs] if jobs else [])]
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "build.ninja").write_text("\n".join(_ninja(plan, flags)) + "\n")
+    if not (work / "empty.cpp").exists():
+        (work / "empty.cpp").touch()
+    command = [_ninja_program(), "-C", str(work), *(["-j", jobs] if jobs else [])]
     if subprocess.run(command, check=False).returncode:
         raise BuildError(
             "compiling molkernels failed; the compiler's message is above. MOLKERNELS_CUDA=0 leaves the CUDA kernels "
             "out, MOLKERNELS_CPU=0 the CPU ones"
         )
-    return {name: WORK / f"_{name}.so" for name in plan.libraries}
+    return {name: work / f"_{name}.so" for name in plan.libraries}
 
 
 def _ninja_program() -> str:
@@ -225,14 +231,14 @@ def _ninja_program() -> str:
     return str(Path(ninja.BIN_DIR) / "ninja")
 
 
-def _ninja(plan: Plan) -> Iterator[str]:
+def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     """The lines of build.ninja."""
     common = f"-std=c++17 -O3 -DNDEBUG -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
     host = "-fPIC -fvisibility=hidden -Wall -Wno-psabi -Wno-unused-function"
-    # Headers of another project: no warnings of theirs.
     yield f"cxx = {plan.cxx}"
     yield f"common = {common}"
-    yield f"cxxflags = {common} {host} -fno-math-errno -fno-trapping-math -isystem {plan.headers}"
+    arithmetic = "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
+    yield f"cxxflags = {common} {host} {arithmetic} -isystem {plan.headers} {flags}"
     yield "rule cxx"
     yield "  command = $cxx $cxxflags $extra -MD -MF $out.d -c $in -o $out"
     yield "  depfile = $out.d"
@@ -242,7 +248,7 @@ def _ninja(plan: Plan) -> Iterator[str]:
     yield "rule stub"
     yield "  command = $cxx -shared $in -Wl,-soname,$soname -o $out"
     yield "rule link"
-    yield "  command = $cxx -shared $objects -L. -Wl,--no-as-needed -ltorch_cpu -o $out"
+    yield f"  command = $cxx {flags} -shared $objects -L. -Wl,--no-as-needed -ltorch_cpu -o $out"
     yield "build libtorch_cpu.so: stub empty.cpp"
     yield "  soname = libtorch_cpu.so"
     if "cpu" in plan.libraries:
@@ -317,9 +323,23 @@ def _nvcc_version(nvcc: Path | None) -> str:
     return found.group(1) if found else "unknown"
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> None:
+    """Build without installing; prints the libraries' paths."""
+    jobs = os.environ.get("MAX_JOBS")
     try:
-        for path in build(make_plan(os.environ), os.environ.get("MAX_JOBS")).values():
-            print(path)
+        if arguments == ["--sanitize"]:
+            plan = make_plan({**os.environ, "MOLKERNELS_CUDA": "0"})
+            paths = build(plan, jobs, SANITIZED, SANITIZE_FLAGS)
+            write_record(plan, SANITIZED)
+        elif not arguments:
+            paths = build(make_plan(os.environ), jobs)
+        else:
+            raise BuildError(f"{' '.join(arguments)}: the only option is --sanitize")
     except BuildError as error:
         sys.exit(str(error))
+    for path in paths.values():
+        print(path)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

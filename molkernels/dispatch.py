@@ -63,7 +63,6 @@ BACKENDS: dict[str, Backend] = {
     "cuda": _compiled("cuda", "cuda"),
     "triton": _compiled("triton", "cuda"),
 }
-NAMES = ("auto", *BACKENDS)
 
 
 class _Requested(threading.local):
@@ -100,8 +99,8 @@ def requested(explicit: str = "auto") -> str:
 
 def check_name(name: str) -> None:
     """Raise ValueError for a name that is no backend."""
-    if name not in NAMES:
-        raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, NAMES))}")
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, ('auto', *BACKENDS)))}")
 
 
 def select(op: str, device_type: str, name: str, dtype: torch.dtype | None = None) -> Backend:
@@ -156,7 +155,9 @@ def explain(
     lines = []
     for name in OPERATORS if op is None else (op,):
         try:
-            lines.append(f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})")
+            lines.append(
+                f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})"
+            )
         except RuntimeError as error:
             lines.append(str(error))
     for candidate in BACKENDS.values():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-FOLDER = Path(__file__).resolve().parent
+# Where the libraries lie: beside this file, or a folder with another build of them (`make sanitize` has one).
+FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
 
 # The dtypes that a library has kernels for; on a GPU float64 is the reference's.
@@ -67,7 +69,7 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
     if reason is not None:
         raise RuntimeError(f"{op} on backend {name!r}: {reason}")
     compiled = getattr(getattr(torch.ops, f"molkernels_{name}"), op).default
-    return _with_precision(compiled) if name == "cuda" else compiled  # type: ignore[no-any-return]
+    return _with_precision(compiled) if name == "cuda" else compiled
 
 
 def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:

@@ -196,6 +196,7 @@ def ccc(x: Tensor, parameters: EdgeParameters, *, k: int = 4, graph: str = "chan
     Raises:
         ValueError, TypeError, RuntimeError: as `fcc`.
     """
+    _check_edge(_flat_map(x), parameters)
     idx = knn(x.detach(), k, graph=graph, backend=backend)
     return edge_max(x, idx, parameters, graph=graph, backend=backend)[0]
 

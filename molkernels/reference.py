@@ -438,7 +438,7 @@ def cost_volume(a: Tensor, b: Tensor, radius_y: int, radius_x: int, stride: int,
     n, c, height, width = a.shape
     target, valid = displaced_positions(height, width, radius_y, radius_x, stride, a.device)
     products = (a.flatten(2).mT / c) @ b.flatten(2)  # (N, P, P): every pixel of a with every pixel of b
-    chosen = products.gather(2, target.expand(n, -1, -1)) * valid
+    chosen = products.gather(2, target.expand(n, -1, -1)).where(valid, 0)
     return F.leaky_relu(chosen, negative_slope).mT.reshape(n, target.shape[1], height, width)
 
 

@@ -133,7 +133,9 @@ def edge(positions=9, **options):
         (lambda: mk.CostVolume()(torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3).double()), TypeError, "b has dtype"),
     ],
 )
-def test_a_wrong_argument_is_refused_by_name(call, error, words):
-    with pytest.raises(error) as caught:
+@pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"])
+def test_a_wrong_argument_is_refused_by_name_whatever_the_backend(call, error, words, backend):
+    """Before a backend is asked: the words are the same, also where it could not run at all."""
+    with mk.backend(backend), pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)

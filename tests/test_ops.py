@@ -4,13 +4,13 @@ import itertools
 
 import pytest
 import torch
+from targets import TARGETS, here, random
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import molkernels as mk
 from molkernels import functional, reference
 from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
 
-BACKENDS = mk.available_backends("cpu")
 GRAPHS = ("channel", "position")
 
 
@@ -19,13 +19,22 @@ def generator():
     return torch.Generator().manual_seed(31)
 
 
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
+@pytest.fixture(params=TARGETS)
+def target(request):
+    """A backend and the device that it runs on, which `random` then makes its tensors on."""
+    with request.param.active():
+        yield request.param
 
 
-def random(generator, *shape, dtype=torch.float64, requires_grad=False):
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_(requires_grad)
+@pytest.fixture
+def backend(target):
+    return target.backend
+
+
+@pytest.fixture
+def wide(target):
+    """The widest dtype of the backend."""
+    return target.widest
 
 
 def fcc_arguments(generator, n=4, c=4, h=3, w=5, **options):
@@ -44,14 +53,14 @@ def f5c(generator, *arguments):
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-    return block
+    return here(block)
 
 
 def graph_of(x, k, graph, generator):
     """A fixed graph without repeated neighbours, so that no two messages of a node are equal."""
     nodes = x.shape[1] if graph == "channel" else x.shape[2]
     rows = [torch.randperm(nodes, generator=generator)[:k] for _ in range(x.shape[0] * nodes)]
-    return torch.stack(rows).view(x.shape[0], nodes, k).to(torch.int32)
+    return here(torch.stack(rows).view(x.shape[0], nodes, k).to(torch.int32))
 
 
 def statistics(generator, groups, channels, dtype=torch.float64):
@@ -92,7 +101,9 @@ def calls(generator, backend, **options):
         yield f"cost_volume-{radius}", cost, maps
 
 
-def test_gradients_in_float64(generator, backend):
+def test_gradients_in_float64(generator, backend, wide):
+    if wide != torch.float64:
+        pytest.skip(f"{backend} has no float64 kernels; its gradients are held against float64 below")
     for name, function, tensors in calls(generator, backend, requires_grad=True):
         assert torch.autograd.gradcheck(function, tensors), name
 
@@ -160,11 +171,11 @@ def test_opcheck(generator, backend):
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_f5c_inference_operator_is_the_composition(generator, backend, variant):
-    block = f5c(generator, 6, (3, 4), 2, variant, backend).double().eval()
+def test_f5c_inference_operator_is_the_composition(generator, backend, wide, variant):
+    block = f5c(generator, 6, (3, 4), 2, variant, backend).to(wide).eval()
     for statistic in (block.fcc.norm.running_mean, block.fcc.norm.running_var):
         statistic.copy_(torch.rand(6, generator=generator) + 0.5)
-    x = random(generator, 3, 6, 3, 4)
+    x = random(generator, 3, 6, 3, 4, dtype=wide)
     with torch.no_grad():
         fused = block(x)
     torch.testing.assert_close(fused, block(x).detach())
@@ -194,11 +205,11 @@ def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, backend, va
         torch.testing.assert_close(compiled(x), block(x))
 
 
-def test_cost_volume_compiles_without_a_graph_break(generator, backend):
+def test_cost_volume_compiles_without_a_graph_break(generator, backend, wide):
     torch._dynamo.reset()
     cost = mk.CostVolume(2, 1, negative_slope=0.1, compact=True, backend=backend)
     compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
-    a, b = random(generator, 2, 3, 4, 4), random(generator, 2, 3, 4, 4)
+    a, b = random(generator, 2, 3, 4, 4, dtype=wide), random(generator, 2, 3, 4, 4, dtype=wide)
     torch.testing.assert_close(compiled(a, b), cost(a, b))
 
 
@@ -207,7 +218,7 @@ def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, backend
     for variant in ("paper", "released"):
         block = f5c(generator, 4, 3, 2, variant, backend)
         x = random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True)
-        with torch.autocast("cpu", dtype):
+        with torch.autocast(x.device.type, dtype):
             y = block(x)
         y.float().sum().backward()
         assert y.dtype == dtype
@@ -215,7 +226,7 @@ def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, backend
         assert all(p.grad.dtype == torch.float32 for p in block.parameters() if p.grad is not None)
         assert block.fcc.norm.running_mean.dtype == torch.float32
         block.eval()
-        with torch.no_grad(), torch.autocast("cpu", dtype):
+        with torch.no_grad(), torch.autocast(x.device.type, dtype):
             assert block(x).dtype == dtype
 
 
@@ -234,13 +245,13 @@ def layouts(x):
     yield "strided", torch.stack([x, -x], -1)[..., 0]
     yield "transposed", x.mT.contiguous().mT
     yield "expanded", x[:1].expand_as(x)
-    yield "flipped through numpy", torch.from_numpy(x.numpy()[:, ::-1].copy()).flip(1)
+    yield "flipped through numpy", here(torch.from_numpy(x.cpu().numpy()[:, ::-1].copy())).flip(1)
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_any_strides_give_the_same_contiguous_result(generator, backend, variant):
-    x = random(generator, 3, 4, 3, 5)
-    block = f5c(generator, 4, (3, 5), 2, variant, backend).double()
+def test_any_strides_give_the_same_contiguous_result(generator, backend, wide, variant):
+    x = random(generator, 3, 4, 3, 5, dtype=wide)
+    block = f5c(generator, 4, (3, 5), 2, variant, backend).to(wide)
     for training in (True, False):
         block.train(training)
         for name, view in layouts(x):
@@ -257,18 +268,18 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, back
         for training in (True, False):
             block = f5c(generator, 4, (3, 5), 2, variant, backend).train(training)
             before = block.fcc.norm.running_mean.clone()
-            x = torch.empty(0, 4, 3, 5, requires_grad=True)
+            x = here(torch.empty(0, 4, 3, 5)).requires_grad_()
             y = block(x)
             y.sum().backward()
             assert y.shape == x.shape == x.grad.shape
             assert torch.equal(block.fcc.norm.running_mean, before)
             assert all(torch.count_nonzero(p.grad) == 0 for p in block.parameters() if p.grad is not None)
-    empty = torch.empty(0, 3, 4, 4)
+    empty = here(torch.empty(0, 3, 4, 4))
     assert functional.cost_volume(empty, empty, radius=2, stride=1, backend=backend).shape == (0, 25, 4, 4)
 
 
-def test_requires_grad_on_some_inputs_only(generator, backend):
-    for _, function, tensors in calls(generator, backend):
+def test_requires_grad_on_some_inputs_only(generator, backend, wide):
+    for _, function, tensors in calls(generator, backend, dtype=wide):
         for i in range(len(tensors)):
             some = [t.detach().requires_grad_(j == i) for j, t in enumerate(tensors)]
             all_ = [t.detach().requires_grad_() for t in tensors]
@@ -282,8 +293,68 @@ def test_the_same_bits_each_run(generator, backend):
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), name
 
 
-def test_double_backward_raises_a_clear_error(generator, backend):
-    for name, function, tensors in calls(generator, backend, requires_grad=True):
+@pytest.fixture
+def poison():
+    """Fresh memory is full of NaN: torch.empty, and what the compiled libraries get from torch's allocator."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.utils.deterministic.fill_uninitialized_memory = before[1]
+
+
+def test_every_element_of_outputs_and_gradients_is_written(generator, backend, poison):
+    for name, function, tensors in calls(generator, backend, dtype=torch.float32, requires_grad=True):
+        assert all(t.isfinite().all() for t in _with_gradients(function, tensors)), name
+    for variant in ("paper", "released"):
+        block = f5c(generator, 6, (3, 5), 2, variant, backend).eval()
+        with torch.no_grad():
+            assert block(random(generator, 3, 6, 3, 5, dtype=torch.float32)).isfinite().all()
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_knn_breaks_ties_by_lowest_neighbour_and_ranks_nan_last(generator, backend, graph):
+    nodes = random(generator, 1, 9, 7, dtype=torch.float32)
+    nodes[:, 5], nodes[:, 7] = nodes[:, 2], 2 * nodes[:, 2]  # same direction
+    nodes[:, 4] = 0
+    nodes[:, 1, 3] = float("nan")
+    nodes[:, 6] *= 1e-42  # denormal: as good as zero
+    x = nodes if graph == "channel" else nodes.mT.contiguous()
+    idx = functional.knn(x, 9, graph=graph, backend=backend)
+    assert torch.equal(idx, reference.knn(nodes, 9))
+    assert idx[0, 2, :3].tolist() == [2, 5, 7]
+    assert idx[0, 7, :3].tolist() == [7, 2, 5]
+    assert idx[0, 0, -1] == 1
+    assert torch.equal(idx[0, 4], torch.tensor([4, 0, 2, 3, 5, 6, 7, 8, 1], dtype=torch.int32, device=idx.device))
+    assert torch.equal(idx[0, 1], torch.tensor([1, 0, 2, 3, 4, 5, 6, 7, 8], dtype=torch.int32, device=idx.device))
+
+
+def test_knn_tells_apart_neighbours_that_float32_does_not(generator, backend):
+    """Similarities 1 − 2e-9 and 1 − 8e-9: float32 sees 1 and 1."""
+    nodes = random(generator, 1, 3, 2, dtype=torch.float32)
+    for row, angle in enumerate((0.0, 1.3e-4, 6e-5)):
+        nodes[0, row] = torch.tensor([1.0, angle])
+    assert functional.knn(nodes, 3, backend=backend)[0, 0].tolist() == [0, 2, 1]
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_edge_max_breaks_ties_by_lowest_neighbour_and_passes_nan_on(generator, backend, graph):
+    x, edge = edge_arguments(generator, dtype=torch.float32)
+    x, edge = x.mul(3).round(), EdgeParameters(*(p.mul(3).round() for p in edge))  # sums without rounding
+    idx = graph_of(x, 1, graph, generator).repeat(1, 1, 3)
+    y, winner = functional.edge_max(x, idx, edge, graph=graph, backend=backend)
+    assert torch.count_nonzero(winner) == 0
+    x[0, 1, 2] = float("nan")
+    y, _ = functional.edge_max(x, idx, edge, graph=graph, backend=backend)
+    expected = reference.edge_max(x, idx, *edge, graph)[0]
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert y[1].isfinite().all()
+
+
+def test_double_backward_raises_a_clear_error(generator, backend, wide):
+    for name, function, tensors in calls(generator, backend, dtype=wide, requires_grad=True):
         cotangent = torch.ones_like(function(*tensors)).requires_grad_()
         (grad,) = torch.autograd.grad(function(*tensors), tensors[:1], cotangent, create_graph=True)
         with pytest.raises(RuntimeError, match="double backward is not supported"):
@@ -291,8 +362,8 @@ def test_double_backward_raises_a_clear_error(generator, backend):
         assert name
 
 
-def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, backend):
-    a, b = random(generator, 2, 3, 16, 16), random(generator, 2, 3, 16, 16)
+def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, backend, wide):
+    a, b = random(generator, 2, 3, 16, 16, dtype=wide), random(generator, 2, 3, 16, 16, dtype=wide)
     full = functional.cost_volume(a, b, radius=10, stride=2, backend=backend)
     compact = functional.cost_volume(a, b, radius=10, stride=2, compact=True, backend=backend)
     live = functional.reachable_displacements(10, 2, 16)
@@ -302,12 +373,12 @@ def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator
     assert torch.count_nonzero(full[:, dead]) == 0
 
 
-def test_f5c_mix_parameters_may_have_no_bias(generator, backend):
-    x, fcc = fcc_arguments(generator, h=2, w=3)
-    _, edge = edge_arguments(generator)
-    mean, var = statistics(generator, 1, 4)
-    mix = MixParameters(random(generator, 4, 4), None)
-    zero = MixParameters(mix.weight, torch.zeros(4, dtype=torch.float64))
+def test_f5c_mix_parameters_may_have_no_bias(generator, backend, wide):
+    x, fcc = fcc_arguments(generator, h=2, w=3, dtype=wide)
+    _, edge = edge_arguments(generator, dtype=wide)
+    mean, var = statistics(generator, 1, 4, wide)
+    mix = MixParameters(random(generator, 4, 4, dtype=wide), None)
+    zero = MixParameters(mix.weight, torch.zeros_like(mix.weight[0]))
     options = {"k": 2, "backend": backend}
     torch.testing.assert_close(
         functional.f5c(x, fcc, mean, var, edge, fcc_mix=mix, ccc_mix=mix, **options),

@@ -51,7 +51,8 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::runtime_error(std::string("molkernels: ") + what);
 }
 
-inline Tensor contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+// The tensor itself where it is contiguous, else a copy that is.
+using torch::stable::contiguous;
 
 // Pointers with the dtype checked.  `in` is read only; a tensor without elements gives any pointer.
 template <class T>

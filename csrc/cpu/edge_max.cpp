@@ -1,0 +1,241 @@
+// Edge convolution with maximum on the CPU: tensors, threads and registration.
+#include "kernels/edge_max.h"
+
+#include "edge_max.h"
+#include "ops.h"
+#include "threads.h"
+
+namespace molkernels {
+namespace cpu {
+namespace {
+
+// Maps whose weight gradients one task sums up: few enough for many cores, and fixed, so that the sums do not depend on
+// them.
+constexpr int64_t kMapsPerChunk = 32;
+
+// weight + factor · other as panels; `transposed` takes its columns for rows.
+template <class T>
+Tensor panels(const Tensor& weight, const Tensor* other, double factor, bool by_columns, bool transposed) {
+  using W = wide_t<T>;
+  const int64_t positions = weight.size(0), row = transposed ? 1 : positions, column = transposed ? positions : 1;
+  Tensor packed = empty(weight, {MK_KERNEL(edge_panels_size<W>)(positions, by_columns)}, scalar_type_of<W>);
+  const EdgeWeights<T, W> a{
+      in<T>(weight), other != nullptr ? in<T>(*other) : nullptr, W(factor), positions, row, column, out<W>(packed)};
+  for_parts(MK_KERNEL(edge_panels<W>)(positions, by_columns), [&](int64_t, int64_t begin, int64_t end) {
+    MK_KERNEL(pack_edge_weights<T, W>)(a, by_columns, begin, end);
+  });
+  return packed;
+}
+
+template <class T>
+Tensor bias_sum(const Tensor& bias1, const Tensor& bias2) {
+  using W = wide_t<T>;
+  Tensor sum = empty(bias1, {bias1.size(0)}, scalar_type_of<W>);
+  const T *a = in<T>(bias1), *b = in<T>(bias2);
+  for (int64_t p = 0; p < bias1.size(0); ++p) out<W>(sum)[p] = W(a[p]) + W(b[p]);
+  return sum;
+}
+
+Tensor as_int32(const Tensor& idx) {
+  const Tensor whole = contiguous(idx);
+  return whole.scalar_type() == ScalarType::Int ? whole : torch::stable::to(whole, ScalarType::Int);
+}
+
+// How a graph is computed: which weights the node itself has beside W1, and how the panels lie.
+struct Graph {
+  bool channel;
+  explicit Graph(const std::string& name) : channel(name == "channel") {
+    require(channel || name == "position", "graph is neither 'channel' nor 'position'");
+  }
+  double node_factor() const { return channel ? -1.0 : -2.0; }
+};
+
+template <class T>
+void run_forward(const EdgeInput<T, wide_t<T>>& a, const Graph& graph, const Tensor& like) {
+  using W = wide_t<T>;
+  const int64_t blocks = MK_KERNEL(edge_blocks<W>)(graph.channel ? a.positions : a.channels), tasks = a.maps * blocks;
+  const int64_t bytes = graph.channel ? MK_KERNEL(edge_channel_scratch<W>)(a.channels, a.positions)
+                                      : MK_KERNEL(edge_position_scratch<W>)(a.positions, a.k);
+  const Tensor scratch = empty(like, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  const auto kernel = graph.channel ? MK_KERNEL(edge_max_channel<T, W>) : MK_KERNEL(edge_max_position<T, W>);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    kernel(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+}
+
+void check_shapes(const Tensor& x, const Tensor& idx, const Graph& graph) {
+  require(x.dim() == 3 && idx.dim() == 3, "edge_max takes x of shape (N, C, P) and idx of shape (N, nodes, k)");
+  require(idx.size(0) == x.size(0) && idx.size(1) == x.size(graph.channel ? 1 : 2), "idx does not belong to x");
+  require(1 <= idx.size(2) && idx.size(2) <= 16, "edge_max takes 1 to 16 neighbours");
+}
+
+}  // namespace
+
+void edge_max_into(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                   const Tensor& weight2, const Tensor& bias2, const std::string& name, bool residual, const Tensor& y,
+                   const Tensor* winner) {
+  const Graph graph(name);
+  check_shapes(x, idx, graph);
+  const Tensor w1 = contiguous(weight1), w2 = contiguous(weight2), b1 = contiguous(bias1), b2 = contiguous(bias2);
+  const Tensor neighbours = as_int32(idx);
+  for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    using W = wide_t<T>;
+    const Tensor to_neighbour = panels<T>(w2, nullptr, 0, graph.channel, false);
+    const Tensor to_node = panels<T>(w1, &w2, graph.node_factor(), graph.channel, false);
+    const Tensor bias = bias_sum<T>(b1, b2);
+    const EdgeInput<T, W> a{in<T>(x),
+                            in<int32_t>(neighbours),
+                            in<W>(to_neighbour),
+                            in<W>(to_node),
+                            in<W>(bias),
+                            out<T>(y),
+                            winner != nullptr ? out<uint8_t>(*winner) : nullptr,
+                            x.size(0),
+                            x.size(1),
+                            x.size(2),
+                            int(idx.size(2)),
+                            residual};
+    run_forward<T>(a, graph, x);
+  });
+}
+
+std::tuple<Tensor, Tensor> edge_max(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                                    const Tensor& weight2, const Tensor& bias2, const std::string& graph) {
+  const Tensor maps = contiguous(x);
+  Tensor y = empty_like(maps), winner = empty(maps, {maps.size(0), maps.size(1), maps.size(2)}, ScalarType::Byte);
+  edge_max_into(maps, idx, weight1, bias1, weight2, bias2, graph, false, y, &winner);
+  return {y, winner};
+}
+
+namespace {
+
+// A tensor of another dtype for a few operations of torch; the same one where it is that already.
+Tensor as(const Tensor& t, ScalarType dtype) { return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype); }
+
+Tensor transposed(const Tensor& t) { return torch::stable::transpose(t, 0, 1); }
+
+Tensor flattened(const Tensor& t) { return torch::stable::view(t, {t.size(0) * t.size(1), t.size(2)}); }
+
+// (2P, P): [W1 − W2; W2], so that [g | m] times it is (W1 − W2)ᵀ g + W2ᵀ m a row.
+template <class W>
+Tensor stacked(const Tensor& weight1, const Tensor& weight2) {
+  const int64_t size = weight1.numel();
+  Tensor both = empty(weight1, {2 * weight1.size(0), weight1.size(0)}, scalar_type_of<W>);
+  const W *w1 = in<W>(weight1), *w2 = in<W>(weight2);
+  W* to = out<W>(both);
+  for (int64_t i = 0; i < size; ++i) {
+    to[i] = w1[i] - w2[i];
+    to[size + i] = w2[i];
+  }
+  return both;
+}
+
+// The sum over the first axis, one row after another; zeros where there is none.
+template <class W>
+Tensor sum_of_rows(const Tensor& rows) {
+  const int64_t count = rows.size(0);
+  const int64_t size = rows.dim() == 2 ? rows.size(1) : rows.size(1) * rows.size(2);
+  Tensor sum = rows.dim() == 2 ? empty(rows, {size}, scalar_type_of<W>)
+                               : empty(rows, {rows.size(1), rows.size(2)}, scalar_type_of<W>);
+  W* to = out<W>(sum);
+  const W* from = in<W>(rows);
+  for (int64_t i = 0; i < size; ++i) to[i] = count > 0 ? from[i] : W(0);
+  for (int64_t row = 1; row < count; ++row) {
+    for (int64_t i = 0; i < size; ++i) to[i] += from[row * size + i];
+  }
+  return sum;
+}
+
+using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+// Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two products by torch.
+template <class T>
+Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
+                           const Tensor& weight2, const Tensor& y, const Tensor& winner) {
+  using W = wide_t<T>;
+  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2), square = positions * positions;
+  const ScalarType wide = scalar_type_of<W>;
+  const Tensor grads = empty(x, {maps * channels, 2 * positions}, wide);
+  const Tensor bias = empty(x, {maps, positions}, wide);
+  const EdgeScatter<T, W> a{in<T>(grad_y), in<T>(y), in<int32_t>(idx), in<uint8_t>(winner), out<W>(grads),
+                            out<W>(bias),  channels, positions,        int(idx.size(2))};
+  for_parts(maps, [&](int64_t, int64_t begin, int64_t end) { MK_KERNEL(edge_channel_scatter<T, W>)(a, begin, end); });
+
+  const Tensor both = stacked<W>(as(weight1, wide), as(weight2, wide));
+  const Tensor grad_x = torch::stable::view(torch::stable::matmul(grads, both), {maps, channels, positions});
+  const Tensor products = contiguous(torch::stable::matmul(transposed(grads), as(flattened(x), wide)));  // (2P, P)
+  Tensor grad1 = empty(x, {positions, positions}, wide), grad2 = empty(x, {positions, positions}, wide);
+  const W* from = in<W>(products);
+  for (int64_t i = 0; i < square; ++i) {
+    out<W>(grad1)[i] = from[i];
+    out<W>(grad2)[i] = from[square + i] - from[i];
+  }
+  return {as(grad_x, scalar_type_of<T>), as(grad1, scalar_type_of<T>), as(grad2, scalar_type_of<T>),
+          as(sum_of_rows<W>(bias), scalar_type_of<T>)};
+}
+
+template <class T>
+Gradients position_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
+                            const Tensor& weight2, const Tensor& y, const Tensor& winner) {
+  using W = wide_t<T>;
+  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2);
+  const ScalarType wide = scalar_type_of<W>;
+  const Tensor to_neighbour = panels<T>(weight2, nullptr, 0, false, true);
+  const Tensor to_node = panels<T>(weight1, &weight2, -2.0, false, true);
+  const int64_t chunks = ceil_div(maps, kMapsPerChunk);
+  Tensor grad_x = empty_like(x), grad_bias = empty(x, {chunks, positions}, wide);
+  Tensor grad_node = empty(x, {chunks, positions, positions}, wide);
+  Tensor grad_neighbour = empty(x, {chunks, positions, positions}, wide);
+  const Tensor map_panels = empty(x, {maps * MK_KERNEL(edge_map_panels_size<W>)(channels, positions)}, wide);
+  const EdgeGradient<T, W> a{
+      in<T>(grad_y),          in<T>(x),          in<T>(y),       in<int32_t>(idx),   in<uint8_t>(winner),
+      in<W>(to_neighbour),    in<W>(to_node),    out<T>(grad_x), out<W>(map_panels), out<W>(grad_node),
+      out<W>(grad_neighbour), out<W>(grad_bias), maps,           channels,           positions,
+      kMapsPerChunk,          int(idx.size(2))};
+
+  const int64_t tasks = maps * MK_KERNEL(edge_blocks<W>)(channels);
+  const int64_t bytes = MK_KERNEL(edge_position_backward_scratch<W>)(positions, a.k);
+  const Tensor scratch = empty(x, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL(edge_position_grad_x<T, W>)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+
+  for_parts(maps, [&](int64_t, int64_t begin, int64_t end) { MK_KERNEL(edge_pack_maps<T, W>)(a, begin, end); });
+  const int64_t blocks = chunks * MK_KERNEL(edge_blocks<W>)(positions);
+  const int64_t more = MK_KERNEL(edge_position_weights_scratch<W>)(channels, positions);
+  const Tensor sums = empty(x, {parts_of(blocks) * more}, ScalarType::Byte);
+  for_parts(blocks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL(edge_position_grad_weights<T, W>)(a, out<uint8_t>(sums) + part * more, begin, end);
+  });
+  const Tensor node = sum_of_rows<W>(grad_node), neighbour = sum_of_rows<W>(grad_neighbour);
+  for (int64_t i = 0; i < positions * positions; ++i) out<W>(neighbour)[i] -= 2 * in<W>(node)[i];
+  return {grad_x, as(node, scalar_type_of<T>), as(neighbour, scalar_type_of<T>),
+          as(sum_of_rows<W>(grad_bias), scalar_type_of<T>)};
+}
+
+}  // namespace
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx,
+                                                             const Tensor& weight1, const Tensor& weight2,
+                                                             const Tensor& y, const Tensor& winner,
+                                                             const std::string& name) {
+  const Graph graph(name);
+  check_shapes(x, idx, graph);
+  std::optional<Gradients> result;
+  for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
+    using T = decltype(zero);
+    const auto backward = graph.channel ? &channel_backward<T> : &position_backward<T>;
+    result = backward(contiguous(grad_y), contiguous(x), as_int32(idx), contiguous(weight1), contiguous(weight2),
+                      contiguous(y), contiguous(winner));
+  });
+  return *result;
+}
+
+}  // namespace cpu
+}  // namespace molkernels
+
+STABLE_TORCH_LIBRARY_IMPL(molkernels_cpu, CPU, m) {
+  m.impl("edge_max", TORCH_BOX(&molkernels::cpu::edge_max));
+  m.impl("edge_max_backward", TORCH_BOX(&molkernels::cpu::edge_max_backward));
+}

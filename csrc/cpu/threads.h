@@ -1,0 +1,28 @@
+// Work in as many parts as torch has threads, each with scratch of its own.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "../common/tensor.h"
+
+namespace molkernels {
+namespace cpu {
+
+// The number of parts that `tasks` are cut into.
+inline int64_t parts_of(int64_t tasks) {
+  return std::min<int64_t>(tasks, std::max<int64_t>(1, torch::stable::get_num_threads()));
+}
+
+// f(part, begin, end) for each part of the tasks, on torch's threads; what a part is given does not depend on who runs
+// it.
+template <class F>
+void for_parts(int64_t tasks, F f) {
+  const int64_t parts = parts_of(tasks);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
+    for (int64_t part = first; part < last; ++part) f(part, tasks * part / parts, tasks * (part + 1) / parts);
+  });
+}
+
+}  // namespace cpu
+}  // namespace molkernels

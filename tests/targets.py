@@ -1,0 +1,86 @@
+"""What the operators are tested on: every backend that can run here, on the device that it runs on.
+
+Beside the backends of `molkernels.available_backends` there is "cuda-emulated": the CUDA kernels, compiled for the CPU
+and run one fibre a GPU thread (tests/emulator), so that their logic is executed where there is no GPU.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import emulator
+import pytest
+import torch
+
+import molkernels as mk
+from molkernels import dispatch, extension
+
+EMULATED = "cuda-emulated"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend on a kind of device."""
+
+    backend: str
+    device: str
+
+    @property
+    def widest(self) -> torch.dtype:
+        """float64 where the backend has it."""
+        return torch.float64 if self.has(torch.float64) else torch.float32
+
+    def has(self, dtype: torch.dtype) -> bool:
+        """Whether the backend takes this dtype."""
+        return dispatch.BACKENDS[self.backend].missing(self.device, dtype) is None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make `random` draw on this device, and load the emulator where it is asked for."""
+        if self.backend == EMULATED:
+            emulator.load()
+        before = _device.name
+        _device.name = self.device
+        try:
+            yield
+        finally:
+            _device.name = before
+
+
+class _Device:
+    name = "cpu"
+
+
+_device = _Device()
+
+
+def random(generator, *shape, dtype=torch.float64, requires_grad=False):
+    """Normal numbers from a CPU generator, the same on every device."""
+    values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    return values.to(_device.name, dtype).requires_grad_(requires_grad)
+
+
+def here(value):
+    """A tensor or module on the device of the active target."""
+    return value.to(_device.name)
+
+
+def _emulated_missing(device_type: str, dtype: torch.dtype | None) -> str | None:
+    return "it runs on cpu tensors only" if device_type != "cpu" else extension.refuses("cuda", dtype)
+
+
+def _emulated_kernel(name: str):
+    kernel = getattr(torch.ops.molkernels_cuda, name).default
+    return lambda *arguments: kernel(*arguments, torch.get_float32_matmul_precision() != "highest")
+
+
+dispatch.BACKENDS[EMULATED] = dispatch.Backend(EMULATED, _emulated_missing, _emulated_kernel)
+
+TARGETS = [
+    *(pytest.param(Target(name, "cpu"), id=name) for name in mk.available_backends("cpu")),
+    pytest.param(Target(EMULATED, "cpu"), id=EMULATED),
+    *(
+        pytest.param(Target(name, "cuda"), id=f"{name}-on-gpu", marks=pytest.mark.gpu)
+        for name in (mk.available_backends("cuda") if torch.cuda.is_available() else ())
+    ),
+]

@@ -1,0 +1,229 @@
+"""The build: what is planned, what is refused, what the binaries import and what the compilers made of the kernels."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import molkernels as mk
+from molkernels import extension
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "csrc"))
+
+import build  # noqa: E402
+
+BUILT = sorted(extension.record()["built"])
+SUPPORTED = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+
+
+def environment(**more):
+    return {"PATH": os.environ["PATH"], **more}
+
+
+@pytest.mark.parametrize(
+    ("asked", "chosen"),
+    [
+        ("", ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0+PTX"]),
+        ("9.0", ["9.0"]),
+        ("8.0;9.0+PTX", ["8.0", "9.0+PTX"]),
+        ("8.0 8.6,9.0", ["8.0", "8.6", "9.0"]),
+    ],
+)
+def test_architectures_follow_torchs_variable(asked, chosen):
+    assert build.architectures(asked, SUPPORTED) == chosen
+
+
+@pytest.mark.parametrize("asked", ["7.5", "9.0a", "Hopper", "sm_90"])
+def test_an_unknown_architecture_is_refused_with_what_is_known(asked):
+    with pytest.raises(build.BuildError, match=rf"names '{re.escape(asked)}'; molkernels and this nvcc have 8.0, 8.6"):
+        build.architectures(asked, SUPPORTED)
+
+
+def test_gencode_embeds_ptx_only_where_asked():
+    assert build.gencode("9.0") == "-gencode arch=compute_90,code=[sm_90]"
+    assert build.gencode("12.0+PTX") == "-gencode arch=compute_120,code=[sm_120,compute_120]"
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"MOLKERNELS_CUDA": "yes"}, "MOLKERNELS_CUDA is 'yes'; allowed are auto, 0, 1"),
+        ({"MOLKERNELS_CPU": "2"}, "MOLKERNELS_CPU is '2'; allowed are 0, 1"),
+        ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but there is no /nowhere/bin/nvcc"),
+        ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is no program here"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(variables, words):
+    with pytest.raises(build.BuildError, match=re.escape(words)):
+        build.make_plan(environment(**variables))
+
+
+def test_without_a_compiler_the_plan_is_pure_python_and_says_so(monkeypatch):
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    plan = build.make_plan({})
+    assert plan.libraries == []
+    assert plan.record()["left_out"] == dict.fromkeys(
+        ("cpu", "cuda"), "no C++ compiler was found when molkernels was built"
+    )
+    with pytest.raises(build.BuildError, match="no C\\+\\+ compiler was found: install"):
+        build.make_plan({"MOLKERNELS_CUDA": "1"})
+
+
+def test_without_a_toolkit_the_cpu_kernels_are_built_alone_and_the_record_says_so(monkeypatch):
+    monkeypatch.setattr(build, "_find_nvcc", lambda environment: None)
+    plan = build.make_plan(environment())
+    assert plan.libraries == ["cpu"]
+    assert plan.left_out == {"cuda": "no CUDA toolkit (nvcc) was found when molkernels was built"}
+    with pytest.raises(build.BuildError, match="MOLKERNELS_CUDA=1, but nvcc was not found"):
+        build.make_plan(environment(MOLKERNELS_CUDA="1"))
+
+
+def test_a_build_that_breaks_is_an_error_and_not_a_fall_back(tmp_path, monkeypatch, capfd):
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    (tmp_path / "csrc" / "cpu" / "isa.cpp").write_text("#error broken on purpose\n")
+    for folder in ("cpu/kernels", "cpu"):
+        for source in (tmp_path / "csrc" / folder).glob("*.cpp"):
+            if source.name != "isa.cpp":
+                source.unlink()
+    monkeypatch.setattr(build, "CSRC", tmp_path / "csrc")
+    plan = build.make_plan(environment(MOLKERNELS_CUDA="0"))
+    with pytest.raises(build.BuildError, match="compiling molkernels failed; the compiler's message is above"):
+        build.build(plan, work=tmp_path / "work")
+    assert "broken on purpose" in "".join(capfd.readouterr())
+
+
+def wheel(folder, source, **variables):
+    """Build a wheel from `source` in the test's own environment."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(source),
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+    ]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | variables)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def copy_of_the_project(folder):
+    names = ["csrc", "molkernels", "mol", "pyproject.toml", "setup.py", "README.md", "LICENSE", "MANIFEST.in"]
+    for name in names:
+        source = ROOT / name
+        ignore = shutil.ignore_patterns("*.so", "_build.json", "__pycache__")
+        shutil.copytree(source, folder / name, ignore=ignore) if source.is_dir() else shutil.copy(source, folder)
+    return folder
+
+
+def test_a_pure_python_wheel_fits_any_machine_and_says_what_it_lacks(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    path = wheel(tmp_path, copy_of_the_project(project), MOLKERNELS_CPU="0", MOLKERNELS_CUDA="0")
+    assert path.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(path) as archive:
+        record = json.loads(archive.read("molkernels/_build.json"))
+        assert not [name for name in archive.namelist() if name.endswith(".so")]
+    assert record["built"] == {}
+    assert "MOLKERNELS_CPU=0" in record["left_out"]["cpu"]
+
+
+@pytest.mark.slow
+def test_sdist_builds_a_wheel_that_serves_every_python(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    copy_of_the_project(project)
+    command = [sys.executable, "setup.py", "--quiet", "sdist", "--formats=gztar", "-d", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, cwd=project)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    path = wheel(tmp_path, sdist, MOLKERNELS_CUDA="0")
+    assert re.fullmatch(r"molkernels-.*-py3-none-linux_\w+\.whl", path.name)
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(tmp_path / "site")
+    code = """
+import torch, molkernels as mk
+assert mk.available_backends("cpu") == ("cpu", "reference"), mk.explain()
+mk.F5C(8, 4, 2, backend="cpu")(torch.randn(2, 8, 4, 4)).sum().backward()
+"""
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
+# What a library may take from outside: the stable C shims of libtorch, the C and C++ runtimes, the dynamic linker.
+ALLOWED = re.compile(
+    r"(aoti_torch|torch)_\w+$"
+    r"|\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$"
+    r"|(_ITM_\w+TMCloneTable|__gmon_start__|__cxa_finalize.*)$"
+)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_a_library_imports_only_the_stable_shims_and_the_runtimes(name):
+    listed = subprocess.run(
+        ["nm", "-D", "--undefined-only", extension.FOLDER / f"_{name}.so"], capture_output=True, text=True, check=True
+    ).stdout
+    symbols = [line.split()[-1] for line in listed.splitlines()]
+    assert any(symbol.startswith("aoti_torch_") for symbol in symbols)
+    assert [symbol for symbol in symbols if not ALLOWED.match(symbol)] == []
+
+
+@pytest.mark.skipif("cpu" not in BUILT, reason="the CPU library was not built")
+def test_no_code_for_one_instruction_set_can_be_linked_into_another():
+    """An inline function compiled with AVX-512 must not be the copy that the linker keeps for every caller."""
+    objects = [p for name in build.MACHINE_FLAGS for p in (build.WORK / "cpu" / name).glob("*.o")]
+    if not objects:
+        pytest.skip("the objects of the build are gone (python csrc/build.py makes them)")
+    for path in objects:
+        listed = subprocess.run(["nm", "-C", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+        shared = [line for line in listed.splitlines() if re.match(r"[0-9a-f]+ [WVu] ", line)]
+        foreign = [line for line in shared if f"molkernels::{path.parent.name}::" not in line]
+        assert foreign == [], path
+
+
+def cuobjdump():
+    """NVIDIA's reader of GPU binaries: of the toolkit, or of its wheel."""
+    wheel = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/cuobjdump"), "")
+    return shutil.which("cuobjdump") or shutil.which("/usr/local/cuda/bin/cuobjdump") or shutil.which(str(wheel))
+
+
+@pytest.mark.skipif("cuda" not in BUILT, reason="the CUDA library was not built")
+def test_cuda_kernels_spill_no_registers():
+    """On every architecture of the build: no stack, no local memory."""
+    if cuobjdump() is None:
+        pytest.skip("cuobjdump (CUDA toolkit, or the wheel nvidia-cuda-cuobjdump) is not here")
+    command = [cuobjdump(), "-res-usage", extension.FOLDER / "_cuda.so"]
+    report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    parts = re.split(r"arch = sm_(\d+)", report)
+    usage = r"Function (\S+):\s*\n\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)"
+    kernels = {
+        (arch, name): (int(stack), int(local))
+        for arch, text in zip(parts[1::2], parts[2::2], strict=True)
+        for name, _registers, stack, _shared, local in re.findall(usage, text)
+    }
+    built = {a.removesuffix("+PTX").replace(".", "") for a in extension.record()["built"]["cuda"]["architectures"]}
+    assert {arch for arch, _ in kernels} == built
+    for op in ("fcc", "knn", "edge_max", "cost_volume"):
+        assert any(op in name for _, name in kernels), op
+    assert {kernel: use for kernel, use in kernels.items() if any(use)} == {}
+
+
+def test_the_record_of_the_build_is_in_build_info():
+    info = mk.build_info()["backends"]
+    for name in ("cpu", "cuda"):
+        if name in BUILT:
+            assert info[name]["compiler"]
+        else:
+            assert info[name].startswith("not built: ")
+    if "cpu" in BUILT:
+        assert info["cpu"]["instruction_set_in_use"] in info["cpu"]["instruction_sets"]

@@ -1,0 +1,75 @@
+"""The CPU kernels on every instruction set: the same source, so the same tests, once for each that can be had here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import molkernels as mk
+from molkernels import extension
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "csrc"))
+
+import build  # noqa: E402
+
+pytestmark = pytest.mark.skipif("cpu" not in mk.available_backends("cpu"), reason="the CPU library was not built")
+
+
+def chosen(isa):
+    """The instruction set in use where `isa` is asked for, or what the library says against it."""
+    code = (
+        "import molkernels.extension as e; e.missing('cpu')\n"
+        "try: print(e.instruction_set())\nexcept RuntimeError as error: print(error)"
+    )
+    environment = os.environ | {"MOLKERNELS_CPU_ISA": isa}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def run_properties(**environment):
+    """tests/test_properties.py on the CPU backend, in a process of its own."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/test_properties.py",
+        "-k",
+        "[cpu]",
+    ]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "4 passed" in done.stdout
+
+
+@pytest.mark.parametrize("isa", extension.INSTRUCTION_SETS)
+def test_properties_hold_on_every_instruction_set_of_this_machine(isa):
+    answer = chosen(isa)
+    if "which this processor does not have" in answer:
+        pytest.skip(answer)
+    assert answer == isa
+    if isa != extension.instruction_set():  # that one is tested by test_properties.py itself
+        run_properties(MOLKERNELS_CPU_ISA=isa)
+
+
+def test_an_unknown_instruction_set_is_refused_by_name():
+    assert "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512 and avx512_bf16" in chosen("sse9")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("avx2" not in build.instruction_sets(), reason="not an x86-64 processor")
+def test_vectors_of_64_bytes_are_right_where_the_processor_has_none(tmp_path, monkeypatch):
+    """The source of the AVX-512 kernels, compiled to pairs of AVX2 registers: all but the choice of instructions."""
+    if "which this processor does not have" in chosen("avx2"):
+        pytest.skip("this processor has no AVX2")
+    monkeypatch.setitem(build.VECTOR_BYTES, "avx2", 64)
+    plan = build.make_plan({**os.environ, "MOLKERNELS_CUDA": "0"})
+    build.build(plan, work=tmp_path)
+    build.write_record(plan, tmp_path)
+    run_properties(MOLKERNELS_CPU_ISA="avx2", MOLKERNELS_LIBRARIES=str(tmp_path))
