@@ -58,8 +58,8 @@ sanitize: install
 	$(BIN)/python csrc/build.py --sanitize
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 MOLKERNELS_LIBRARIES=build/sanitize \
-	$(BIN)/python -m pytest -m "not slow and not gpu" -k "not reference and not emulated and not compile" \
-	  tests/test_ops.py tests/test_properties.py tests/test_cpu_kernels.py tests/test_cpu_fcc.py
+	$(BIN)/python -m pytest -m "not slow and not gpu" -k "[cpu and not compiles and not opcheck" \
+	  tests/test_ops.py tests/test_properties.py
 
 gpu:
 	$(PYTHON) -m bench.gpu

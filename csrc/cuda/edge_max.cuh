@@ -129,7 +129,7 @@ struct MmaTf32 {
   static MK_DEVICE A masked(const A& a, const A& wins, int j, uint32_t keep) {
     A kept;
 #pragma unroll
-    for (int i = 0; i < 4; ++i) kept.v[i] = a.v[i] & (0u - (wins.v[i] >> j & 1u) | keep);
+    for (int i = 0; i < 4; ++i) kept.v[i] = a.v[i] & ((0u - (wins.v[i] >> j & 1u)) | keep);
     return kept;
   }
   static MK_DEVICE A rounded(const A& a) {

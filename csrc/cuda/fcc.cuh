@@ -101,7 +101,7 @@ struct Coefficients {
   float taps_a[max_side], taps_b[max_side];          // of C_a, C_b
   float reversed_a[max_side], reversed_b[max_side];  // of C_aᵀ, C_bᵀ; backward only
   float in_a[max_side], out_a[max_side], out_b[max_side], pe_b[max_side];
-  float zeros[max_side];  // the offsets along an axis that has none
+  float zeros[max_side];                 // the offsets along an axis that has none
   float in_scale, scale, slope, unused;  // a multiple of 16 bytes
 };
 
