@@ -28,7 +28,7 @@ SHAPES = [
 
 @pytest.fixture(scope="module")
 def ops():
-    emulator.load(emulator.ROOT / "csrc" / "cuda" / "cost_volume.cu")
+    emulator.load()
     return torch.ops.molkernels_cuda
 
 

@@ -30,7 +30,7 @@ AMPERE = 99 * 1024  # bytes of shared memory on sm_86, 89 and 120
 
 @pytest.fixture(autouse=True, scope="module")
 def _library():
-    emulator.load(*sorted((emulator.ROOT / "csrc" / "cuda").glob("edge_max*.cu")))
+    emulator.load()
 
 
 @pytest.fixture(autouse=True)

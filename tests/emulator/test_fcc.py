@@ -19,7 +19,7 @@ NAMES = ("x", "gamma", "beta", "pe_h", "pe_w", "weight_h", "weight_w", "bias_h",
 
 @pytest.fixture(scope="module")
 def ops():
-    emulator.load(*(emulator.ROOT / "csrc" / "cuda" / name for name in ("fcc.cu", "fcc_tensor.cu")))
+    emulator.load()
     return torch.ops.molkernels_cuda
 
 

@@ -30,7 +30,7 @@ MULTIPROCESSORS = (1, 1000)
 
 @pytest.fixture(autouse=True, scope="module")
 def _library():
-    emulator.load(emulator.ROOT / "csrc" / "cuda" / "knn.cu")
+    emulator.load()
 
 
 @pytest.fixture(autouse=True, params=MULTIPROCESSORS, ids=("large blocks", "small blocks"))
