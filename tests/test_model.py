@@ -1,6 +1,7 @@
 """MOL: recorded outputs and gradients of the released network, frames as one batch, and what it refuses."""
 
 import ast
+import copy
 import inspect
 import json
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ import numpy as np
 import parity_case
 import pytest
 import torch
+from torch import nn
 
 import mol.flow
 import mol.heads
@@ -45,6 +47,23 @@ def relative(got, want):
     return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
+class ExactStack(nn.Module):
+    """The convolution stack in float64, its maps rounded once.
+
+    In the recorded evaluation case, two neighbours of one position differ by 3.6e-8 in similarity. Which one is
+    taken then hangs on how torch's convolutions round, which differs with the processor and the number of threads; in
+    float64 it is always the recorded one. What is tested is everything after the stack.
+    """
+
+    def __init__(self, stack):
+        super().__init__()
+        self.stack, self.double_stack = stack, copy.deepcopy(stack).double()
+
+    def forward(self, frames):
+        rounded = self.stack(frames)
+        return rounded + (self.double_stack(frames.detach().double()).to(frames.dtype) - rounded).detach()
+
+
 @pytest.mark.parametrize("name", ["model_eval", "model_train"])
 @pytest.mark.parametrize("backend", mk.available_backends("cpu"))
 def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend):
@@ -52,6 +71,7 @@ def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend
     case = json.loads(str(want["meta"]))
     state = parity_case.released_state(case["tag"], case["cls"])
     model = MOL.from_released(state, k=case["k"], dropout=0.0).train(case["train"])
+    stack, model.stack = model.stack, ExactStack(model.stack)
     clips = torch.from_numpy(parity_case.clip(case["tag"], case["batch"])).requires_grad_()
     with mk.backend(backend):
         out = model(clips)
@@ -69,6 +89,7 @@ def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend
         "landmarks": relative(landmarks.detach(), want["landmarks"]),
         "input gradient": relative(clips.grad[:, :, :, ::16, ::16], want["grad_input_sub"]),
     }
+    model.stack = stack
     after = model.released_state_dict()
     for entry in want.files:
         if entry.startswith("buf/"):
