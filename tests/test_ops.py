@@ -287,7 +287,9 @@ def test_requires_grad_on_some_inputs_only(generator, backend, wide):
             torch.testing.assert_close(one, torch.autograd.grad(function(*all_).sum(), all_)[i])
 
 
-def test_the_same_bits_each_run(generator, backend):
+def test_the_same_bits_each_run(generator, target, backend):
+    if (target.backend, target.device) == ("reference", "cuda"):
+        pytest.skip("torch's own scatter_add adds in any order on a GPU")
     for name, function, tensors in calls(generator, backend, dtype=torch.float32, requires_grad=True):
         first, second = _with_gradients(function, tensors), _with_gradients(function, tensors)
         assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), name
