@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from bench import machine
+from molkernels.triton import tuning
 
 RESULTS = Path(__file__).parent / "results"
 # Small shapes, every operator forward and backward, and knn: what runs under a sanitizer in minutes.
@@ -106,6 +107,7 @@ def main(folder: Path) -> int:
             steps[tool] = sanitizer(tool)
         try:
             result |= benchmarks()
+            result["tuned"] = tuning.measured()  # tile sizes, with MOLKERNELS_AUTOTUNE=1
         except Exception as error:  # the other steps' results are worth keeping
             steps["benchmarks"] = {"status": 1, "output": repr(error)}
     path = write(result, folder)

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from molkernels import triton
+
 # Where the libraries lie: beside this file, or a folder with another build of them (`make sanitize` has one).
 FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
@@ -38,9 +40,7 @@ def record() -> dict[str, Any]:
 
 @functools.cache
 def missing(name: str) -> str | None:
-    """Why the kernels of backend `name` ("cpu", "cuda" or "triton") are not to be had here; None if they are."""
-    if name == "triton":
-        return "this release holds no Triton kernels"
+    """Why the kernels of backend `name` ("cpu" or "cuda") are not to be had here; None if they are."""
     if name not in record()["built"]:
         return str(record()["left_out"].get(name, "it was not built"))
     if name == "cuda" and not torch.cuda.is_available():
@@ -104,10 +104,11 @@ def build_info() -> dict[str, Any]:
     from molkernels import __version__
 
     backends: dict[str, Any] = {"reference": "plain PyTorch"}
-    for name in ("cpu", "cuda", "triton"):
+    for name in ("cpu", "cuda"):
         reason = missing(name)
         built = record()["built"].get(name)
         backends[name] = {**built, "usable": reason or True} if built else f"not built: {reason}"
+    backends["triton"] = triton.info()
     if isinstance(backends["cpu"], dict) and backends["cpu"]["usable"] is True:
         backends["cpu"]["instruction_set_in_use"] = instruction_set()
     return {

@@ -1,9 +1,11 @@
 """What the operators are tested on: every backend that can run here, on the device that it runs on.
 
 Beside the backends of `molkernels.available_backends` there is "cuda-emulated": the CUDA kernels, compiled for the CPU
-and run one fibre a GPU thread (tests/emulator), so that their logic is executed where there is no GPU.
+and run one fibre a GPU thread (tests/emulator), so that their logic is executed where there is no GPU; and "triton" on
+the CPU: the Triton kernels in Triton's interpreter.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +14,15 @@ import emulator
 import pytest
 import torch
 
+# Before the first Triton kernel is made: they run in the interpreter here, and on a GPU where there is one.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 import molkernels as mk
-from molkernels import dispatch, extension
+from molkernels import dispatch, extension, triton
 
 EMULATED = "cuda-emulated"
+INTERPRETED = "triton"
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,11 @@ class Target:
     def has(self, dtype: torch.dtype) -> bool:
         """Whether the backend takes this dtype."""
         return dispatch.BACKENDS[self.backend].missing(self.device, dtype) is None
+
+    @property
+    def slow(self) -> bool:
+        """Whether a GPU's kernels run on a processor: a thousand times as long."""
+        return self.device == "cpu" and self.backend in (EMULATED, INTERPRETED)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -79,6 +91,11 @@ dispatch.BACKENDS[EMULATED] = dispatch.Backend(EMULATED, _emulated_missing, _emu
 TARGETS = [
     *(pytest.param(Target(name, "cpu"), id=name) for name in mk.available_backends("cpu")),
     pytest.param(Target(EMULATED, "cpu"), id=EMULATED),
+    *(
+        [pytest.param(Target(INTERPRETED, "cpu"), id="triton-interpreted")]
+        if triton.missing("cpu", None) is None
+        else []
+    ),
     *(
         pytest.param(Target(name, "cuda"), id=f"{name}-on-gpu", marks=pytest.mark.gpu)
         for name in (mk.available_backends("cuda") if torch.cuda.is_available() else ())

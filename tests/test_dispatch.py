@@ -18,7 +18,8 @@ def test_the_reference_is_available_everywhere():
         assert mk.available_backends(device)[-1] == "reference"
 
 
-def test_a_backend_asked_for_by_name_runs_or_raises_and_never_falls_back():
+def test_a_backend_asked_for_by_name_runs_or_raises_and_never_falls_back(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     x = torch.randn(2, 4, 3, 3)
     absent = [name for name in ("cpu", "cuda", "triton") if name not in mk.available_backends("cpu")]
     for name in absent:
@@ -72,8 +73,28 @@ def test_the_module_prints_what_was_built():
 
 
 def test_importing_molkernels_imports_no_triton():
-    code = "import sys, molkernels; sys.exit('triton' in sys.modules)"
+    code = "import sys, molkernels; molkernels.explain(device='cuda'); sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_triton_the_reason_says_how_to_get_it():
+    code = """
+import sys
+from importlib.machinery import PathFinder
+
+find = PathFinder.find_spec
+PathFinder.find_spec = classmethod(lambda cls, name, path=None, t=None: None if name == "triton" else find(name, path))
+import molkernels, torch
+assert "triton: cannot run, triton is not installed (pip install triton)" in molkernels.explain("knn", "cuda")
+assert molkernels.build_info()["backends"]["triton"].startswith("not installed: ")
+try:
+    molkernels.F5C(4, 3, 2, backend="triton")(torch.randn(2, 4, 3, 3))
+except RuntimeError as error:
+    assert "triton is not installed (pip install triton)" in str(error), error
+else:
+    sys.exit("it ran")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def edge(positions=9, **options):

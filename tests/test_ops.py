@@ -4,11 +4,11 @@ import itertools
 
 import pytest
 import torch
-from targets import TARGETS, here, random
+from targets import INTERPRETED, TARGETS, here, random
 from torch._dynamo.testing import CompileCounterWithBackend
 
 import molkernels as mk
-from molkernels import functional, reference
+from molkernels import dispatch, functional, reference
 from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
 
 GRAPHS = ("channel", "position")
@@ -35,6 +35,13 @@ def backend(target):
 def wide(target):
     """The widest dtype of the backend."""
     return target.widest
+
+
+def skip_without(target, dtype):
+    if not target.has(dtype):
+        pytest.skip(
+            f"{target.backend} on {target.device}: {dispatch.BACKENDS[target.backend].missing(target.device, dtype)}"
+        )
 
 
 def fcc_arguments(generator, n=4, c=4, h=3, w=5, **options):
@@ -109,8 +116,9 @@ def test_gradients_in_float64(generator, backend, wide):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_forward_and_gradients_agree_with_float64(generator, backend, dtype):
+def test_forward_and_gradients_agree_with_float64(generator, target, backend, dtype):
     """float32 to rounding; bfloat16 and float16 within twice the error of the plain PyTorch path."""
+    skip_without(target, dtype)
     seed = generator.initial_seed()
     ours = list(calls(torch.Generator().manual_seed(seed), backend, dtype=dtype, requires_grad=True))
     plain = list(calls(torch.Generator().manual_seed(seed), "reference", dtype=dtype, requires_grad=True))
@@ -214,7 +222,8 @@ def test_cost_volume_compiles_without_a_graph_break(generator, backend, wide):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, backend, dtype):
+def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(generator, target, backend, dtype):
+    skip_without(target, dtype)
     for variant in ("paper", "released"):
         block = f5c(generator, 4, 3, 2, variant, backend)
         x = random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True)
@@ -278,9 +287,9 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, back
     assert functional.cost_volume(empty, empty, radius=2, stride=1, backend=backend).shape == (0, 25, 4, 4)
 
 
-def test_requires_grad_on_some_inputs_only(generator, backend, wide):
+def test_requires_grad_on_some_inputs_only(generator, target, backend, wide):
     for _, function, tensors in calls(generator, backend, dtype=wide):
-        for i in range(len(tensors)):
+        for i in range(0, len(tensors), 4 if target.slow else 1):
             some = [t.detach().requires_grad_(j == i) for j, t in enumerate(tensors)]
             all_ = [t.detach().requires_grad_() for t in tensors]
             (one,) = torch.autograd.grad(function(*some).sum(), [some[i]])
@@ -364,13 +373,16 @@ def test_double_backward_raises_a_clear_error(generator, backend, wide):
         assert name
 
 
-def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, backend, wide):
+def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, target, backend, wide):
     a, b = random(generator, 2, 3, 16, 16, dtype=wide), random(generator, 2, 3, 16, 16, dtype=wide)
     full = functional.cost_volume(a, b, radius=10, stride=2, backend=backend)
     compact = functional.cost_volume(a, b, radius=10, stride=2, compact=True, backend=backend)
     live = functional.reachable_displacements(10, 2, 16)
     assert len(live) == 225
-    assert torch.equal(full[:, live], compact)
+    if target.backend == INTERPRETED and target.slow:  # NumPy's products round as their shapes suggest
+        torch.testing.assert_close(full[:, live], compact, rtol=1e-5, atol=1e-6)
+    else:
+        assert torch.equal(full[:, live], compact)
     dead = sorted(set(range(441)) - set(live))
     assert torch.count_nonzero(full[:, dead]) == 0
 

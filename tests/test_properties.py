@@ -21,7 +21,7 @@ def target(request):
 def examples(target):
     """The emulated GPU takes a thousand times as long as a processor."""
     return settings(
-        max_examples=15 if target.backend == EMULATED else 60,
+        max_examples=15 if target.slow else 60,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
