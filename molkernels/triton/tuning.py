@@ -9,6 +9,7 @@ calls of that shape, in this process and in the next: the results lie in a JSON 
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import logging
@@ -98,8 +99,9 @@ def config(key: Key, shape: tuple[Hashable, ...]) -> Config:
         key: (kernel, architecture, products).
         shape: the shapes of its tensors and its other constants.
     """
-    measured = _measured().get(_entry(key, shape))
-    return measured if measured is not None else from_table(key)
+    known = _measured()
+    found = known.get(_entry(key, shape)) if known else None  # on every launch: no words where nothing was measured
+    return found if found is not None else from_table(key)
 
 
 def from_table(key: Key) -> Config:
@@ -203,22 +205,17 @@ def keep(key: Key, shape: tuple[Hashable, ...], best: Config, milliseconds: floa
     temporary = path.with_suffix(f".{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True))
     temporary.replace(path)
-    _loaded.configs = None
-
-
-class _Loaded:
-    path: Path | None = None
-    configs: dict[str, Config] | None = None
-
-
-_loaded = _Loaded()
+    _read.cache_clear()
 
 
 def _measured() -> dict[str, Config]:
-    if _loaded.configs is None or _loaded.path != file():
-        _loaded.path = file()
-        _loaded.configs = {entry: Config(**line["config"]) for entry, line in measured().items()}
-    return _loaded.configs
+    """`measured` as configurations, read again where another file is asked for."""
+    return _read(os.environ.get("MOLKERNELS_CACHE"), os.environ.get("XDG_CACHE_HOME"))
+
+
+@functools.cache
+def _read(*folders: str | None) -> dict[str, Config]:
+    return {entry: Config(**line["config"]) for entry, line in measured().items()}
 
 
 def _entry(key: Key, shape: tuple[Hashable, ...]) -> str:
