@@ -86,7 +86,10 @@ class Network:
         else:
             self.model = MOL.from_released(dict(state), dropout=0.0)
         self.model.to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        fused = self.backend != PUBLISHED  # as `mol train` has it; the published code has PyTorch's default
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None
+        )
 
     def forward(self, batch: Batch) -> Any:
         """Logits, flow and landmarks, without loss or gradient, in evaluation mode."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import molkernels as mk
+from mol import convolution
 from mol.norm import GroupedBatchNorm2d
 
 SLOPE = 0.1
@@ -33,8 +34,8 @@ class ConvNorm(nn.Module):
     ) -> Tensor:
         """y for x (N, C, H, W); `inputs` (indices) names the input channels that x holds, where it holds only some."""
         weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
-        y = F.conv2d(x, weight, None, self.conv.stride, self.conv.padding)
-        return F.leaky_relu(self.norm(y, groups, order), SLOPE)
+        y = convolution.conv2d(x, weight, self.conv.stride[0], int(self.conv.padding[0]))
+        return F.leaky_relu_(self.norm(y, groups, order), SLOPE)
 
 
 class Upsample(nn.Module):
@@ -46,7 +47,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C', 2H, 2W)."""
-        return F.leaky_relu(self.conv(x), SLOPE)
+        return F.leaky_relu_(convolution.conv_transpose2d(x, self.conv.weight), SLOPE)
 
 
 class FlowNetC(nn.Module):
