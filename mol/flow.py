@@ -35,7 +35,7 @@ class ConvNorm(nn.Module):
         """y for x (N, C, H, W); `inputs` (indices) names the input channels that x holds, where it holds only some."""
         weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
         y = convolution.conv2d(x, weight, self.conv.stride[0], int(self.conv.padding[0]))
-        return F.leaky_relu_(self.norm(y, groups, order), SLOPE)
+        return self.norm(y, groups, order, SLOPE)
 
 
 class Upsample(nn.Module):

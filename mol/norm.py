@@ -20,10 +20,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         (N, C, H, W) → (N, C, H, W), N a multiple of G.
     """
 
-    def forward(self, x: Tensor, groups: int = 1, order: Sequence[int] | None = None) -> Tensor:
-        """Normalise x; `order` lists the groups in the order (and as often) as their statistics are folded in."""
+    def forward(self, x: Tensor, groups: int = 1, order: Sequence[int] | None = None, slope: float = 1.0) -> Tensor:
+        """Normalise x; negative values of the result are multiplied by `slope`, as LeakyReLU does.
+
+        `order` lists the groups in the order (and as often) as their statistics are folded in.
+        """
         if groups == 1 or not self.training:
-            return super().forward(x)
+            return _activate(super().forward(x), slope)
         channels = x.shape[1]
         # Momentum 1 leaves the batch's own mean and unbiased variance in the buffers.
         mean, var = x.new_zeros(2, groups * channels, dtype=self.weight.dtype)
@@ -31,4 +34,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
         y = F.batch_norm(wide, mean, var, weight, bias, True, 1.0, self.eps)
         update_running_statistics(self, mean.view(groups, channels), var.view(groups, channels), order)
-        return y.view_as(x)
+        # Before the view: autograd copies the whole map where a view is changed in place.
+        return _activate(y, slope).view_as(x)
+
+
+def _activate(y: Tensor, slope: float) -> Tensor:
+    return y if slope == 1.0 else F.leaky_relu_(y, slope)
