@@ -1,13 +1,15 @@
 """One run of `pytest bench/`: the machine's limits first, then groups measured as they are asked for."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from bench import machine, report
+from bench import machine, memory, ops, report
 from bench.groups import Group, Row, measure
 from bench.timing import ReplayClock
 
@@ -15,35 +17,71 @@ CLOCK = ReplayClock()
 RESULTS = Path(__file__).parent / "results"
 
 
+class Cases(NamedTuple):
+    """What a test is made for: `make(device, full, threads)` gives a `pytest.param` of the `names` for each."""
+
+    names: tuple[str, ...]
+    make: Callable[[str, bool, int], Iterator[Any]]
+
+
 class Run:
     """What has been measured so far in this session."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, full: bool) -> None:
+        self.device, self.full = device, full
         self.machine = machine.describe(device)
-        self.limits = machine.measure_limits(device)
+        self.threads = torch.get_num_threads()
+        self.limits = {self.threads: machine.measure_limits(device)}
         self.memory: list[dict[str, object]] = []
+        self.operators: list[tuple[str, str]] = []
         self._rows: dict[Hashable, dict[str, Row]] = {}
+        self._peaks: dict[tuple[str, str, str], int] | None = None
 
-    def row(self, key: Hashable, build: Callable[[], Group], contender: str) -> Row:
+    def row(self, key: Hashable, build: Callable[[], Group], contender: str, threads: int) -> Row:
         """The figures of one contender; its whole group is measured when it is first asked for."""
         if key not in self._rows:
-            self._rows[key] = measure(build(), self.limits)
+            with _threads(threads):
+                if threads not in self.limits:
+                    self.limits[threads] = machine.measure_limits(self.device)
+                self._rows[key] = measure(build(), self.limits[threads])
         return self._rows[key][contender]
+
+    def operator_peak(self, op: str, direction: str, contender: str) -> int | None:
+        """Bytes that one call needs at its peak, or None if that was not measured (max-autotune, which takes long).
+
+        All operators of the session are measured in one child process.
+        """
+        if self._peaks is None:
+            self._peaks = memory.measure_operators(self.operators, self.device)
+        return self._peaks.get((op, direction, contender))
 
     def as_json(self) -> dict[str, object]:
         """Everything of this run, as it is saved."""
         rows = [asdict(row) for group in self._rows.values() for row in group.values()]
-        return {"format": 1, "machine": self.machine, "limits": self.limits, "rows": rows, "memory": self.memory}
+        return report.assemble(self.machine, self.limits[self.threads], rows, self.memory, ops.left_out(self.device))
 
 
 _RUN = pytest.StashKey[Run]()
 
 
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     options = parser.getgroup("bench", "speed and memory of molkernels and mol")
     options.addoption("--device", choices=("cpu", "cuda"), default="cpu", help="where to measure")
-    options.addoption("--full", action="store_true", help="the network at batch 8 as well")
+    options.addoption(
+        "--full",
+        action="store_true",
+        help="sweeps over maps, side, k, threads and batch, and torch.compile in every mode for every subject",
+    )
     options.addoption("--threads", type=int, default=None, help="threads of PyTorch (default: all cores)")
     options.addoption(
         "--save-results", action="store_true", help="write bench/results/<device>/<date>-<commit>.json at the end"
@@ -53,23 +91,29 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # torch._inductor's own call of a deprecated check; nothing a reader of the figures can act on.
     config.addinivalue_line("filterwarnings", "ignore:`torch._prims_common.check` is deprecated:FutureWarning")
+    config.addinivalue_line("filterwarnings", "ignore:TypedStorage is deprecated:UserWarning")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test that takes a `contender` is made for each one of its module's subject on the chosen device."""
-    config, names = metafunc.config, metafunc.fixturenames
-    if "batch" in names:
-        metafunc.parametrize("batch", (2, 8) if config.getoption("--full") else (2,))
-    if "contender" in names:
-        metafunc.parametrize("contender", metafunc.module.SUBJECT.contender_keys(config.getoption("--device")))
+    """Make the tests that the module lists in `CASES`."""
+    cases = metafunc.module.CASES[metafunc.function.__name__]
+    config = metafunc.config
+    threads = config.getoption("--threads") or machine.usable_cores()
+    metafunc.parametrize(
+        cases.names, list(cases.make(config.getoption("--device"), config.getoption("--full"), threads))
+    )
 
 
 @pytest.fixture(scope="session")
-def bench_run(pytestconfig: pytest.Config) -> Run:
+def bench_run(request: pytest.FixtureRequest) -> Run:
     """The session's measurements."""
-    torch.set_num_threads(pytestconfig.getoption("--threads") or machine.usable_cores())
-    run = Run(pytestconfig.getoption("--device"))
-    pytestconfig.stash[_RUN] = run
+    config = request.config
+    torch.set_num_threads(config.getoption("--threads") or machine.usable_cores())
+    run = Run(config.getoption("--device"), config.getoption("--full"))
+    calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    standard = [(call["op"], call["direction"]) for call in calls if "op" in call and call["point"].sweep is None]
+    run.operators = list(dict.fromkeys(standard))
+    config.stash[_RUN] = run
     return run
 
 
@@ -79,7 +123,7 @@ def replay(benchmark) -> Callable[[Row], None]:
 
     def play(row: Row) -> None:
         assert row.error <= row.tolerance, f"{row.contender} is off the reference by {row.error:.1e}: not timed"
-        benchmark.group = row.group
+        benchmark.group = f"{row.group}, {row.shape}, {row.sizes['threads']} threads"
         benchmark.extra_info.update(asdict(row))
         CLOCK.load(row.durations)
         benchmark.pedantic(CLOCK.play, rounds=row.rounds)

@@ -15,9 +15,11 @@ class Work:
     flops: float
     elements: float
 
-    def seconds_at(self, flops_per_second: float, bytes_per_second: float, bytes_per_element: int) -> float:
-        """The time that the machine's limits allow: the longer of arithmetic and traffic."""
-        return max(self.flops / flops_per_second, self.elements * bytes_per_element / bytes_per_second)
+    def seconds_at(
+        self, flops_per_second: float, bytes_per_second: float, bytes_per_element: int
+    ) -> tuple[float, float]:
+        """What arithmetic and traffic take at these rates; the longer of the two is the limit."""
+        return self.flops / flops_per_second, self.elements * bytes_per_element / bytes_per_second
 
 
 def fcc(n: int, c: int, h: int, w: int, training: bool) -> Work:

@@ -6,6 +6,7 @@ Writes <FOLDER>/<device>/<date>-<commit>-gpu.json; FOLDER is bench/results unles
 failed; the JSON is written all the same and says which.
 """
 
+import itertools
 import json
 import os
 import re
@@ -14,13 +15,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from bench import machine
+from bench.report import FORMAT
 from molkernels.triton import tuning
 
 RESULTS = Path(__file__).parent / "results"
@@ -83,15 +85,22 @@ def sanitizer(tool: str) -> dict[str, Any]:
 
 def benchmarks() -> dict[str, Any]:
     """Every group of operators and of the network on the device, in the format of `pytest bench/ --save-results`."""
-    from bench import network, ops
+    from bench import memory, network, ops
     from bench.groups import measure
 
     limits = machine.measure_limits("cuda")
-    groups = [(make, direction) for make in ops.GROUPS.values() for direction in ops.DIRECTIONS]
-    rows = [row for make, direction in groups for row in measure(make(direction, "cuda"), limits).values()]
+    rows = []
+    for op, direction in itertools.product(ops.CASES, ops.DIRECTIONS):
+        group = ops.group(op, direction, replace(ops.STANDARD, autotuned=True), "cuda")
+        measured = measure(group, limits)
+        for contender in group.contenders:
+            measured[contender.key].peak_bytes = memory.peak_of(contender.run, "cuda")
+        rows += measured.values()
+    keys = network.contender_keys("cuda", compiled=True)
     for task in network.TOLERANCES:
-        rows += measure(network.group(task, "cuda"), limits).values()
-    return {"limits": limits, "rows": [asdict(row) for row in rows], "memory": []}
+        rows += measure(network.group(task, "cuda", network.BATCH, keys), limits).values()
+    peaks = [memory.measure(key, "cuda", network.BATCH) for key in network.contender_keys("cuda")]
+    return {"limits": limits, "rows": [asdict(row) for row in rows], "memory": peaks, "left_out": ops.left_out("cuda")}
 
 
 def main(folder: Path) -> int:
@@ -99,7 +108,7 @@ def main(folder: Path) -> int:
     if not torch.cuda.is_available():
         print("make gpu: torch finds no CUDA device on this machine", file=sys.stderr)
         return 2
-    result: dict[str, Any] = {"format": 1, "machine": machine.describe("cuda"), "steps": {"build": build()}}
+    result: dict[str, Any] = {"format": FORMAT, "machine": machine.describe("cuda"), "steps": {"build": build()}}
     steps = result["steps"]
     if steps["build"]["status"] == 0:
         steps["tests"] = tests()

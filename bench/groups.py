@@ -47,12 +47,26 @@ class Contender:
 
 @dataclass(frozen=True)
 class Group:
-    """What is computed, on which shapes, and the least work that it takes."""
+    """What is computed, on which shapes, and the least work that it takes.
 
+    Attributes:
+        subject, task: what every result of it is found by, such as "f5c" and "forward".
+        name: the heading, such as "f5c released, forward".
+        shape: the shapes in words; `sizes` the same in numbers, without the threads.
+        work: counted in `bench.counts`.
+        contenders: who is timed, in turns.
+        sweep: the key of `sizes` (or "threads") along which this is one of several points; None in every run.
+        budget: seconds of timing, but at least `least_rounds` rounds.
+    """
+
+    subject: str
+    task: str
     name: str
     shape: str
+    sizes: Mapping[str, int]
     work: Work
     contenders: Sequence[Contender]
+    sweep: str | None = None
     budget: float = 2.0
     least_rounds: int = 5
     device: str = "cpu"
@@ -63,6 +77,10 @@ class Row:
     """The figures of one contender in one group; JSON-able by `dataclasses.asdict`."""
 
     group: str
+    subject: str
+    task: str
+    sizes: dict[str, int]
+    sweep: str | None
     contender: str
     dtype: str
     shape: str
@@ -73,8 +91,10 @@ class Row:
     seconds: tuple[float, float, float] | None = None  # quantiles 0.2, 0.5, 0.8
     rounds: int = 0
     share_of_limit: float | None = None
+    bound: str | None = None  # which limit binds: "arithmetic" or "traffic"
     speedup_over: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None  # of one call, above what was held before
 
 
 def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Row]:
@@ -94,7 +114,9 @@ def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str
     for key, durations in times.items():
         row = rows[key]
         row.durations, row.rounds, row.seconds = durations, len(durations), quantiles(durations)
-        row.share_of_limit = _least_seconds(group.work, row.dtype, limits) / row.seconds[1]
+        arithmetic, traffic = _least_seconds(group.work, row.dtype, limits)
+        row.share_of_limit = max(arithmetic, traffic) / row.seconds[1]
+        row.bound = "arithmetic" if arithmetic >= traffic else "traffic"
         row.speedup_over = {
             rows[other].contender: paired_ratio(times[other], durations)
             for other in times
@@ -106,6 +128,10 @@ def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str
 def _row(group: Group, contender: Contender, check: Check) -> Row:
     return Row(
         group=group.name,
+        subject=group.subject,
+        task=group.task,
+        sizes={**group.sizes, "threads": torch.get_num_threads()},
+        sweep=group.sweep,
         contender=contender.name,
         dtype=contender.dtype,
         shape=group.shape,
@@ -116,7 +142,7 @@ def _row(group: Group, contender: Contender, check: Check) -> Row:
     )
 
 
-def _least_seconds(work: Work, dtype: str, limits: Mapping[str, Mapping[str, float]]) -> float:
+def _least_seconds(work: Work, dtype: str, limits: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
     return work.seconds_at(limits["gemm"][dtype], limits["copy"]["bytes_per_second"], BYTES_PER_ELEMENT[dtype])
 
 

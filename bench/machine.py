@@ -57,6 +57,11 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def fewer_threads(threads: int) -> list[int]:
+    """The numbers of threads that a sweep adds below `threads`: powers of two."""
+    return [2**power for power in range(threads.bit_length()) if 2**power < threads]
+
+
 def slug(text: str) -> str:
     """A name that is safe in a path: lower case, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,14 +1,20 @@
-"""Peak memory of a training step, as a program of its own: `python -m bench.memory CONTENDER [THREADS [DEVICE]]`.
+"""Peak memory, as a program of its own: the resident set of a process that does nothing else.
 
-CONTENDER is such as reference-float32, DEVICE "cpu" or "cuda".
-On the CPU the resident-set peak, on a GPU the peak of torch's allocator. The former belongs to a whole process, so each
-contender gets a fresh one. Prints one line of JSON.
+    python -m bench.memory network CONTENDER [--batch 2]        # training steps; CONTENDER such as reference-float32
+    python -m bench.memory operators f5c:forward fcc:forward-backward ...
+
+with `--threads N` and `--device cpu|cuda`. On the CPU the resident-set peak, on a GPU the peak of torch's allocator.
+Prints one line of JSON for each contender.
 """
 
+import argparse
+import ctypes
+import gc
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +25,28 @@ from bench.machine import ROOT
 STEPS = 2
 
 
-def measure(key: str, device: str) -> dict[str, Any]:
-    """Run the contender `key` in a child process.
+def measure(key: str, device: str, batch: int) -> dict[str, Any]:
+    """Peak of a training step of the network's contender `key`, in a process of its own.
 
     Returns:
-        {"contender", "dtype", "peak_bytes", "imports_bytes"}: the peak of the child, and its peak up to the moment
-        before it made the model.
+        {"contender", "dtype", "batch", "peak_bytes", "imports_bytes"}: the peak of the child, and its peak up to the
+        moment before it made the model.
     """
-    command = [sys.executable, "-m", "bench.memory", key, str(torch.get_num_threads()), device]
+    return _child("network", key, "--batch", str(batch), "--device", device)[0]
+
+
+def measure_operators(operators: Sequence[tuple[str, str]], device: str) -> dict[tuple[str, str, str], int]:
+    """Peak of one call of every contender of the operators (name, direction), above what was held before, in bytes."""
+    lines = _child("operators", *(f"{op}:{direction}" for op, direction in operators), "--device", device)
+    return {(line["op"], line["direction"], line["contender"]): line["peak_bytes"] for line in lines}
+
+
+def _child(*arguments: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "bench.memory", *arguments, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def resident_peak() -> int:
@@ -50,25 +66,71 @@ def resident_peak() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def main(key: str, threads: int, device: str) -> None:
+def peak_of(run: Callable[[], object], device: str) -> int:
+    """Bytes that `run` needs at its peak above what is held before; at least 0.
+
+    On Linux the kernel's peak is set back first. Elsewhere only what passes the highest peak so far is seen.
+    """
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    _give_back()
+    before = resident_peak()
+    run()
+    return resident_peak() - before
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, and begin a new peak."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def network_peak(key: str, device: str, batch: int) -> None:
     """Two training steps of the contender `key`, then its figures on standard output."""
-    torch.set_num_threads(threads)
     from bench import network
 
     peak = resident_peak if device == "cpu" else torch.cuda.max_memory_allocated
     imports = peak()
-    state, batch = network.random_state(), network.random_batch().to(device)
+    state, data = network.random_state(), network.random_batch(batch).to(device)
     contender = network.Network(key, state, device)
     del state
     for _ in range(STEPS):
-        contender.step(batch)
-    figures = {"peak_bytes": peak(), "imports_bytes": imports}
-    print(json.dumps({"contender": contender.backend, "dtype": contender.dtype, **figures}))
+        contender.step(data)
+    about = {"contender": contender.backend, "dtype": contender.dtype, "batch": batch}
+    print(json.dumps({**about, "peak_bytes": peak(), "imports_bytes": imports}))
+
+
+def operator_peaks(op: str, direction: str, device: str) -> None:
+    """The second call of every contender of an operator at the standard point, one line of figures each."""
+    from bench import ops
+
+    for contender in ops.group(op, direction, ops.STANDARD, device).contenders:
+        contender.run()
+        peak = peak_of(contender.run, device)
+        print(json.dumps({"op": op, "direction": direction, "contender": contender.key, "peak_bytes": peak}))
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=("network", "operators"))
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    for name in given.names:
+        if given.kind == "network":
+            network_peak(name, given.device, given.batch)
+        else:
+            operator_peaks(*name.split(":"), given.device)
 
 
 if __name__ == "__main__":
-    main(
-        sys.argv[1],
-        int(sys.argv[2]) if len(sys.argv) > 2 else torch.get_num_threads(),
-        sys.argv[3] if len(sys.argv) > 3 else "cpu",
-    )
+    main()

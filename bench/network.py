@@ -1,10 +1,10 @@
-"""The groups of the whole network in its released variant: forward pass and training step.
+"""The groups of the whole network in its released variant: forward pass, training step, and a second of video.
 
 Every contender has the same weights and the same clips. Dropout is off, so that their results can be compared.
 """
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,9 +20,14 @@ from mol import MOL
 from mol.losses import MOLLoss
 
 BATCH, FRAMES, SIZE = 2, 8, 128
+BATCHES = (1, 8)  # of the sweep
 LOSS_WEIGHTS = (1.0, 10 / 7, 3.5)  # emotion, flow, landmarks, as in the released code
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-3
-PUBLISHED = "published-loop"
+PUBLISHED, COMPILED = "published-loop", "compiled-reference"
+PREDICTION = "prediction"
+# A second of video at 200 frames a second, the rate of CASME II and SAMM: `mol predict` then reads windows of half a
+# second, a new one every eighth, of which 5 fit, and gives the network 4 at a time.
+WINDOWS_A_SECOND, WINDOWS_AT_ONCE = 5, 4
 DTYPES = ("float32", "bfloat16")
 # Relative L2 error against float64, where all forms agree to 1e-9 (tests/test_baselines.py). In float32 two neighbours
 # of nearly equal similarity may change places in a graph, and one such change moves the gradients by some per cent;
@@ -30,6 +35,7 @@ DTYPES = ("float32", "bfloat16")
 TOLERANCES = {
     "forward": {"float32": 5e-3, "bfloat16": 1e-1},
     "training step": {"float32": 1e-1, "bfloat16": 5e-1},
+    PREDICTION: {"float32": 5e-3, "bfloat16": 1e-1},
 }
 
 
@@ -86,6 +92,8 @@ class Network:
         else:
             self.model = MOL.from_released(dict(state), dropout=0.0)
         self.model.to(device)
+        # Its parameters and mode are the model's own.
+        self.call = torch.compile(self.model, dynamic=False) if self.backend == COMPILED else self.model
         fused = self.backend != PUBLISHED  # as `mol train` has it; the published code has PyTorch's default
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None
@@ -93,16 +101,24 @@ class Network:
 
     def forward(self, batch: Batch) -> Any:
         """Logits, flow and landmarks, without loss or gradient, in evaluation mode."""
+        return self._look_at(batch.clips)
+
+    def predict(self, batch: Batch) -> tuple[Tensor, ...]:
+        """Logits, flow and landmarks of the windows of a second of video, a few at a time."""
+        parts = [self._look_at(clips) for clips in batch.clips.split(WINDOWS_AT_ONCE)]
+        return tuple(torch.cat(results) for results in zip(*parts, strict=True))
+
+    def _look_at(self, clips: Tensor) -> Any:
         self.model.eval()
         with torch.no_grad(), self._settings():
-            return self.model(batch.clips)
+            return self.call(clips)
 
     def backward(self, batch: Batch) -> Tensor:
         """The loss in training mode, detached; gradients are in the parameters."""
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         with self._settings():
-            output = self.model(batch.clips)
+            output = self.call(batch.clips)
             if self.backend == PUBLISHED:
                 loss = training_loss(output, batch.flow, batch.landmarks, batch.label, LOSS_WEIGHTS)
             else:
@@ -128,7 +144,8 @@ class Network:
         if self.backend == PUBLISHED:
             yield
             return
-        with mk.backend(self.backend), torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
+        backend = "reference" if self.backend == COMPILED else self.backend
+        with mk.backend(backend), torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             yield
 
 
@@ -141,25 +158,28 @@ def _through_released_layout(model: Any) -> dict[str, Tensor]:
     return carrier.released_state_dict()
 
 
-def contender_keys(device: str) -> list[str]:
-    """The keys of the contenders of both groups."""
+def contender_keys(device: str, compiled: bool = False) -> list[str]:
+    """The keys of the contenders of every group, with `compiled` that of torch.compile as well (minutes)."""
     dtypes = DTYPES if machine.computes_in_bfloat16(device) else DTYPES[:1]  # its convolutions are torch's own
-    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in mk.available_backends(device) for dtype in dtypes)]
+    names = [*mk.available_backends(device), *([COMPILED] if compiled else [])]
+    return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes)]
 
 
-def group(task: str, device: str, batch_size: int = BATCH) -> Group:
-    """The contenders for "forward" or "training step".
+def group(task: str, device: str, batch_size: int, keys: Sequence[str], sweep: str | None = None) -> Group:
+    """The contenders `keys` for "forward", "training step" or "prediction" (which has a batch of its own).
 
-    A float32 contender is held against the reference backend in float64: outputs (forward), or loss and all gradients
-    (training step), the latter as one vector.
+    A float32 contender is held against the reference backend in float64: outputs (forward, prediction), or loss and all
+    gradients (training step), the latter as one vector.
     """
-    state, batch = random_state(), random_batch(batch_size).to(device)
-    results = _outputs if task == "forward" else loss_and_gradients
+    torch.compiler.reset()
+    clips = WINDOWS_A_SECOND if task == PREDICTION else batch_size
+    state, batch = random_state(), random_batch(clips).to(device)
+    results = {"forward": _outputs, "training step": loss_and_gradients, PREDICTION: Network.predict}[task]
     exact = results(in_float64("reference-float32", state, device), batch.double())
 
     def contender(key: str) -> Contender:
         network = Network(key, state, device)
-        timed = network.forward if task == "forward" else network.step
+        timed = {"forward": network.forward, "training step": network.step, PREDICTION: network.predict}[task]
         tolerance = TOLERANCES[task][network.dtype]
         return Contender(
             network.backend,
@@ -168,11 +188,13 @@ def group(task: str, device: str, batch_size: int = BATCH) -> Group:
             lambda: Check(worst_error(results(network, batch), exact), tolerance),
         )
 
-    work = counts.mol_released(batch_size, FRAMES, _parameter_count(state), training=task != "forward")
-    contenders = [contender(key) for key in contender_keys(device)]
-    shape = f"{batch_size} clips of {FRAMES}×{SIZE}×{SIZE}"
-    name = f"mol released, {task}, batch {batch_size}"
-    return Group(name, shape, work, contenders, budget=10.0, least_rounds=3, device=device)
+    work = counts.mol_released(clips, FRAMES, _parameter_count(state), training=task == "training step")
+    shape = f"{clips} clips of {FRAMES}×{SIZE}×{SIZE}"
+    name = f"mol released, {task}, " + ("1 s of video" if task == PREDICTION else f"batch {batch_size}")
+    return Group(
+        "mol", task, name, shape, {"batch": clips}, work, [contender(key) for key in keys], sweep,
+        budget=10.0, device=device,
+    )  # fmt: skip
 
 
 def in_float64(key: str, state: Mapping[str, Tensor], device: str = "cpu") -> Network:

@@ -1,6 +1,6 @@
 """The groups of single operators: published loop, every backend, and the compiled reference, on the same tensors."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +8,12 @@ from torch import Tensor, nn
 
 import molkernels as mk
 from bench import counts, machine
-from bench.baselines import layout, published
+from bench.baselines import correlation_sampler, layout, published
 from bench.groups import Check, Contender, Group, worst_error
 from molkernels import functional, reference
 
-MAPS, CHANNELS, SIZE, NEIGHBOURS = 14, 128, 16, 4  # 2 clips of 7 pairs through one F5C
+CHANNELS = 128
 FLOW_CHANNELS, RADIUS, STRIDE = 256, 10, 2
-MAP_SHAPE = (MAPS, CHANNELS, SIZE, SIZE)
 EPS = 1e-5
 DTYPES = ("float32", "bfloat16")
 # Relative L2 error of float32 against float64. Where a graph is made of computed features, two neighbours of nearly
@@ -22,8 +21,42 @@ DTYPES = ("float32", "bfloat16")
 TOLERANCE = 2e-5
 TOLERANCE_WITH_GRAPH = 2e-3
 DIRECTIONS = ("forward", "forward-backward")
+LOOP, COMPILED, AUTOTUNED, SAMPLER = (
+    "published-loop", "compiled-reference", "max-autotune", "spatial-correlation-sampler",
+)  # fmt: skip
 
 Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Point:
+    """What an operator is measured on; the defaults are 2 clips of 7 pairs through one F5C.
+
+    Attributes:
+        maps: N of (N, 128, side, side).
+        side: H = W.
+        k: neighbours, where there is a graph.
+        sweep: the field that differs from the standard point, or None.
+        autotuned: whether `torch.compile(mode="max-autotune")` takes part.
+    """
+
+    maps: int = 14
+    side: int = 16
+    k: int = 4
+    sweep: str | None = None
+    autotuned: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.maps, CHANNELS, self.side, self.side
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"maps": self.maps, "channels": CHANNELS, "side": self.side}
+
+
+STANDARD = Point()
+SWEEPS = {"maps": (2, 56, 224), "side": (8, 32), "k": (1, 16)}
 
 
 @dataclass(frozen=True)
@@ -37,6 +70,8 @@ class Case:
         loop: the published form; takes no arguments but runs on `loop_leaves`.
         loop_leaves: the tensors that the published form differentiates.
         arrange: puts the gradients of `loop_leaves` in the order of `tensors`.
+        name, shape, sizes, work: as in `bench.groups.Group`.
+        tolerance: relative L2 error that float32 may have against float64.
     """
 
     tensors: tuple[Tensor, ...]
@@ -45,31 +80,48 @@ class Case:
     loop: Callable[[], Tensor]
     loop_leaves: tuple[Tensor, ...]
     arrange: Callable[[Sequence[Tensor]], tuple[Tensor, ...]]
+    name: str
+    shape: str
+    sizes: Mapping[str, int]
+    work: counts.Work
+    tolerance: float = TOLERANCE
 
 
-def contender_keys(device: str) -> list[str]:
-    """The keys of the contenders that every group of operators has."""
-    names = [*mk.available_backends(device), "compiled-reference"]
-    return ["published-loop-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device))]
+def contender_keys(op: str, point: Point, device: str) -> list[str]:
+    """The keys of an operator's contenders. The published loop takes part at the standard point only."""
+    names = [*mk.available_backends(device), COMPILED, *([AUTOTUNED] if point.autotuned else [])]
+    keys = [f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device)]
+    if op == "cost-volume" and correlation_sampler.why_not(device) is None:
+        keys.append(f"{SAMPLER}-float32")
+    return keys if point.sweep else [f"{LOOP}-float32", *keys]
+
+
+def left_out(device: str) -> list[dict[str, str]]:
+    """Baselines that cannot run here, with the reason."""
+    reason = correlation_sampler.why_not(device)
+    return [{"contender": SAMPLER, "subject": "cost-volume", "reason": reason}] if reason else []
 
 
 def dtypes_of(name: str, device: str) -> tuple[str, ...]:
     """The dtypes that a contender is measured in: bfloat16 by torch's own products only where they are not emulated."""
-    own = name in ("reference", "compiled-reference")
+    own = name in ("reference", COMPILED, AUTOTUNED)
     return DTYPES if not own or machine.computes_in_bfloat16(device) else DTYPES[:1]
 
 
-def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, tolerance: float = TOLERANCE) -> Group:
-    """Contenders for one case, in one direction.
+def group(op: str, direction: str, point: Point, device: str) -> Group:
+    """The contenders of one operator at one point, in one direction.
 
-    A float32 contender may be off the float64 formula by `tolerance`; a bfloat16 one by twice what the plain formula in
-    bfloat16 is off.
+    A float32 contender may be off the float64 formula by the case's tolerance; a bfloat16 one by twice what the plain
+    formula in bfloat16 is off.
     """
+    # Every compiled form is one of its own; what earlier groups compiled is not needed any more.
+    torch.compiler.reset()
+    case = CASES[op](direction, point, device)
     evaluate = _forward if direction == "forward" else _forward_backward
-    device = case.tensors[0].device.type
     cotangent = _normal(tuple(case.truth(*case.tensors).shape), seed=2).to(device)
 
-    def contender(who: str, dtype: str, function: Function) -> Contender:
+    def contender(who: str, dtype: str) -> Contender:
+        function = _function(case, who)
         tensors = _leaves(case.tensors, getattr(torch, dtype))
         grad = cotangent.to(getattr(torch, dtype))
 
@@ -80,23 +132,33 @@ def group(name: str, direction: str, shape: str, work: counts.Work, case: Case, 
             exact = evaluate(case.truth, _leaves(tensors, torch.float64), grad.double())
             error = worst_error(run(), exact)
             if dtype == "float32":
-                return Check(error, tolerance)
+                return Check(error, case.tolerance)
             return Check(error, 2 * worst_error(evaluate(case.truth, tensors, grad), exact))
 
         return Contender(who, dtype, run, check)
 
-    functions = {name: _on_backend(case.call, name) for name in mk.available_backends(device)}
-    functions["compiled-reference"] = torch.compile(case.truth, dynamic=False)
+    keys = [key.rsplit("-", 1) for key in contender_keys(op, point, device)]
     contenders = [
-        contender(who, dtype, function) for who, function in functions.items() for dtype in dtypes_of(who, device)
+        _published(case, evaluate, cotangent) if who == LOOP else contender(who, dtype) for who, dtype in keys
     ]
-    contenders.insert(0, _published(case, evaluate, cotangent, tolerance))
-    return Group(f"{name}, {direction}", shape, work, contenders, device=device)
+    return Group(
+        op, direction, f"{case.name}, {direction}", case.shape, case.sizes, case.work, contenders, point.sweep,
+        device=device,
+    )  # fmt: skip
 
 
-def _published(
-    case: Case, evaluate: Callable[..., tuple[Tensor, ...]], cotangent: Tensor, tolerance: float
-) -> Contender:
+def _function(case: Case, who: str) -> Function:
+    """The operator as the contender `who` computes it."""
+    if who == COMPILED:
+        return torch.compile(case.truth, dynamic=False)
+    if who == AUTOTUNED:
+        return torch.compile(case.truth, dynamic=False, mode="max-autotune")
+    if who == SAMPLER:
+        return lambda a, b: correlation_sampler.cost_volume(a, b, RADIUS, STRIDE)
+    return lambda *tensors: case.call(*tensors, backend=who)
+
+
+def _published(case: Case, evaluate: Callable[..., tuple[Tensor, ...]], cotangent: Tensor) -> Contender:
     def run() -> tuple[Tensor, ...]:
         return evaluate(lambda *_: case.loop(), case.loop_leaves, cotangent)
 
@@ -104,13 +166,9 @@ def _published(
         result, *grads = run()
         results = (result, *case.arrange(grads)) if grads else (result,)
         exact = evaluate(case.truth, _leaves(case.tensors, torch.float64), cotangent.double())
-        return Check(worst_error(results, exact), tolerance)
+        return Check(worst_error(results, exact), case.tolerance)
 
-    return Contender("published-loop", "float32", run, check)
-
-
-def _on_backend(call: Function, backend: str) -> Function:
-    return lambda *tensors: call(*tensors, backend=backend)
+    return Contender(LOOP, "float32", run, check)
 
 
 @torch.no_grad()
@@ -123,10 +181,11 @@ def _forward_backward(function: Function, tensors: Sequence[Tensor], cotangent: 
     return (result.detach(), *torch.autograd.grad(result, tensors, cotangent))
 
 
-def fcc(direction: str, device: str) -> Group:
+def fcc(direction: str, point: Point, device: str) -> Case:
     """FCC of the released variant: running statistics forward, batch statistics forward and backward."""
-    x, module = _input(device), _seeded(device, published.FCC, CHANNELS)
+    x, module = _input(device, point.shape), _seeded(device, published.FCC, CHANNELS)
     mean, var = layout.fcc_statistics(module.state_dict())
+    size = point.side
     leaves = _used_fcc_parameters(module)
 
     def call(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
@@ -142,49 +201,53 @@ def fcc(direction: str, device: str) -> Group:
         return reference.fcc_train(x, *given, 1, EPS, True)[0]
 
     module.train(direction != "forward")
-    case = Case(
-        (x, *_stored(layout.fcc_parameters(module.state_dict(), SIZE))),
+    return Case(
+        (x, *_stored(layout.fcc_parameters(module.state_dict(), size))),
         call,
         truth,
         lambda: module(x),
         (x, *leaves.values()),
-        lambda grads: (grads[0], *layout.fcc_parameters(dict(zip(leaves, grads[1:], strict=True)), SIZE)),
+        lambda grads: (grads[0], *layout.fcc_parameters(dict(zip(leaves, grads[1:], strict=True)), size)),
+        "fcc",
+        _named(point.shape),
+        point.sizes,
+        counts.fcc(*point.shape, training=direction != "forward"),
     )
-    work = counts.fcc(*MAP_SHAPE, training=direction != "forward")
-    return group("fcc", direction, _named(MAP_SHAPE), work, case)
 
 
-def ccc(graph: str, direction: str, device: str) -> Group:
+def ccc(graph: str, direction: str, point: Point, device: str) -> Case:
     """CCC on one of the two graphs."""
-    x = _input(device)
+    x, k = _input(device, point.shape), point.k
     kind = published.CCC if graph == "position" else published.ChannelCCC
-    module = _seeded(device, kind, SIZE**2, NEIGHBOURS)
+    module = _seeded(device, kind, point.side**2, k)
     leaves = dict(module.named_parameters())
 
     def call(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
         given = functional.EdgeParameters(*parameters)
-        return functional.ccc(x, given, k=NEIGHBOURS, graph=graph, backend=backend)
+        return functional.ccc(x, given, k=k, graph=graph, backend=backend)
 
     def truth(x: Tensor, *parameters: Tensor) -> Tensor:
         given = functional.EdgeParameters(*parameters)
-        return reference.ccc(x.flatten(2), *given, NEIGHBOURS, graph).view_as(x)
+        return reference.ccc(x.flatten(2), *given, k, graph).view_as(x)
 
-    case = Case(
+    return Case(
         (x, *_stored(layout.edge_parameters(module.state_dict()))),
         call,
         truth,
         lambda: module(x),
         (x, *leaves.values()),
         lambda grads: (grads[0], *layout.edge_parameters(dict(zip(leaves, grads[1:], strict=True)))),
+        f"ccc {graph} graph",
+        f"{_named(point.shape)}, k={k}",
+        {**point.sizes, "k": k},
+        counts.ccc(point.maps, CHANNELS, point.side**2, k, graph, training=direction != "forward"),
     )
-    work = counts.ccc(MAPS, CHANNELS, SIZE**2, NEIGHBOURS, graph, training=direction != "forward")
-    return group(f"ccc {graph} graph", direction, f"{_named(MAP_SHAPE)}, k={NEIGHBOURS}", work, case)
 
 
-def f5c(direction: str, device: str) -> Group:
+def f5c(direction: str, point: Point, device: str) -> Case:
     """The whole block of the released variant."""
-    x = _input(device)
-    first, second = _seeded(device, published.FCC, CHANNELS), _seeded(device, published.CCC, SIZE**2, NEIGHBOURS)
+    x, k = _input(device, point.shape), point.k
+    first, second = _seeded(device, published.FCC, CHANNELS), _seeded(device, published.CCC, point.side**2, k)
     mean, var = layout.fcc_statistics(first.state_dict())
     fcc_leaves, ccc_leaves = _used_fcc_parameters(first), dict(second.named_parameters())
     split = len(functional.FCCParameters._fields)
@@ -192,9 +255,9 @@ def f5c(direction: str, device: str) -> Group:
     def call(x: Tensor, *parameters: Tensor, backend: str) -> Tensor:
         given, edges = functional.FCCParameters(*parameters[:split]), functional.EdgeParameters(*parameters[split:])
         if direction == "forward":
-            return functional.f5c(x, given, mean, var, edges, k=NEIGHBOURS, graph="position", eps=EPS, backend=backend)
+            return functional.f5c(x, given, mean, var, edges, k=k, graph="position", eps=EPS, backend=backend)
         z = functional.fcc_train(x, given, eps=EPS, residual=True, backend=backend)[0]
-        return z + functional.ccc(z, edges, k=NEIGHBOURS, graph="position", backend=backend)
+        return z + functional.ccc(z, edges, k=k, graph="position", backend=backend)
 
     def truth(x: Tensor, *parameters: Tensor) -> Tensor:
         given, edges = functional.FCCParameters(*parameters[:split]), functional.EdgeParameters(*parameters[split:])
@@ -202,7 +265,7 @@ def f5c(direction: str, device: str) -> Group:
             z = reference.fcc(x, *_statistics(x, mean, var), *given, EPS, True)
         else:
             z = reference.fcc_train(x, *given, 1, EPS, True)[0]
-        return z + reference.ccc(z.flatten(2), *edges, NEIGHBOURS, "position").view_as(z)
+        return z + reference.ccc(z.flatten(2), *edges, k, "position").view_as(z)
 
     def loop() -> Tensor:
         z = first(x)
@@ -210,18 +273,28 @@ def f5c(direction: str, device: str) -> Group:
 
     def arrange(grads: Sequence[Tensor]) -> tuple[Tensor, ...]:
         named = dict(zip((*fcc_leaves, *ccc_leaves), grads[1:], strict=True))
-        return grads[0], *layout.fcc_parameters(named, SIZE), *layout.edge_parameters(named)
+        return grads[0], *layout.fcc_parameters(named, point.side), *layout.edge_parameters(named)
 
     first.train(direction != "forward")
-    stored = (*layout.fcc_parameters(first.state_dict(), SIZE), *layout.edge_parameters(second.state_dict()))
-    case = Case((x, *_stored(stored)), call, truth, loop, (x, *fcc_leaves.values(), *ccc_leaves.values()), arrange)
-    work = counts.f5c(*MAP_SHAPE, NEIGHBOURS, "position", training=direction != "forward")
-    return group("f5c released", direction, f"{_named(MAP_SHAPE)}, k={NEIGHBOURS}", work, case, TOLERANCE_WITH_GRAPH)
+    stored = (*layout.fcc_parameters(first.state_dict(), point.side), *layout.edge_parameters(second.state_dict()))
+    return Case(
+        (x, *_stored(stored)),
+        call,
+        truth,
+        loop,
+        (x, *fcc_leaves.values(), *ccc_leaves.values()),
+        arrange,
+        "f5c released",
+        f"{_named(point.shape)}, k={k}",
+        {**point.sizes, "k": k},
+        counts.f5c(*point.shape, k, "position", training=direction != "forward"),
+        TOLERANCE_WITH_GRAPH,
+    )
 
 
-def cost_volume(direction: str, device: str) -> Group:
+def cost_volume(direction: str, point: Point, device: str) -> Case:
     """The cost volume without activation, all 441 channels."""
-    shape = (MAPS, FLOW_CHANNELS, SIZE, SIZE)
+    shape = (point.maps, FLOW_CHANNELS, point.side, point.side)
     a, b = _input(device, shape, seed=0), _input(device, shape, seed=1)
 
     def call(a: Tensor, b: Tensor, backend: str) -> Tensor:
@@ -230,17 +303,26 @@ def cost_volume(direction: str, device: str) -> Group:
     def truth(a: Tensor, b: Tensor) -> Tensor:
         return reference.cost_volume(a, b, RADIUS, RADIUS, STRIDE, 1.0)
 
-    case = Case((a, b), call, truth, lambda: published.cost_volume(a, b, RADIUS, STRIDE), (a, b), tuple)
-    work = counts.cost_volume(*shape, RADIUS, STRIDE, training=direction != "forward")
-    return group("cost volume", direction, f"2 × {_named(shape)}, radius {RADIUS}, stride {STRIDE}", work, case)
+    return Case(
+        (a, b),
+        call,
+        truth,
+        lambda: published.cost_volume(a, b, RADIUS, STRIDE),
+        (a, b),
+        tuple,
+        "cost volume",
+        f"2 × {_named(shape)}, radius {RADIUS}, stride {STRIDE}",
+        {**point.sizes, "channels": FLOW_CHANNELS},
+        counts.cost_volume(*shape, RADIUS, STRIDE, training=direction != "forward"),
+    )
 
 
-GROUPS: dict[str, Callable[[str, str], Group]] = {
+CASES: dict[str, Callable[[str, Point, str], Case]] = {
     "fcc": fcc,
-    "ccc-channel": lambda direction, device: ccc("channel", direction, device),
-    "ccc-position": lambda direction, device: ccc("position", direction, device),
+    "ccc-channel": lambda direction, point, device: ccc("channel", direction, point, device),
+    "ccc-position": lambda direction, point, device: ccc("position", direction, point, device),
     "f5c": f5c,
-    "cost_volume": cost_volume,
+    "cost-volume": cost_volume,
 }
 
 
@@ -249,7 +331,7 @@ def _seeded(device: str, kind: Callable[..., nn.Module], *arguments: int) -> nn.
     return kind(*arguments).to(device)
 
 
-def _input(device: str, shape: tuple[int, ...] = MAP_SHAPE, seed: int = 0) -> Tensor:
+def _input(device: str, shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return _normal(shape, seed).to(device).requires_grad_()
 
 

@@ -111,7 +111,7 @@ def flow_wheel(size: int = 192) -> np.ndarray:
 
 
 @contextmanager
-def _figure(path: Path, width: float, height: float) -> Iterator[Any]:
+def open_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure of `width` × `height` inches in the house style, written to `path` whole or not at all."""
     matplotlib = require("matplotlib", extra="report")
     figures = require("matplotlib.figure", extra="report")
@@ -195,7 +195,7 @@ def confusion_picture(
     # Cells grow until the matrix is as wide as the lines above it.
     cell = float(np.clip((0.068 * len(subtitle) + 0.24 - left - right) / len(names), 0.86, 1.1))
     width, height = left + cell * len(names) + right, top + cell * len(names) + bottom
-    with _figure(path, width, height) as figure:
+    with open_figure(path, width, height) as figure:
         box = (left / width, bottom / height, cell * len(names) / width, cell * len(names) / height)
         axes = figure.add_axes(box)
         axes.imshow(shares, cmap=shades, vmin=0, vmax=1)
@@ -215,10 +215,10 @@ def confusion_picture(
         axes.spines[:].set_visible(False)
         axes.set_xlabel("Predicted", labelpad=6, weight="bold")
         axes.set_ylabel("True", labelpad=6, weight="bold")
-        _headline(figure, title, subtitle, x=0.12, height=height)
+        draw_headline(figure, title, subtitle, x=0.12, height=height)
 
 
-def _headline(figure: Any, title: str, subtitle: str, x: float, height: float) -> None:
+def draw_headline(figure: Any, title: str, subtitle: str, x: float, height: float) -> None:
     """Title and subtitle at the top left; `x` and distances in inches."""
     left = x / figure.get_figwidth()
     figure.text(left, 1 - 0.16 / height, title, fontsize=12, weight="bold", va="top")
@@ -251,7 +251,7 @@ class Timeline:
 
 def probability_picture(path: Path, timeline: Timeline, title: str = "Probability over time") -> None:
     """Draw the probability of each class over the video's time."""
-    with _figure(path, 9, 3.2) as figure:
+    with open_figure(path, 9, 3.2) as figure:
         axes = figure.add_axes((0.07, 0.17, 0.72, 0.66))
         _draw_timeline(axes, timeline)
         axes.set_title(title)
@@ -387,9 +387,9 @@ def evaluation_gallery(
     width = left + columns * panel + (columns - 1) * gap + 1.35
     height = top + len(examples) * (panel + caption) + bottom
     maximum = flow_maximum([example.flow for example in examples])
-    with _figure(path, width, height) as figure:
+    with open_figure(path, width, height) as figure:
         subtitle = "Frame pair with the most motion of one clip each; one colour scale for all flow pictures."
-        _headline(figure, title, subtitle, x=left, height=height)
+        draw_headline(figure, title, subtitle, x=left, height=height)
         for row, example in enumerate(examples):
             y = height - top - (row + 1) * panel - row * caption
             boxes = [
@@ -488,8 +488,8 @@ def overview_picture(path: Path, overview: Overview) -> None:
     strip = min(frame * aspect, 2.4)
     crop = (inner - 1.15 - gap * len(overview.crops)) / len(overview.crops)
     height = 1.05 + strip + 0.62 + 2 * crop + gap + 0.62 + 2.1 + 0.62
-    with _figure(path, width, height) as figure:
-        _headline(figure, overview.title, overview.subtitle, x=margin, height=height)
+    with open_figure(path, width, height) as figure:
+        draw_headline(figure, overview.title, overview.subtitle, x=margin, height=height)
         y = height - 1.05 - strip
         _draw_strip(figure, overview, (margin, y, frame, strip), gap)
         y -= 0.62 + 2 * crop + gap

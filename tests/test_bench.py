@@ -1,15 +1,23 @@
 """The rules of the benchmarks: nothing is timed that is wrong, rounds are shared, figures follow from the times."""
 
-import json
+import time
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from bench import counts, memory, report
+from bench import counts, memory, ops, report
+from bench.baselines import correlation_sampler
 from bench.groups import Check, Contender, Group, measure, relative_error
+from bench.test_ops import operators
 from bench.timing import ReplayClock, paired_ratio, quantiles, time_interleaved
 
 LIMITS = {"copy": {"bytes_per_second": 1e10}, "gemm": {"float32": 1e11, "bfloat16": 2e11}}
+
+
+def group(contenders, sweep=None):
+    sizes = {"maps": 1}
+    return Group("fcc", "forward", "g", "1×1", sizes, counts.Work(1e6, 1e3), contenders, sweep, budget=0.0)
 
 
 def contender(name, error=0.0, run=lambda: None):
@@ -18,13 +26,11 @@ def contender(name, error=0.0, run=lambda: None):
 
 def test_a_contender_off_the_oracle_is_not_run_again():
     calls = []
-    group = Group(
-        "g", "1", counts.Work(1, 1), [contender("wrong", 0.1, lambda: calls.append(1)), contender("right")], 0.0
-    )
-    rows = measure(group, LIMITS)
+    both = group([contender("wrong", 0.1, lambda: calls.append(1)), contender("right")])
+    rows = measure(both, LIMITS)
     assert rows["wrong-float32"].seconds is None
     assert not calls
-    assert rows["right-float32"].rounds == group.least_rounds
+    assert rows["right-float32"].rounds == both.least_rounds
 
 
 def test_rounds_are_interleaved_and_begin_with_another_contender_each_time():
@@ -60,19 +66,58 @@ def test_work_of_the_released_network_is_that_of_the_specification():
     assert 26e9 < counts.mol_released(1, 8, 44_105_379, training=False).flops < 32.3e9
 
 
-def test_a_saved_result_is_found_by_device_date_and_commit_and_reads_as_a_table(tmp_path, capsys):
-    group = Group("g", "1×1", counts.Work(1e6, 1e3), [contender("published-loop"), contender("reference")], 0.0)
-    rows = [vars(row) for row in measure(group, LIMITS).values()]
+def test_a_row_says_which_limit_binds_and_how_much_of_it_is_reached():
+    row = measure(group([contender("right", run=lambda: time.sleep(1e-3))]), LIMITS)["right-float32"]
+    assert row.bound == "arithmetic"  # 1e6 operations at 1e11 a second: 10 µs; 4e3 bytes at 1e10: 0.4 µs
+    assert row.share_of_limit == pytest.approx(1e-5 / row.seconds[1])
+    assert row.sizes == {"maps": 1, "threads": torch.get_num_threads()}
+
+
+def test_a_measured_run_is_saved_and_reads_as_a_table(tmp_path, capsys):
+    rows = [
+        asdict(row) for row in measure(group([contender("published-loop"), contender("reference")]), LIMITS).values()
+    ]
     machine = {"device": "A CPU, 2 threads", "torch": "2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
-    memory_row = {"contender": "reference", "dtype": "float32", "peak_bytes": 2**30, "imports_bytes": 2**29}
-    result = {"format": 1, "machine": machine, "limits": LIMITS, "rows": rows, "memory": [memory_row]}
-    path = report.save(result, tmp_path)
+    peak = {"contender": "reference", "dtype": "float32", "batch": 2, "peak_bytes": 2**30, "imports_bytes": 2**29}
+    path = report.save(report.assemble(machine, LIMITS, rows, [peak], []), tmp_path)
     assert path == tmp_path / "a-cpu-2-threads" / "2026-01-02-abc.json"
     assert report.main([str(path)]) == 0
-    printed = capsys.readouterr().out
-    assert "| published-loop | float32 |" in printed
-    assert "| reference | float32 | 1024 | 512 |" in printed
-    assert json.loads(path.read_text())["format"] == 1
+    assert "| published-loop | float32 |" in capsys.readouterr().out
+
+
+def test_a_call_is_charged_with_its_own_peak_only():
+    size = 64 * 2**20
+    held = torch.ones(size // 4)
+    peak = memory.peak_of(lambda: torch.ones(size // 4), "cpu")
+    assert 0.99 * size < peak < 1.5 * size  # the kernel counts pages of a thread in portions
+    assert held.sum() == size // 4
+
+
+@pytest.mark.parametrize("direction", ops.DIRECTIONS)
+@pytest.mark.parametrize("op", ops.CASES)
+def test_the_published_loop_and_molkernels_compute_each_operator_of_the_benchmarks(op, direction):
+    """On small maps, without the compiled forms: what `pytest bench/` checks before it times."""
+    measured = ops.group(op, direction, replace(ops.STANDARD, maps=1, side=8), "cpu")
+    for one in measured.contenders:
+        if one.name not in (ops.COMPILED, ops.AUTOTUNED):
+            assert one.check().passed, one.key
+
+
+def test_what_is_left_out_is_said():
+    reasons = ops.left_out("cpu")
+    installed = correlation_sampler.why_not("cpu") is None
+    assert [reason["contender"] for reason in reasons] == ([] if installed else ["spatial-correlation-sampler"])
+    keys = ops.contender_keys("cost-volume", ops.STANDARD, "cpu")
+    assert ("spatial-correlation-sampler-float32" in keys) == installed
+
+
+def test_full_runs_sweep_every_size_and_the_short_one_none():
+    short, full = ({case.id for case in operators("cpu", wide, 4)} for wide in (False, True))
+    assert "f5c-forward-cpu-float32" in short
+    assert not any("=" in name for name in short)
+    for place in ("maps=2", "maps=224", "side=8", "side=32", "k=1", "k=16", "threads=1", "threads=2"):
+        assert f"f5c-forward-{place}-cpu-float32" in full
+    assert not any("k=" in name for name in full if name.startswith(("fcc", "cost-volume")))
 
 
 def test_resident_peak_is_that_of_this_process():

@@ -1,0 +1,28 @@
+"""The cost volume of the package `spatial-correlation-sampler` (C. Pinard), which the published MOL code uses.
+
+Nothing depends on it: where it is installed it is measured, where not `why_not` says so. It comes as source; its CPU
+operator compiles only beside a torch that was built for CUDA.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def why_not(device: str) -> str | None:
+    """Why it cannot be measured on "cpu" or "cuda"; None where it can."""
+    try:
+        import spatial_correlation_sampler_backend as backend
+    except ImportError as error:
+        return f"not installed (pip install --no-build-isolation spatial-correlation-sampler; needs nvcc): {error}"
+    if device == "cuda" and not hasattr(backend, "forward"):
+        return "its extension lacks the operator"
+    return None
+
+
+def cost_volume(a: Tensor, b: Tensor, radius: int, stride: int) -> Tensor:
+    """Correlation, the mean over channels: 2 × (N, C, H, W) → (N, (2 radius + 1)², H, W)."""
+    from spatial_correlation_sampler import spatial_correlation_sample
+
+    patch = 2 * radius + 1
+    return spatial_correlation_sample(a, b, patch_size=patch, dilation_patch=stride).flatten(1, 2) / a.shape[1]
