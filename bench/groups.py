@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench import machine
 from bench.counts import Work
 from bench.timing import paired_ratio, quantiles, time_interleaved
 
@@ -102,7 +103,8 @@ def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str
 
     Args:
         group: its contenders' checks run first, so that compilation and warm-up are over when timing begins.
-        limits: as returned by `bench.machine.measure_limits`.
+        limits: as returned by `bench.machine.measure_limits`. A product and a copy take part in every round, so that
+            the share of the limit is one of the same moment; `limits` gives the other dtypes' rates relative to it.
 
     Returns:
         One row a contender, by `Contender.key`; a contender over its tolerance has no times.
@@ -110,13 +112,13 @@ def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str
     checks = {contender.key: contender.check() for contender in group.contenders}
     rows = {contender.key: _row(group, contender, checks[contender.key]) for contender in group.contenders}
     right = {contender.key: contender.run for contender in group.contenders if checks[contender.key].passed}
-    times = time_interleaved(right, group.budget, group.least_rounds, device=group.device)
+    gauge = machine.Gauge(group.device)
+    times = time_interleaved(right | gauge.runs, group.budget, group.least_rounds, device=group.device, warm=False)
+    moments = gauge.take(times)
     for key, durations in times.items():
         row = rows[key]
         row.durations, row.rounds, row.seconds = durations, len(durations), quantiles(durations)
-        arithmetic, traffic = _least_seconds(group.work, row.dtype, limits)
-        row.share_of_limit = max(arithmetic, traffic) / row.seconds[1]
-        row.bound = "arithmetic" if arithmetic >= traffic else "traffic"
+        row.share_of_limit, row.bound = _share(group.work, row.dtype, durations, moments, limits)
         row.speedup_over = {
             rows[other].contender: paired_ratio(times[other], durations)
             for other in times
@@ -142,8 +144,19 @@ def _row(group: Group, contender: Contender, check: Check) -> Row:
     )
 
 
-def _least_seconds(work: Work, dtype: str, limits: Mapping[str, Mapping[str, float]]) -> tuple[float, float]:
-    return work.seconds_at(limits["gemm"][dtype], limits["copy"]["bytes_per_second"], BYTES_PER_ELEMENT[dtype])
+def _share(
+    work: Work,
+    dtype: str,
+    durations: Sequence[float],
+    moments: Sequence[machine.Moment],
+    limits: Mapping[str, Mapping[str, float]],
+) -> tuple[float, str]:
+    """The median over the rounds of the least time over the measured one, and which limit makes the least time."""
+    faster, width = limits["gemm"][dtype] / limits["gemm"]["float32"], BYTES_PER_ELEMENT[dtype]
+    least = [work.seconds_at(m.flops_per_second * faster, m.bytes_per_second, width) for m in moments]
+    arithmetic, traffic = (quantiles(seconds)[1] for seconds in zip(*least, strict=True))
+    share = quantiles([max(pair) / seconds for pair, seconds in zip(least, durations, strict=True)])[1]
+    return share, "arithmetic" if arithmetic >= traffic else "traffic"
 
 
 def worst_error(results: Sequence[Tensor], oracle: Sequence[Tensor]) -> float:

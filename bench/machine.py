@@ -4,8 +4,10 @@ import os
 import platform
 import re
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -14,6 +16,7 @@ from bench.timing import quantiles, time_interleaved
 ROOT = Path(__file__).resolve().parent.parent
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
 GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
+GAUGE_ELEMENTS, GAUGE_SIDE = 16 * 2**20, 1024
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
@@ -92,6 +95,36 @@ def computes_in_bfloat16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+class Moment(NamedTuple):
+    """What the machine could do in one round."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+class Gauge:
+    """A float32 product and a copy that are timed in every round, beside what is measured.
+
+    Other tenants of a machine and its clock make its limits a matter of the minute.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.side = GAUGE_SIDE if device == "cpu" else GPU_GEMM_SIDE
+        matrix = torch.randn(self.side, self.side, device=device)
+        self.source, target = torch.randn(GAUGE_ELEMENTS, device=device), torch.empty(GAUGE_ELEMENTS, device=device)
+        self.runs: dict[str, Callable[[], object]] = {
+            "gauge-gemm": lambda: torch.mm(matrix, matrix),
+            "gauge-copy": lambda: target.copy_(self.source),
+        }
+        for run in self.runs.values():
+            run()
+
+    def take(self, times: dict[str, list[float]]) -> list[Moment]:
+        """Take the gauge's own times out of those of all runs."""
+        rounds = zip(times.pop("gauge-gemm"), times.pop("gauge-copy"), strict=True)
+        return [Moment(2 * self.side**3 / gemm, 2 * self.source.nbytes / copy) for gemm, copy in rounds]
 
 
 def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:

@@ -24,7 +24,7 @@ def operators(device: str, full: bool, threads: int) -> Iterator[Any]:
 
 def points(op: str, full: bool, threads: int) -> Iterator[tuple[ops.Point, int]]:
     """Where an operator is measured, and on how many threads: the standard point, then the sweeps."""
-    yield replace(ops.STANDARD, autotuned=full or op == "f5c"), threads
+    yield replace(ops.STANDARD, autotuned=full), threads
     if not full:
         return
     for field, values in ops.SWEEPS.items():

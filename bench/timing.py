@@ -18,10 +18,11 @@ def time_interleaved(
     least_rounds: int = 5,
     most_rounds: int = 100,
     device: str = "cpu",
+    warm: bool = True,
 ) -> dict[str, list[float]]:
     """Seconds of each run in each round.
 
-    Every run is warmed up once; then each round times all of them once, beginning with another one in every round, so
+    Every run is warmed up once, unless `warm` says that it has run before; then each round times all of them once, beginning with another one in every round, so
     that none always follows the same neighbour. Entries at the same place of two lists are of the same round.
 
     Args:
@@ -30,7 +31,7 @@ def time_interleaved(
         device: "cpu" (wall clock) or "cuda" (the device's own clock between two events, its L2 cache flushed before).
     """
     clock = seconds_of if device == "cpu" else device_seconds_of
-    for run in runs.values():
+    for run in runs.values() if warm else ():
         run()
     times: dict[str, list[float]] = {name: [] for name in runs}
     names = list(runs)
