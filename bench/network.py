@@ -29,7 +29,6 @@ PREDICTION = "prediction"
 # second, a new one every eighth, of which 5 fit, and gives the network 4 at a time.
 WINDOWS_A_SECOND, WINDOWS_AT_ONCE = 5, 4
 DTYPES = ("float32", "bfloat16")
-ROUNDS = {"forward": 5, "training step": 4, PREDICTION: 3}  # at least; the loop takes 5 to 18 s each on 2 cores
 # Relative L2 error against float64, where all forms agree to 1e-9 (tests/test_baselines.py). In float32 two neighbours
 # of nearly equal similarity may change places in a graph, and one such change moves the gradients by some per cent;
 # bfloat16 keeps 8 bits and changes many.
@@ -166,9 +165,12 @@ def contender_keys(device: str, compiled: bool = False) -> list[str]:
     return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes)]
 
 
-def group(task: str, device: str, batch_size: int, keys: Sequence[str], sweep: str | None = None) -> Group:
+def group(
+    task: str, device: str, batch_size: int, keys: Sequence[str], sweep: str | None = None, rounds: int = 3
+) -> Group:
     """The contenders `keys` for "forward", "training step" or "prediction" (which has a batch of its own).
 
+    There are at least `rounds` rounds, each of which takes the published loop 5 to 18 s on 2 cores.
     A float32 contender is held against the reference backend in float64: outputs (forward, prediction), or loss and all
     gradients (training step), the latter as one vector.
     """
@@ -195,7 +197,7 @@ def group(task: str, device: str, batch_size: int, keys: Sequence[str], sweep: s
     name = f"mol released, {task}, " + ("1 s of video" if task == PREDICTION else f"batch {batch_size}")
     return Group(
         "mol", task, name, shape, {"batch": clips}, work, [contender(key) for key in keys], sweep,
-        budget=10.0, least_rounds=ROUNDS[task], device=device,
+        budget=10.0, least_rounds=rounds, device=device,
     )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ CASES = {
 def test_network(task, sweep, batch, threads, contender, bench_run, replay):
     def build():
         keys = network.contender_keys(bench_run.device, compiled=contenders_are_compiled)
-        return network.group(task, bench_run.device, batch, keys, sweep)
+        return network.group(task, bench_run.device, batch, keys, sweep, rounds=7 if bench_run.full else 3)
 
     contenders_are_compiled = bench_run.full and sweep is None
     replay(bench_run.row((task, sweep, batch, threads), build, contender, threads))

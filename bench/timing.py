@@ -22,13 +22,14 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each run in each round.
 
-    Every run is warmed up once, unless `warm` says that it has run before; then each round times all of them once, beginning with another one in every round, so
+    Every run is warmed up once; then each round times all of them once, beginning with another one in every round, so
     that none always follows the same neighbour. Entries at the same place of two lists are of the same round.
 
     Args:
         runs: what to time, by name.
         budget: seconds after which no further round begins, once there have been `least_rounds`.
         device: "cpu" (wall clock) or "cuda" (the device's own clock between two events, its L2 cache flushed before).
+        warm: False where every run has run before.
     """
     clock = seconds_of if device == "cpu" else device_seconds_of
     for run in runs.values() if warm else ():

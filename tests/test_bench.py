@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from bench import counts, memory, ops, report
+from bench import counts, machine, memory, ops, report
 from bench.baselines import correlation_sampler
 from bench.groups import Check, Contender, Group, measure, relative_error
 from bench.test_ops import operators
@@ -68,18 +68,26 @@ def test_work_of_the_released_network_is_that_of_the_specification():
 
 def test_a_row_says_which_limit_binds_and_how_much_of_it_is_reached():
     row = measure(group([contender("right", run=lambda: time.sleep(1e-3))]), LIMITS)["right-float32"]
-    assert row.bound == "arithmetic"  # 1e6 operations at 1e11 a second: 10 µs; 4e3 bytes at 1e10: 0.4 µs
-    assert row.share_of_limit == pytest.approx(1e-5 / row.seconds[1])
+    assert row.bound == "arithmetic"  # 1e6 operations against 4e3 bytes
+    assert 1e6 / 1e12 / row.seconds[1] < row.share_of_limit < 1e6 / 1e9 / row.seconds[1]
     assert row.sizes == {"maps": 1, "threads": torch.get_num_threads()}
+
+
+def test_the_limit_is_that_of_the_same_round():
+    gauge = machine.Gauge("cpu")
+    moments = gauge.take(times := {"a": [1.0, 1.0], "gauge-gemm": [1.0, 2.0], "gauge-copy": [1.0, 4.0]})
+    assert list(times) == ["a"]
+    assert moments[0].flops_per_second == 2 * moments[1].flops_per_second == 2 * gauge.side**3
+    assert moments[0].bytes_per_second == 4 * moments[1].bytes_per_second == 2 * gauge.source.nbytes
 
 
 def test_a_measured_run_is_saved_and_reads_as_a_table(tmp_path, capsys):
     rows = [
         asdict(row) for row in measure(group([contender("published-loop"), contender("reference")]), LIMITS).values()
     ]
-    machine = {"device": "A CPU, 2 threads", "torch": "2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
+    about = {"device": "A CPU, 2 threads", "torch": "2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
     peak = {"contender": "reference", "dtype": "float32", "batch": 2, "peak_bytes": 2**30, "imports_bytes": 2**29}
-    path = report.save(report.assemble(machine, LIMITS, rows, [peak], []), tmp_path)
+    path = report.save(report.assemble(about, LIMITS, rows, [peak], []), tmp_path)
     assert path == tmp_path / "a-cpu-2-threads" / "2026-01-02-abc.json"
     assert report.main([str(path)]) == 0
     assert "| published-loop | float32 |" in capsys.readouterr().out
