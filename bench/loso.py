@@ -114,11 +114,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"copy {limits['copy']['bytes_per_second'] / 1e9:.1f} GB/s, "
         f"GEMM float32 {limits['gemm']['float32'] / 1e9:.0f} GFLOP/s"
     )
-    parts = [where, _headline(loso), _measured_table(loso["durations"]), _fit_table(loso), NOT_IN_IT]
+    parts = [where, headline(loso), _measured_table(loso["durations"]), _fit_table(loso), NOT_IN_IT]
     return "\n\n".join(parts)
 
 
-def _headline(loso: Mapping[str, Any]) -> str:
+def headline(loso: Mapping[str, Any]) -> str:
+    """Hours of the whole protocol for each contender, and their ratios; says so where too little was measured."""
     protocol, durations, draft = loso["protocol"], loso["durations"], loso["draft"]
     steps = measured_steps(durations)
     if steps < LEAST_STEPS and not draft:

@@ -2,7 +2,7 @@
 
 python -m bench.report RESULT.json ...                     # Markdown tables
 python -m bench.report RESULT.json ... --out FOLDER        # pictures as well, as PNG and SVG
-python -m bench.report RESULT.json --readme README.md      # writes what is between the README's bench markers
+python -m bench.report RESULT.json --readme README.md      # writes what is between the README's markers
 """
 
 import argparse
@@ -37,7 +37,7 @@ SUBJECTS = {
     "cost-volume": "cost volume",
     "mol": "MOL released",
 }
-MARKERS = re.compile(r"<!-- bench: (\S+) -->\n(.*?)<!-- /bench -->", re.DOTALL)
+MARKERS = {kind: re.compile(rf"<!-- {kind}: (\S+) -->\n(.*?)<!-- /{kind} -->", re.DOTALL) for kind in ("bench", "loso")}
 
 Row = Mapping[str, Any]
 Result = Mapping[str, Any]
@@ -71,7 +71,19 @@ def save(result: Result, folder: Path) -> Path:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a saved result.
+    """Read a saved run of `pytest bench/`.
+
+    Raises:
+        SettingsError: there is no such file, or it is no such result of this format.
+    """
+    result = read(path)
+    if "rows" not in result:
+        raise SettingsError(f"{path} is no run of `pytest bench/`; print it with: python -m bench.report {path}")
+    return result
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read what `pytest bench/` or `python -m bench.loso` has saved.
 
     Raises:
         SettingsError: there is no such file, or it is no result of this format.
@@ -104,6 +116,8 @@ def timed_together(row: Row) -> tuple[Hashable, ...]:
 
 def label(row: Row) -> str:
     """The case of a row in words, such as "F5C, forward and backward"."""
+    if row["task"] == "prediction":
+        return f"{SUBJECTS[row['subject']]}, prediction, 1 s of video"
     batch = f", batch {row['sizes']['batch']}" if "batch" in row["sizes"] else ""
     return f"{SUBJECTS[row['subject']]}, {row['task'].replace('-', ' and ')}{batch}"
 
@@ -245,6 +259,8 @@ def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def readme_block(result: Result, path: str) -> str:
     """What stands between the README's markers: the machine, a row per case and dtype, peak memory, a link.
 
+    A bfloat16 row without a baseline in bfloat16 is left to the file.
+
     Args:
         result: of format 2.
         path: of the file that holds it, as the README links it.
@@ -259,8 +275,9 @@ def readme_block(result: Result, path: str) -> str:
             f"{path}: no backend of molkernels was timed in {'; '.join(failed) or 'any case'}; "
             "mend what fails its check, then measure again with: pytest bench/ --save-results"
         )
-    lines = [(rows, best) for dtype in ("float32", "bfloat16") for rows in cases if (best := fastest(rows, dtype))]
-    shown = [name for name in reversed(BASELINES) if any(_rival(rows, name, best["dtype"]) for rows, best in lines)]
+    lines = [(rows, best) for rows in cases if (best := fastest(rows))]
+    lines += [(rows, best) for rows in cases if (best := fastest(rows, "bfloat16")) and _rivals(rows, "bfloat16")]
+    shown = [name for name in reversed(BASELINES) if any(name in _rivals(rows, best["dtype"]) for rows, best in lines)]
     backends = {best["contender"] for _, best in lines}
     ours = f"`{next(iter(backends))}`" if len(backends) == 1 else "`molkernels`"
     table = _table(
@@ -288,7 +305,7 @@ def _conditions(result: Result, cases: Sequence[Sequence[Row]]) -> str:
 
 
 def _readme_cells(rows: Sequence[Row], best: Row, shown: Sequence[str], name_backend: bool) -> list[str]:
-    rivals = [_rival(rows, name, best["dtype"]) for name in shown]
+    rivals = [_rivals(rows, best["dtype"]).get(name) for name in shown]
     quickest = min((row for row in (best, *rivals) if row), key=lambda row: row["seconds"][1])
 
     def time(row: Row) -> str:
@@ -303,9 +320,12 @@ def _readme_cells(rows: Sequence[Row], best: Row, shown: Sequence[str], name_bac
     return [title, own, *(versus(row) if row else "" for row in rivals), f"{100 * best['share_of_limit']:.0f} %"]
 
 
-def _rival(rows: Iterable[Row], name: str, dtype: str) -> Row | None:
-    found = (row for row in rows if row["contender"] == name and row["dtype"] == dtype and row["seconds"])
-    return next(found, None)
+def _rivals(rows: Iterable[Row], dtype: str) -> dict[str, Row]:
+    return {
+        row["contender"]: row
+        for row in rows
+        if row["contender"] in BASELINES and row["dtype"] == dtype and row["seconds"]
+    }
 
 
 def _memory_line(rows: Sequence[Row]) -> list[str]:
@@ -342,14 +362,32 @@ def update_readme(readme: Path, path: Path) -> None:
     Raises:
         SettingsError: `readme` has no markers; nothing is written.
     """
-    text, result = readme.read_text(encoding="utf-8"), load(path)
-    name = Path(os.path.relpath(path, readme.parent)).as_posix()
-    if not MARKERS.search(text):
+    text, result = readme.read_text(encoding="utf-8"), read(path)
+    kind, name = "loso" if "loso" in result else "bench", Path(os.path.relpath(path, readme.parent)).as_posix()
+    if not MARKERS[kind].search(text):
         raise SettingsError(
-            f"{readme} does not say where the figures go; add these two lines:\n<!-- bench: {name} -->\n<!-- /bench -->"
+            f"{readme} does not say where the figures go; add these two lines:\n"
+            f"<!-- {kind}: {name} -->\n<!-- /{kind} -->"
         )
-    block = f"<!-- bench: {name} -->\n{readme_block(result, name)}<!-- /bench -->"
-    write_text(readme, MARKERS.sub(lambda _: block, text, count=1))
+    block = f"<!-- {kind}: {name} -->\n{generated(result, name)}<!-- /{kind} -->"
+    write_text(readme, MARKERS[kind].sub(lambda _: block, text, count=1))
+
+
+def generated(result: Result, path: str) -> str:
+    """What stands between the README's markers for a run of `pytest bench/` or of `python -m bench.loso`."""
+    if "loso" in result:
+        from bench import loso
+
+        return f"{_fill(loso.headline(result['loso']))}\n[All steps]({path}).\n"
+    return readme_block(result, path)
+
+
+def _printed(result: Result) -> str:
+    if "loso" in result:
+        from bench import loso
+
+        return loso.markdown(result)
+    return markdown(result)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -362,8 +400,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.readme and len(options.results) > 1:
         parser.error("--readme takes one RESULT.json: the one that the README is to show")
     try:
-        results = {path: load(path) for path in options.results}
-        print("\n\n".join(markdown(result) for result in results.values()))
+        everything = {path: read(path) for path in options.results}
+        print("\n\n".join(map(_printed, everything.values())))
+        results = {path: result for path, result in everything.items() if "rows" in result}
         for path, result in results.items():
             if options.out:
                 from bench import plots
@@ -371,8 +410,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 own = options.out / slug(result["machine"]["device"]) / path.stem if len(results) > 1 else options.out
                 for picture in plots.draw(result, own):
                     print(f"wrote {picture}", file=sys.stderr)
-            if options.readme:
-                update_readme(options.readme, path)
+        if options.readme:
+            update_readme(options.readme, options.results[0])
     except (MOLError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

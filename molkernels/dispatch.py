@@ -22,9 +22,9 @@ log = logging.getLogger("molkernels")
 
 # The order in which "auto" tries the backends on each kind of device: fastest first, as measured by `pytest bench/`.
 #
-# "cpu" before "reference", float32, 2 cores with AVX2 (bench/results/amd-epyc-2-threads/2026-11-24-6fc4b70.json),
+# "cpu" before "reference", float32, 2 cores with AVX2 (bench/results/amd-epyc-2-threads/2026-11-24-db28eca.json),
 # times as fast as the reference, forward / forward and backward:
-#   fcc 3.1 / 4.3, ccc 2.4 / 1.8 (channel graph) and 2.0 / 1.8 (position graph), f5c 2.5 / 2.2, cost_volume 2.1 / 1.8
+#   fcc 2.9 / 5.0, ccc 2.9 / 1.6 (channel graph) and 2.5 / 2.3 (position graph), f5c 2.8 / 2.2, cost_volume 2.4 / 1.9
 # "cuda" and "triton" have not been measured: the more a backend is made for one chip, the earlier it stands (`make gpu`
 # measures both).
 AUTO_ORDER: dict[str, tuple[str, ...]] = {
