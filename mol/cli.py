@@ -16,6 +16,7 @@ from dataclasses import fields
 from importlib import import_module
 from typing import NamedTuple
 
+from mol.allocator import keep_freed_memory
 from mol.errors import MOLError, SettingsError
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 2 after an error of `mol.errors` (printed as one line; ``--traceback`` shows where it came from), 130 after
         Ctrl-C.
     """
+    if argv is None:  # the process is this program's own
+        keep_freed_memory()
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
