@@ -58,7 +58,7 @@ class Run:
     def as_json(self) -> dict[str, object]:
         """Everything of this run, as it is saved."""
         rows = [asdict(row) for group in self._rows.values() for row in group.values()]
-        return report.assemble(self.machine, self.limits[self.threads], rows, self.memory, ops.left_out(self.device))
+        return report.assemble(self.machine, self.limits[self.threads], rows, self.memory, ops.left_out())
 
 
 _RUN = pytest.StashKey[Run]()

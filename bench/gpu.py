@@ -100,7 +100,7 @@ def benchmarks() -> dict[str, Any]:
     for task in network.TOLERANCES:
         rows += measure(network.group(task, "cuda", network.BATCH, keys), limits).values()
     peaks = [memory.measure(key, "cuda", network.BATCH) for key in network.contender_keys("cuda")]
-    return {"limits": limits, "rows": [asdict(row) for row in rows], "memory": peaks, "left_out": ops.left_out("cuda")}
+    return {"limits": limits, "rows": [asdict(row) for row in rows], "memory": peaks, "left_out": ops.left_out()}
 
 
 def main(folder: Path) -> int:

@@ -91,14 +91,14 @@ def contender_keys(op: str, point: Point, device: str) -> list[str]:
     """The keys of an operator's contenders. The published loop takes part at the standard point only."""
     names = [*mk.available_backends(device), COMPILED, *([AUTOTUNED] if point.autotuned else [])]
     keys = [f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device)]
-    if op == "cost-volume" and correlation_sampler.why_not(device) is None:
+    if op == "cost-volume" and correlation_sampler.why_not() is None:
         keys.append(f"{SAMPLER}-float32")
     return keys if point.sweep else [f"{LOOP}-float32", *keys]
 
 
-def left_out(device: str) -> list[dict[str, str]]:
+def left_out() -> list[dict[str, str]]:
     """Baselines that cannot run here, with the reason."""
-    reason = correlation_sampler.why_not(device)
+    reason = correlation_sampler.why_not()
     return [{"contender": SAMPLER, "subject": "cost-volume", "reason": reason}] if reason else []
 
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def why_not(device: str) -> str | None:
-    """Why it cannot be measured on "cpu" or "cuda"; None where it can."""
+def why_not() -> str | None:
+    """Why it cannot be measured; None where it can."""
     try:
-        import spatial_correlation_sampler_backend as backend
+        import spatial_correlation_sampler  # noqa: F401
     except ImportError as error:
         return f"not installed (pip install --no-build-isolation spatial-correlation-sampler; needs nvcc): {error}"
-    if device == "cuda" and not hasattr(backend, "forward"):
-        return "its extension lacks the operator"
     return None
 
 
