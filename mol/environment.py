@@ -25,6 +25,8 @@ _DISTRIBUTIONS = (
     "opencv-contrib-python-headless",
     "dlib-bin",
     "av",
+    "openpyxl",
+    "pandas",
     "matplotlib",
 )
 

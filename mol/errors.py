@@ -25,6 +25,10 @@ class SeveralFacesError(FaceError):
     """The detector found more than one face."""
 
 
+class DataError(MOLError, ValueError):
+    """A data set on disk whose sheets, folders or manifest are not as expected; the message has path and row."""
+
+
 class CacheError(MOLError, ValueError):
     """A cache folder that is damaged, incomplete or foreign."""
 

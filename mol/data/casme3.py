@@ -1,0 +1,178 @@
+"""CAS(ME)³, part A: micro-expressions annotated in long videos with depth, 30 frames per second.
+
+``cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx`` lists Subject (``spNO.1``), Filename (``a`` … ``m``), Onset, Apex, Offset,
+AU, Objective class and emotion. The pictures are ``part_A/spNO.1/a/color/175.jpg``, or in the release of the cut clips
+``Part_A_ME_clip/frame/spNo.1_a_175/175.jpg``; the case of the folders differs from the sheet's. A video holds several
+expressions, so a clip is named by its file and its onset: ``a_175``. "happy" and "sad" become happiness and sadness.
+
+A few rows of version 2 are impossible as they stand. The numbers that a public loader enters instead (at the same rows;
+not confirmed by the authors) are taken where the row is indeed impossible and possible with them, each with a note.
+
+Li et al., "CAS(ME)³: A Third Generation Facial Spontaneous Micro-Expression Database with Depth Information and High
+Ecological Validity", IEEE Transactions on Pattern Analysis and Machine Intelligence 45 (3), 2023.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+
+from mol.data.loading import (
+    ClipCollector,
+    check_interval,
+    check_order,
+    folders_by_name,
+    missing_frames,
+    named_emotion,
+    relative_path,
+    required,
+)
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.errors import DataError
+
+FPS = 30.0
+SHEETS = ("*part_A_ME_label_JpgIndex*.xlsx",)
+_COLUMNS = {
+    "subject": ["Subject"],
+    "file": ["Filename"],
+    "onset": ["Onset"],
+    "apex": ["Apex"],
+    "offset": ["Offset"],
+    "au": ["AU", "Action Units"],
+    "emotion": ["emotion"],
+}
+_SPELLINGS = {
+    "happy": "happiness",
+    "happiness": "happiness",
+    "sad": "sadness",
+    "sadness": "sadness",
+    "other": "others",
+    **{emotion: emotion for emotion in ("disgust", "surprise", "others", "fear", "anger")},
+}
+# Row of the sheet → the numbers that are entered where it is impossible.
+_CORRECTED: dict[int, dict[str, int]] = {
+    130: {"apex": 160},
+    710: {"offset": 34},
+    751: {"onset": 2647},
+    752: {"onset": 1, "apex": 1},
+    798: {"offset": 1845},
+    800: {"offset": 2403},
+}
+
+
+def load_casme3(root: Path, on_error: OnError = "raise") -> Loaded:
+    """Read the micro-expressions of CAS(ME)³, part A.
+
+    Args:
+        root: folder with the sheet and ``part_A`` or ``Part_A_ME_clip``.
+        on_error: ``"skip"`` drops a row that cannot be used and lists it.
+    Raises:
+        DataError: the sheet, a folder or a row is not as expected.
+    """
+    sheet = find_sheet(root, SHEETS, "annotation sheet of CAS(ME)³, part A")
+    rows = read_sheet(sheet, _COLUMNS, required=set(_COLUMNS) - {"au"})
+    find_folder = cache(_folder_finder(root))
+    frames_of = cache(numbered_frames)
+    collector = ClipCollector(on_error)
+    for row in rows:
+        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+            subject = _subject(row.text("subject"))
+            onset = required(row.whole("onset"), "Onset")
+            folder = find_folder(subject, row.text("file"), onset)
+            collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
+    return collector.loaded(sheet)
+
+
+def _clip(
+    row: SheetRow, subject: str, folder: Path, frames: Mapping[int, Path], root: Path, collector: ClipCollector
+) -> Clip:
+    numbers = {name: row.whole(name) for name in ("onset", "apex", "offset")}
+    if repair := _repair(row, numbers, frames):
+        changes = ", ".join(f"{name} {row.text(name) or 'blank'} → {number}" for name, number in repair.items())
+        collector.repaired(f"the row is impossible as it stands; {changes}, as a public loader has it.")
+        numbers.update(repair)
+    onset, offset = required(numbers["onset"], "Onset"), required(numbers["offset"], "Offset")
+    if missing := check_interval(onset, numbers["apex"], offset, frames, folder):
+        collector.warning(missing_frames(missing, folder))
+    return Clip(
+        dataset="casme3",
+        subject=subject,
+        clip=f"{row.text('file')}_{onset}",
+        path=relative_path(folder, root),
+        onset=onset,
+        apex=numbers["apex"],
+        offset=offset,
+        emotion=named_emotion(row.text("emotion"), _SPELLINGS),
+        action_units=row.text("au"),
+        fps=FPS,
+        source=row.source,
+    )
+
+
+def _repair(row: SheetRow, numbers: dict[str, int | None], frames: Mapping[int, Path]) -> dict[str, int]:
+    """The known correction of a row, where the row needs it and it helps; else nothing."""
+    line = int(row.source.rsplit(" ", 1)[1])
+    corrected = _CORRECTED.get(line, {})
+    if not corrected or _is_possible(numbers, frames) or not _is_possible({**numbers, **corrected}, frames):
+        return {}
+    return corrected
+
+
+def _is_possible(numbers: dict[str, int | None], frames: Mapping[int, Path]) -> bool:
+    onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
+    if onset is None or offset is None or onset not in frames or offset not in frames:
+        return False
+    try:
+        check_order(onset, apex, offset)
+    except DataError:
+        return False
+    return True
+
+
+def _subject(text: str) -> str:
+    """``"spNO.1"`` in whatever case and with or without the dot."""
+    match = re.fullmatch(r"spno\.?(\d+)", text, re.IGNORECASE)
+    if match is None:
+        raise DataError(f"the subject {text!r} is not of the kind spNO.1; correct the cell.")
+    return f"spNO.{int(match[1])}"
+
+
+def _folder_finder(root: Path) -> Callable[[str, str, int], Path]:
+    """A function of (subject, file, onset) that gives the folder of frames, for whichever release is there."""
+    if clips := find_folders(root, ("Part_A_ME_clip",)):
+        return _cut_clips(clips[0])
+    if videos := find_folders(root, ("part_A",)):
+        return _whole_videos(videos)
+    raise DataError(f"no folder part_A or Part_A_ME_clip under {root}; unpack the pictures of CAS(ME)³ part A there.")
+
+
+def _cut_clips(base: Path) -> Callable[[str, str, int], Path]:
+    folders = folders_by_name(folders_by_name(base).get("frame", base))
+
+    def find(subject: str, file: str, onset: int) -> Path:
+        name = f"{subject}_{file}_{onset}"
+        if name.lower() not in folders:
+            raise DataError(f"{base} has no folder {name} (in any case); unpack the clip there.")
+        return folders[name.lower()]
+
+    return find
+
+
+def _whole_videos(bases: list[Path]) -> Callable[[str, str, int], Path]:
+    people = {name: folder for base in reversed(bases) for name, folder in folders_by_name(base).items()}
+
+    def find(subject: str, file: str, onset: int) -> Path:
+        if subject.lower() not in people:
+            raise DataError(f"{bases[0]} has no folder {subject} (in any case); unpack the subject's pictures there.")
+        videos = folders_by_name(people[subject.lower()])
+        if file.lower() not in videos:
+            raise DataError(f"{people[subject.lower()]} has no folder {file}; unpack the video's pictures there.")
+        inner = folders_by_name(videos[file.lower()])
+        if "color" not in inner:
+            raise DataError(f"{videos[file.lower()]} has no folder color; unpack the video's pictures there.")
+        return inner["color"]
+
+    return find

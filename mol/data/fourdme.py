@@ -1,0 +1,148 @@
+"""4DME, the micro-expressions in its grey videos, 60 frames per second.
+
+``4DME_Labelling_Micro_release v1.xlsx`` lists sub_ID, fold_name, Onset, Apex, Offset, AUs and Emotion. Emotions
+combine: "Positive_Surprise" and "Surprise+Positive" are both ``positive+surprise`` here.
+
+The folders are not confirmed. One public loader reads ``gray_micro/<sub_ID>/<fold_name>/``; a folder ``<fold_name>``
+with no subject above it is accepted as well, and the root itself in place of ``gray_micro``. Frames may carry the
+numbers of the long video, as the sheet does, or be counted anew: a folder with exactly offset − onset + 1 frames under
+other numbers is taken for the interval, with a note. The 4D scans (DI4D) and the colour and depth videos are not read.
+The same loader exchanges the labels of the rows 146 and 147; here they stay as they are, with a note.
+
+Li et al., "4DME: A Spontaneous 4D Micro-Expression Dataset With Multimodalities", IEEE Transactions on Affective
+Computing, 2022.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mol.data.loading import (
+    ClipCollector,
+    check_interval,
+    check_order,
+    folders_by_name,
+    missing_frames,
+    named_emotion,
+    relative_path,
+    required,
+)
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.errors import DataError
+
+FPS = 60.0
+PICTURES = ("gray_micro", "gray_micro_crop")
+_COLUMNS = {
+    "subject": ["sub_ID"],
+    "clip": ["fold_name"],
+    "onset": ["Onset"],
+    "apex": ["Apex"],
+    "offset": ["Offset"],
+    "au": ["AUs", "AU"],
+    "emotion": ["Emotion"],
+}
+# In the order in which they are joined.
+_EMOTIONS = ("positive", "negative", "surprise", "repression", "others")
+_SPELLINGS = {**{emotion: emotion for emotion in _EMOTIONS}, "other": "others"}
+_DOUBTED_ROWS = (146, 147)
+
+
+def load_fourdme(root: Path, on_error: OnError = "raise") -> Loaded:
+    """Read the micro-expressions of 4DME's grey videos.
+
+    Args:
+        root: folder with the sheet and ``gray_micro``.
+        on_error: ``"skip"`` drops a row that cannot be used and lists it.
+    Raises:
+        DataError: the sheet, a folder or a row is not as expected.
+    """
+    sheet = find_sheet(root, ("*4DME_Labelling_Micro*.xlsx",), "annotation sheet of 4DME")
+    rows = read_sheet(sheet, _COLUMNS, required=set(_COLUMNS) - {"au"})
+    collector = ClipCollector(on_error)
+    bases = [*find_folders(root, PICTURES), root]
+    for row in rows:
+        with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+            subject = _subject(row.text("subject"))
+            folder = _clip_folder(bases, subject, row.text("clip"))
+            collector.add(_clip(row, subject, folder, root, collector))
+            if _line(row) in _DOUBTED_ROWS:
+                collector.warning(
+                    "a public loader exchanges the labels of the rows 146 and 147; they stay as the sheet has them."
+                )
+    return collector.loaded(sheet)
+
+
+def combined_emotion(text: str) -> str:
+    """One spelling of an emotion or a combination: ``"positive+surprise"`` for ``"Surprise_Positive"``.
+
+    Raises:
+        DataError: a part is none of 4DME's emotions.
+    """
+    parts = {named_emotion(part, _SPELLINGS) for part in re.split(r"[^A-Za-z]+", text) if part}
+    return "+".join(emotion for emotion in _EMOTIONS if emotion in parts) or named_emotion("", _SPELLINGS)
+
+
+def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: ClipCollector) -> Clip:
+    onset, offset = required(row.whole("onset"), "Onset"), required(row.whole("offset"), "Offset")
+    apex = row.whole("apex")
+    check_order(onset, apex, offset)
+    frames = numbered_frames(folder)
+    if shift := _shift(onset, offset, list(frames)):
+        collector.repaired(
+            f"the {len(frames)} frames of {folder} are numbered anew; {onset}–{offset} became "
+            f"{min(frames)}–{max(frames)}."
+        )
+        onset, offset, apex = onset + shift, offset + shift, None if apex is None else apex + shift
+    if missing := check_interval(onset, apex, offset, frames, folder):
+        collector.warning(missing_frames(missing, folder))
+    return Clip(
+        dataset="4dme",
+        subject=subject,
+        clip=row.text("clip"),
+        path=relative_path(folder, root),
+        onset=onset,
+        apex=apex,
+        offset=offset,
+        emotion=combined_emotion(row.text("emotion")),
+        action_units=row.text("au"),
+        fps=FPS,
+        source=row.source,
+    )
+
+
+def _shift(onset: int, offset: int, numbers: list[int]) -> int:
+    """What to add to the sheet's numbers where the folder holds just the interval under other numbers, else 0."""
+    consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    return numbers[0] - onset if consecutive and len(numbers) == offset - onset + 1 else 0
+
+
+def _line(row: SheetRow) -> int:
+    return int(row.source.rsplit(" ", 1)[1])
+
+
+def _number(name: str) -> int | None:
+    match = re.search(r"\d+", name)
+    return int(match[0]) if match else None
+
+
+def _subject(text: str) -> str:
+    number = _number(text)
+    if number is None:
+        raise DataError(f"the subject {text!r} has no number; sub_IDs are such as 1 or sub_01, correct the cell.")
+    return f"sub_{number:02d}"
+
+
+def _clip_folder(bases: list[Path], subject: str, clip: str) -> Path:
+    """``<subject>/<clip>`` or ``<clip>`` under the first base that has it; subjects are compared by their numbers."""
+    for base in bases:
+        folders = folders_by_name(base)
+        people = [folder for name, folder in folders.items() if _number(name) == _number(subject)]
+        for parent in (*people, base):
+            if clip.lower() in (inner := folders_by_name(parent)):
+                return inner[clip.lower()]
+    raise DataError(
+        f"no folder {clip} of {subject} under {bases[0]}; unpack the grey videos of the micro-expressions there, as "
+        "gray_micro/<sub_ID>/<fold_name>. If your release looks different, describe it with --dataset generic."
+    )

@@ -1,0 +1,246 @@
+"""Any other data: one table with a line a clip.
+
+    subject,clip,path,onset,apex,offset,label
+    anna,smile-1,videos/anna/smile-1.mp4,12,20,31,happiness
+    ben,frown-1,frames/ben/frown-1,,,,anger
+
+``path`` is a folder of pictures or a video file, relative to the table's folder. Onset, apex and offset are the
+numbers in the pictures' names, or are counted from 0 in a video file; a blank onset is the first frame and a blank
+offset the last. The columns dataset, fps and action_units may be added. Titles are compared by their letters ("Clip"
+and "clip_name" are "clip"); the separator is a comma, semicolon or tab; the text is UTF-8, with or without a byte order
+mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from mol.data.loading import ClipCollector, check_interval, check_order, missing_frames
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sheets import SheetRow
+from mol.data.video import PICTURE_SUFFIXES
+from mol.errors import DataError
+from mol.extras import require
+
+# Wanted name → titles that it may have, in letters and digits of lower case.
+COLUMNS = {
+    "subject": ("subject", "subjectid", "person", "participant"),
+    "clip": ("clip", "clipname", "filename", "name"),
+    "path": ("path", "folder", "file", "videopath", "frames"),
+    "onset": ("onset", "onsetframe"),
+    "apex": ("apex", "apexframe"),
+    "offset": ("offset", "offsetframe"),
+    "label": ("label", "emotion", "class", "estimatedemotion"),
+    "dataset": ("dataset", "set"),
+    "fps": ("fps", "framerate"),
+    "action_units": ("actionunits", "aus", "au"),
+}
+OPTIONAL = frozenset({"onset", "apex", "offset", "dataset", "fps", "action_units"})
+_TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
+
+
+def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
+    """Read a table of clips.
+
+    Args:
+        root: the table, or a folder that holds exactly one ``.csv``.
+        on_error: ``"skip"`` drops a line that cannot be used and lists it.
+    Returns:
+        Clips whose paths are relative to the table's folder.
+    Raises:
+        DataError: the table cannot be read, lacks a column, or a line is wrong; the line's number is given.
+    """
+    table = find_table(root)
+    collector = ClipCollector(on_error)
+    for row, surplus in _rows(table):
+        with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+            if surplus:
+                raise DataError(
+                    f"{surplus} cells more than the header has; put quotes around a cell that holds the separator."
+                )
+            collector.add(_clip(row, table, collector))
+    return collector.loaded(table)
+
+
+def find_table(root: Path) -> Path:
+    """The table that a root stands for; its folder is the root of the manifest.
+
+    Raises:
+        DataError: it does not exist, is no table, or the folder holds none or several.
+    """
+    if root.is_file() and root.suffix.lower() in _TABLE_SUFFIXES:
+        return root
+    if not root.is_dir():
+        what = "is no table (.csv)" if root.is_file() else "does not exist"
+        raise DataError(f"{root} {what}; give a CSV file with a line a clip, or the folder that holds it.")
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
+    if len(tables) != 1:
+        names = ", ".join(path.name for path in tables) or "none"
+        raise DataError(f"{root} holds {len(tables)} CSV files ({names}), expected one; give the file itself as root.")
+    return tables[0]
+
+
+def _clip(row: SheetRow, table: Path, collector: ClipCollector) -> Clip:
+    for name in ("subject", "clip", "path", "label"):
+        if not row.text(name):
+            raise DataError(f"the column {row.titles[name]!r} is blank; fill it in or remove the line.")
+    for name in ("dataset", "subject", "clip"):
+        if re.search(r"[/\\]", row.text(name)):
+            raise DataError(f"the {name} {row.text(name)!r} holds a slash; names become folders, choose another.")
+    path = _resolve(table.parent, row.text("path"))
+    onset, apex, offset, fps = _interval(row, path, collector)
+    return Clip(
+        dataset=row.text("dataset") or table.stem,
+        subject=row.text("subject"),
+        clip=row.text("clip"),
+        path=_relative(path, table.parent),
+        onset=onset,
+        apex=apex,
+        offset=offset,
+        emotion=row.text("label").lower(),
+        action_units=row.text("action_units"),
+        fps=_fps(row) or fps,
+        source=row.source,
+    )
+
+
+def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int, int | None, int, float]:
+    """Onset, apex and offset, checked against what is on disk, and the rate that a video file states (else 0)."""
+    numbers = {name: row.whole(name) for name in ("onset", "apex", "offset")}
+    if numbers["onset"] is not None and numbers["offset"] is not None:
+        check_order(numbers["onset"], numbers["apex"], numbers["offset"])
+    fps = 0.0
+    if path.is_dir():
+        frames: Mapping[int, Path] | range = numbered_frames(path)
+    else:
+        count, fps = video_extent(path)
+        frames = range(count)
+    onset = min(frames) if numbers["onset"] is None else numbers["onset"]
+    offset = max(frames) if numbers["offset"] is None else numbers["offset"]
+    if missing := check_interval(onset, numbers["apex"], offset, frames, path):
+        collector.warning(missing_frames(missing, path))
+    return onset, numbers["apex"], offset, fps
+
+
+def video_extent(path: Path) -> tuple[int, float]:
+    """Number of frames and frames per second of a video file, without decoding it.
+
+    Raises:
+        DataError: the file cannot be read as a video or holds no frames.
+    """
+    av = require("av", extra="data")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise DataError(f"{path} has no video stream; give a video file or a folder of pictures.")
+            stream = container.streams.video[0]
+            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            count = sum(packet.size > 0 for packet in container.demux(stream))
+    except av.error.FFmpegError as error:
+        raise DataError(f"{path} cannot be read as a video ({error.strerror}); copy it again or convert it.") from error
+    if not count:
+        raise DataError(f"{path} holds no frames; copy it again from its source.")
+    return count, fps
+
+
+def _fps(row: SheetRow) -> float:
+    text = row.text("fps")
+    try:
+        fps = float(text.replace(",", ".")) if text else 0.0
+    except ValueError:
+        fps = -1.0
+    if not 0 <= fps < math.inf:
+        raise DataError(f"column {row.titles['fps']!r} holds {text!r}, expected frames per second; correct it.")
+    return fps
+
+
+def _resolve(folder: Path, text: str) -> Path:
+    """A path of the table on this system: tables written on Windows have backslashes."""
+    for path in (folder / text, folder / text.replace("\\", "/")):
+        if path.is_dir():
+            return path
+        if path.is_file():
+            if path.suffix.lower() in PICTURE_SUFFIXES:
+                raise DataError(f"{path} is a single picture; give its folder, or a video file.")
+            return path
+    raise DataError(
+        f"{folder / text} does not exist; paths start from the table's folder, correct it or copy the clip."
+    )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """With ``/``; absolute where it lies outside the table's folder."""
+    # Not resolve(): a link in the table's folder stands for the clip, wherever it leads.
+    absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
+    return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else absolute.as_posix()
+
+
+def _rows(table: Path) -> Iterator[tuple[SheetRow, int]]:
+    """The lines below the header, each with the number of its filled cells beyond the header's.
+
+    A line knows its number in the file, however many lines a quoted cell takes.
+    """
+    text = _text(table)
+    header_line = next(iter(text.splitlines()), "")
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=header_line.count), strict=True)
+    try:
+        header = next(reader, [])
+        positions = _positions(table, header)
+        titles = {name: header[position].strip() for name, position in positions.items()}
+        line = reader.line_num + 1
+        for cells in reader:
+            source, line = f"{table.name} line {line}", reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            values = {name: cells[position].strip() for name, position in positions.items() if position < len(cells)}
+            row = SheetRow(source, {name: value or None for name, value in values.items()}, titles)
+            yield row, sum(bool(cell.strip()) for cell in cells[len(header) :])
+    except csv.Error as error:
+        raise DataError(f"{table} line {reader.line_num} cannot be read as a table ({error}); correct it.") from error
+
+
+def _text(table: Path) -> str:
+    data = table.read_bytes()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{table} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8).")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{table} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the table as UTF-8 (in Excel: "
+            "CSV UTF-8)."
+        ) from error
+
+
+def _positions(table: Path, header: list[str]) -> dict[str, int]:
+    plain = [re.sub(r"[\W_]", "", title.lower()) for title in header]
+    if not any(plain):
+        raise DataError(f"{table} is empty; its first line must be subject,clip,path,onset,apex,offset,label.")
+    found: dict[str, int] = {}
+    for name, titles in COLUMNS.items():
+        places = [plain.index(title) for title in titles if title in plain]
+        if places:
+            found[name] = places[0]
+    if missing := [name for name in COLUMNS if name not in found and name not in OPTIONAL]:
+        raise DataError(_no_column(table, header, plain, found, missing))
+    return found
+
+
+def _no_column(table: Path, header: list[str], plain: list[str], found: Mapping[str, int], missing: list[str]) -> str:
+    free = {plain[i]: header[i].strip() for i in range(len(header)) if plain[i] and i not in found.values()}
+    hints = ""
+    for name in missing:
+        near = [close for title in COLUMNS[name] for close in difflib.get_close_matches(title, free, n=1)]
+        hints += f" {free[near[0]]!r} looks like {name}." if near else ""
+    return (
+        f"{table} line 1 lacks the columns {', '.join(missing)}; it has {', '.join(title.strip() for title in header)}."
+        f"{hints} Needed are {', '.join(name for name in COLUMNS if name not in OPTIONAL)}."
+    )

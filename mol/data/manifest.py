@@ -1,0 +1,252 @@
+"""Manifests: what a data set on disk holds, clip by clip, as its sheets and folders give it.
+
+A loader (one module a data set) turns the distributed files into clips and notes; ``mol prepare`` writes them as a
+manifest, a folder with ``clips.csv``, which a person can read, and ``manifest.json``, which says where it came from and
+holds the digest of ``clips.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from mol.data.video import PICTURE_SUFFIXES
+from mol.errors import DataError
+from mol.storage import write_json, write_text
+
+# Raised whenever a reader of today would misread what is written then.
+FORMAT = 1
+OnError = Literal["raise", "skip"]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One annotated video of a data set.
+
+    Attributes:
+        dataset: such as ``"casme2"``.
+        subject: the person, in one spelling: ``"sub01"`` (CASME II), ``"006"`` (SAMM), ``"s1"`` (SMIC).
+        clip: the video, unique within its subject: ``"EP02_01f"``.
+        path: folder of frames or video file, relative to the root of the manifest, with ``/``.
+        onset: first frame of the expression: the number in the picture's name, or counted from 0 in a video file.
+        apex: frame of its greatest intensity; None where the set gives none.
+        offset: last frame of the expression, inclusive.
+        emotion: lower case, one spelling each.
+        action_units: as annotated.
+        fps: frames per second.
+        source: sheet and row, or folder.
+    """
+
+    dataset: str
+    subject: str
+    clip: str
+    path: str
+    onset: int
+    apex: int | None
+    offset: int
+    emotion: str
+    action_units: str = ""
+    fps: float = 0.0
+    source: str = ""
+
+    @property
+    def length(self) -> int:
+        """Frames from onset to offset, both included, as the annotation counts them."""
+        return self.offset - self.onset + 1
+
+
+@dataclass(frozen=True)
+class Note:
+    """One repair, one clip that was dropped, or something that a user should know.
+
+    Attributes:
+        kind: what was done.
+        where: sheet and row, or folder, and the clip.
+        what: what was wrong and what came of it.
+    """
+
+    kind: Literal["repaired", "dropped", "warning"]
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.where}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a loader found."""
+
+    clips: list[Clip]
+    notes: list[Note] = field(default_factory=list)
+
+
+class Loader(Protocol):
+    """Reads a data set as it was distributed; names only, no pictures.
+
+    Args:
+        root: folder into which the archives were unpacked.
+        on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
+    Raises:
+        DataError: a sheet or folder is missing or not as expected, beyond the quirks that are known.
+    """
+
+    def __call__(self, root: Path, on_error: OnError = "raise") -> Loaded: ...
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The clips of one data set on this disk.
+
+    Attributes:
+        dataset: its name.
+        root: absolute folder that the paths of the clips start from.
+        clips: in the order of the sheet.
+        notes: what the loader repaired, dropped or noticed.
+        made: settings and versions that it was made with.
+    """
+
+    dataset: str
+    root: Path
+    clips: list[Clip]
+    notes: list[Note] = field(default_factory=list)
+    made: dict[str, Any] = field(default_factory=dict)
+
+    def path_of(self, clip: Clip) -> Path:
+        """Folder of frames, or video file, of a clip."""
+        return self.root / clip.path
+
+
+def key(clip: Clip) -> str:
+    """``dataset/subject/clip``, unique over all sets."""
+    return f"{clip.dataset}/{clip.subject}/{clip.clip}"
+
+
+def numbered_frames(folder: Path) -> dict[int, Path]:
+    """Pictures of a folder by the number that ends their names: any prefix, any padding, in the order of the numbers.
+
+    Raises:
+        DataError: the folder is missing or holds no pictures, a name without a number, or a number twice.
+    """
+    if not folder.is_dir():
+        raise DataError(f"the folder {folder} does not exist; unpack the set's frames there.")
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        digits = re.findall(r"\d+", path.stem)
+        if not digits:
+            raise DataError(f"{path} has no number in its name; frames are put in order by their numbers, rename it.")
+        number = int(digits[-1])
+        if number in found:
+            raise DataError(
+                f"{found[number].name} and {path.name} in {folder} carry the same frame number {number}; "
+                "remove one, a folder holds one video."
+            )
+        found[number] = path
+    if not found:
+        raise DataError(f"the folder {folder} holds no pictures; unpack the set's frames there.")
+    return dict(sorted(found.items()))
+
+
+def check_unique(clips: Iterable[Clip], where: str) -> None:
+    """Refuse two clips of the same name.
+
+    Raises:
+        DataError: both sources are named.
+    """
+    seen: dict[str, Clip] = {}
+    for clip in clips:
+        if (first := seen.setdefault(key(clip), clip)) is not clip:
+            raise DataError(f"{key(clip)} stands twice in {where}: {first.source}, {clip.source}; remove one.")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``clips.csv``, then ``manifest.json`` with its digest; a half-written manifest is never taken for whole.
+
+    Raises:
+        DataError: two clips share a name.
+        StorageError: the disk fails.
+    """
+    check_unique(manifest.clips, str(folder))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows(["" if value is None else value for value in asdict(clip).values()] for clip in manifest.clips)
+    write_text(folder / "clips.csv", text.getvalue())
+    head = {
+        "format": FORMAT,
+        "dataset": manifest.dataset,
+        "root": str(manifest.root),
+        "clips": len(manifest.clips),
+        "sha256": _digest(text.getvalue().encode()),
+        "notes": [asdict(note) for note in manifest.notes],
+        "made": manifest.made,
+    }
+    write_json(folder / "manifest.json", head)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a manifest and check that it is whole and as it was written.
+
+    Raises:
+        DataError: it is missing, half written, edited by hand, damaged, or of another version.
+    """
+    again = "make it again with mol prepare"
+    head_path, table_path = folder / "manifest.json", folder / "clips.csv"
+    if not head_path.is_file() or not table_path.is_file():
+        missing = head_path if not head_path.is_file() else table_path
+        raise DataError(f"{folder} is no whole manifest ({missing.name} is missing); {again}.")
+    try:
+        head = json.loads(head_path.read_text(encoding="utf-8"))
+        version = head["format"]
+        if version != FORMAT:
+            raise DataError(f"{head_path} has format {version}, this version of mol reads {FORMAT}; {again}.")
+        table = table_path.read_bytes()
+        if _digest(table) != head["sha256"]:
+            raise DataError(
+                f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or give "
+                "your own table to --dataset generic."
+            )
+        clips = [_clip(row, table_path, line) for line, row in enumerate(_rows(table.decode("utf-8")), 2)]
+        notes = [Note(**note) for note in head["notes"]]
+        return Manifest(head["dataset"], Path(head["root"]), clips, notes, head["made"])
+    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{head_path} is damaged ({type(error).__name__}: {error}); {again}.") from error
+
+
+_COLUMNS = [item.name for item in fields(Clip)]
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def _clip(row: dict[str, str], path: Path, line: int) -> Clip:
+    try:
+        return Clip(
+            dataset=row["dataset"],
+            subject=row["subject"],
+            clip=row["clip"],
+            path=row["path"],
+            onset=int(row["onset"]),
+            apex=int(row["apex"]) if row["apex"] else None,
+            offset=int(row["offset"]),
+            emotion=row["emotion"],
+            action_units=row["action_units"],
+            fps=float(row["fps"]),
+            source=row["source"],
+        )
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} line {line} is damaged ({error}); make it again with mol prepare.") from error
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
