@@ -5,14 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import signal
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import astuple, dataclass, field, fields
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,10 +16,11 @@ from mol.data.manifest import Clip, Manifest, key, numbered_frames, read_manifes
 from mol.data.protocols import AS_LABELLED, Protocol, apply, count_differences, left_out, protocol_for
 from mol.data.video import read_picture, read_video
 from mol.environment import available_cores
-from mol.errors import DataError, MediaError, MOLError, SettingsError
+from mol.errors import DataError, MediaError, SettingsError
 from mol.extras import require
 from mol.storage import write_text
 from mol.terminal import console, counting, say
+from mol.workers import in_processes
 
 Severity = Literal["error", "warning", "info"]
 Size = tuple[int, int]
@@ -395,34 +391,7 @@ def _inspect_all(
 def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, _Inspected]]:
     # Starting a process takes as long as reading the pictures of some 16 clips, and longer than reading names.
     workers = min(workers, len(jobs) // 16) if any(job.pictures for job in jobs) else 1
-    if workers < 2:
-        yield from ((index, _inspect(job)) for index, job in enumerate(jobs))
-        return
-    waiting = iter(enumerate(jobs))
-    # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            running: dict[Future[_Inspected], int] = {}
-            while True:
-                for index, job in islice(waiting, 4 * workers - len(running)):
-                    running[pool.submit(_inspect, job)] = index
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise MOLError(
-                "a process that checked pictures ended by itself, often for want of memory. Run the same command "
-                'again with workers=1. A script of your own needs `if __name__ == "__main__":` around its main part.'
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread a process: the processes are the parallelism. Interrupts are the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    require("cv2", extra="data").setNumThreads(1)
+    return in_processes(_inspect, ((job,) for job in jobs), max(1, workers))
 
 
 # --- What is printed and written ------------------------------------------------------------------------------------

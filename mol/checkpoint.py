@@ -28,6 +28,7 @@ from mol.errors import CheckpointError, StorageError
 from mol.extras import require
 from mol.model import MOL
 from mol.storage import usual_mode
+from molkernels.modules import GRAPH_OF_VARIANT
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
@@ -139,9 +140,10 @@ def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None 
     """
     folder = Path(folder)
     state = read_state(folder)
-    if state["model"] != json.loads(json.dumps(model.config)):
+    saved, wanted = _with_switches(state["model"]), _with_switches(json.loads(json.dumps(model.config)))
+    if saved != wanted:
         raise CheckpointError(
-            f"{folder} holds a model with other settings: {_difference(state['model'], model.config)}; "
+            f"{folder} holds a model with other settings: {_difference(saved, wanted)}; "
             "build the model with the checkpoint's settings"
         )
     weights = _read_tensors(folder / WEIGHTS)
@@ -310,6 +312,13 @@ def _fingerprint(path: Path) -> dict[str, int]:
         while piece := file.read(1 << 22):
             value = zlib.crc32(piece, value)
     return {"bytes": path.stat().st_size, "crc32": value}
+
+
+def _with_switches(settings: Any) -> dict[str, Any]:
+    """Model settings with the switches that checkpoints of version 0.1.0 lack; their networks were whole."""
+    settings = settings if isinstance(settings, Mapping) else {}
+    graph = GRAPH_OF_VARIANT.get(settings.get("variant", ""))
+    return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, **settings}
 
 
 def _difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -27,6 +27,10 @@ class ModelConfig:
         batch_stats: BatchNorm statistics per "frame" or per "clip"; the variant's own when empty.
         dropout: of the emotion head.
         backend: kernels to run: "auto" or one of `molkernels.available_backends`.
+        fcc: the fully-connected convolution in the F5C blocks; false leaves it out.
+        ccc: the channel correspondence convolution in the F5C blocks; false leaves it out.
+        f5c: the F5C blocks; false puts the identity in their place.
+        graph: nodes of CCC, "channel" or "position"; the variant's own when empty.
     """
 
     k: int = 4
@@ -34,11 +38,17 @@ class ModelConfig:
     batch_stats: Literal["frame", "clip"] | None = None
     dropout: float = 0.5
     backend: str = "auto"
+    fcc: bool = True
+    ccc: bool = True
+    f5c: bool = True
+    graph: Literal["channel", "position"] | None = None
 
 
 @dataclass
 class LossConfig:
     """Weights of the three losses; the defaults are the published code's in the terms of `mol.losses`.
+
+    A loss with weight 0 is only watched: no gradient comes from it, and its head stays as it began.
 
     Attributes:
         w_me: weight of the cross entropy of the emotion.
@@ -49,6 +59,11 @@ class LossConfig:
     w_me: float = 1.0
     w_of: float = 10 / 7
     w_ldm: float = 3.5
+
+    def __post_init__(self) -> None:
+        _require_not_negative(self, "w_me", "w_of", "w_ldm")
+        if not (self.w_me or self.w_of or self.w_ldm):
+            raise SettingsError("w_me, w_of and w_ldm are all 0, which leaves nothing to learn from")
 
 
 @dataclass
@@ -65,21 +80,20 @@ class RateConfig:
 
 
 @dataclass
-class TrainConfig:
-    """One training run on one split of the people of a cache.
+class TrainingSettings:
+    """How a network is trained, whatever it is trained on.
 
     Attributes:
-        cache: folder made by `mol synth` or `mol extract`.
-        run: folder to write; it holds this configuration, versions, curves and checkpoints.
-        held_out: share of the people never trained on, or their names (subject or dataset/subject).
-        inner_validation: share of the remaining people set aside to watch (and, with selection "inner-val", to choose
-            by); 0 trains on all of them and watches the held-out people, which then choose nothing.
+        counts: of the videos and people of a protocol: "require" stops where the caches hold others than the protocol
+            asks for, "warn" goes on and says so (a partial set; its scores are not reportable).
+        inner_validation: share of the people trained on that is set aside to watch (and, with selection "inner-val",
+            to choose by); 0 trains on all of them and watches the held-out people, which then choose nothing.
         selection: "last" keeps the last step; "inner-val" also keeps the step with the lowest loss on the people of
-            inner_validation, in checkpoints/best. The held-out people never choose.
+            inner_validation, in checkpoints/best; "test-peek" keeps the step with the highest accuracy on the held-out
+            people, as the published code does, and nothing that it gives is reportable.
         normalisation: "clip", or "released-subject" for the published one (mean and maximum of each person's clips).
         steps: optimisation steps.
         batch_size: clips in a step.
-        seed: of the split, the first weights, the order of the clips, crops and dropout.
         balanced: draw every class equally often.
         learning_rate: of AdamW, at its highest.
         weight_decay: of AdamW, on every parameter.
@@ -96,20 +110,17 @@ class TrainConfig:
         channels_last: keep convolution weights and maps in channels-last order.
         log_every: steps between two lines of log.csv.
         validate_every: steps between two looks at people not trained on; 0 never looks.
-        validation_clips: clips of such a look, at most.
+        validation_clips: clips of such a look, at most ("test-peek" looks at all).
         checkpoint_every: steps between two checkpoints; the last step is always saved.
-        resume: go on from the last checkpoint of the run folder (or start, where there is none).
+        resume: go on from what the run folder holds (or start, where there is nothing).
     """
 
-    cache: str
-    run: str = "runs/mol"
-    held_out: float | list[str] = 0.2
+    counts: Literal["require", "warn"] = "require"
     inner_validation: float = 0.0
-    selection: Literal["last", "inner-val"] = "last"
+    selection: Literal["last", "inner-val", "test-peek"] = "last"
     normalisation: Literal["clip", "released-subject"] = "clip"
     steps: int = 1000
     batch_size: int = 32
-    seed: int = 0
     balanced: bool = False
     learning_rate: float = 1e-4
     weight_decay: float = 1e-3
@@ -134,17 +145,41 @@ class TrainConfig:
         _require_positive(
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
-        _require_not_negative(self, "seed", "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        _require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
         if min(self.rates.flow, self.rates.emotion) < 0:
             raise SettingsError(f"rates={self.rates} must not be negative")
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
-        if self.selection not in ("last", "inner-val"):
-            raise SettingsError(f"selection={self.selection!r} must be 'last' or 'inner-val'")
+        _require_one_of(self, "counts", ("require", "warn"))
+        _require_one_of(self, "selection", ("last", "inner-val", "test-peek"))
+        _require_one_of(self, "schedule", ("constant", "cosine"))
         if self.selection == "inner-val" and not (self.inner_validation and self.validate_every):
             raise SettingsError('selection="inner-val" needs inner_validation > 0 and validate_every > 0')
-        if self.schedule not in ("constant", "cosine"):
-            raise SettingsError(f"schedule={self.schedule!r} must be 'constant' or 'cosine'")
+        if self.selection == "test-peek" and (self.inner_validation or not self.validate_every):
+            raise SettingsError('selection="test-peek" needs validate_every > 0 and inner_validation = 0')
+
+
+@dataclass
+class TrainConfig(TrainingSettings):
+    """One training run on one split of the people of a cache; how it trains is in `TrainingSettings`.
+
+    Attributes:
+        cache: folder made by `mol synth` or `mol extract`; with a protocol, one or several.
+        run: folder to write; it holds this configuration, versions, curves and checkpoints.
+        protocol: gives the clips their classes, such as "megc2019"; the cache's own classes when empty.
+        held_out: share of the people never trained on, or their names (subject or dataset/subject).
+        seed: of the split, the first weights, the order of the clips, crops and dropout.
+    """
+
+    cache: str | list[str] = field(kw_only=True)
+    run: str = "runs/mol"
+    protocol: str | None = None
+    held_out: float | list[str] = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_not_negative(self, "seed")
 
 
 @dataclass
@@ -153,7 +188,7 @@ class EvaluateConfig:
 
     Attributes:
         weights: run folder, or a checkpoint folder inside one.
-        cache: cache to evaluate on; the one that the run was trained on when empty.
+        cache: cache to evaluate on (several under the run's protocol); what the run was trained on when empty.
         out: folder for evaluation.json, predictions.csv, confusion.csv and pictures; the run folder when empty.
         people: people to evaluate (subject or dataset/subject); those held out of the run when empty.
         batch_size: clips at once.
@@ -165,7 +200,7 @@ class EvaluateConfig:
     """
 
     weights: str
-    cache: str | None = None
+    cache: str | list[str] | None = None
     out: str | None = None
     people: list[str] | None = None
     batch_size: int = 16
@@ -198,7 +233,7 @@ def read_config(config_class: type[Config], arguments: Sequence[str], prog: str,
         read = parser.instantiate(parser.parse_args(spell_out_flags(config_class, arguments)))
         return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
     except require("jsonargparse", "train").ArgumentError as error:
-        raise SettingsError(f"{error}\nSee {prog} --help.") from error
+        raise SettingsError(f"{' '.join(str(error).split())} See {prog} --help.") from error
 
 
 def config_parser(config_class: type, prog: str, description: str = "") -> Any:
@@ -250,6 +285,12 @@ def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise SettingsError(f"{name}={getattr(config, name)} must be greater than 0")
+
+
+def _require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
+    if getattr(config, name) not in allowed:
+        shown = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
+        raise SettingsError(f"{name}={getattr(config, name)!r} must be {shown}")
 
 
 def _require_not_negative(config: Any, *names: str) -> None:

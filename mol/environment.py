@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 # Distributions that shape results or files; those that are not installed are left out.
 _DISTRIBUTIONS = (
@@ -43,6 +42,8 @@ def describe_environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions of Python, torch, numpy and the distributions that shape results."""
+    import torch  # here, so that processes that only count cores do without
+
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     for name in _DISTRIBUTIONS:
         try:
@@ -56,6 +57,8 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, threads, memory and accelerators of this machine."""
+    import torch
+
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
@@ -89,6 +92,8 @@ def _memory_gib() -> float | None:
 
 
 def _accelerator(index: int) -> dict[str, Any]:
+    import torch
+
     properties = torch.cuda.get_device_properties(index)
     return {
         "name": properties.name,

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from mol.checkpoint import find_checkpoint, load_model
 from mol.config import EvaluateConfig
-from mol.data.cache import Cache
+from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import ResidentClips, person, split_by_subject
 from mol.data.flow import require_tvl1, tvl1_flow
+from mol.data.pool import Counts, open_clips
 from mol.devices import start_fabric
 from mol.environment import available_cores, describe_environment
 from mol.errors import CheckpointError, ClipError, SettingsError
@@ -44,6 +45,7 @@ from mol.storage import write_json, write_text
 
 FAILURE_THRESHOLD = 0.1
 _GALLERY_ROWS = 5
+_PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
 _SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
 
 
@@ -232,7 +234,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     state, folder = trained.state, find_checkpoint(config.weights)
-    cache = Cache.open(config.cache or state["config"]["cache"])
+    trained_on = state["config"]
+    # Another set than the one that was trained on is scored as it is; the counts belong to the protocol's own sets.
+    counts: Counts = "warn" if config.cache else trained_on.get("counts", "require")
+    cache = open_clips(config.cache or trained_on["cache"], trained_on.get("protocol"), counts)
     if list(cache.classes) != trained.classes:
         raise CheckpointError(
             f"{folder} knows the classes {trained.classes}, {cache.path} has {list(cache.classes)}; "
@@ -376,7 +381,7 @@ def _result(
         selection=state["selection"],
         normalisation=state["normalisation"],
         kind=cache.settings.kind,
-        note=_SYNTHETIC_NOTE if cache.settings.kind == "synthetic" else "",
+        note="; ".join(notes(cache.settings, state["selection"])),
         people=sorted({person(row) for row in clips.rows}),
         videos=len(videos.names),
         clips=len(clips),
@@ -395,6 +400,17 @@ def _result(
     )
 
 
+def notes(settings: CacheSettings, selection: str) -> list[str]:
+    """Why scores are no recognition results; empty where nothing speaks against them.
+
+    Args:
+        settings: of the cache.
+        selection: of the checkpoint.
+    """
+    synthetic = [_SYNTHETIC_NOTE] if settings.synthetic_clips else []
+    return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
+
+
 def _run_of(folder: Path) -> Path:
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
@@ -403,7 +419,12 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     classes = result.classes
     write_json(out / "evaluation.json", {**dataclasses.asdict(result), "environment": describe_environment()})
     confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
-    _write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
+    write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
+    write_csv(out / "predictions.csv", *predictions_table(videos, classes))
+
+
+def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of predictions.csv: whose video, true and predicted class, and the classes' probabilities."""
     header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
     rows = [
         [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
@@ -411,10 +432,11 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
             videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
         )
     ]
-    _write_csv(out / "predictions.csv", header, rows)
+    return header, rows
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

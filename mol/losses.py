@@ -44,7 +44,8 @@ class LossTerms(NamedTuple):
 class MOLLoss:
     """L = w_me · CE(logits, label) + w_of · L_of + w_ldm · L_ldm.
 
-    The defaults are the weights that the released code's settings come to in these terms.
+    The defaults are the weights that the released code's settings come to in these terms. A term of weight 0 is
+    computed to be watched; no gradient comes from it.
     """
 
     w_me: float = 1.0
@@ -61,10 +62,13 @@ class MOLLoss:
             output: of `mol.MOL` for B clips.
             targets: flow (B, T−1, 2, H, W) px, landmarks (B, T−1, 68, 2) px, label (B,) long.
         """
-        emotion = F.cross_entropy(_wide(output.logits), targets.label)
-        flow = flow_loss(output.flow, targets.flow)
-        landmarks = landmark_loss(output.landmarks, targets.landmarks)
-        return LossTerms(self.w_me * emotion + self.w_of * flow + self.w_ldm * landmarks, emotion, flow, landmarks)
+        emotion = F.cross_entropy(_wide(_watched(output.logits, self.w_me)), targets.label)
+        flow = flow_loss(_watched(output.flow, self.w_of), targets.flow)
+        landmarks = landmark_loss(_watched(output.landmarks, self.w_ldm), targets.landmarks)
+        weighted = ((self.w_me, emotion), (self.w_of, flow), (self.w_ldm, landmarks))
+        # A sum of the terms that weigh something: 0 · NaN is NaN.
+        total = sum((weight * term for weight, term in weighted if weight), torch.zeros_like(emotion))
+        return LossTerms(total, emotion, flow, landmarks)
 
 
 def flow_loss(flow: Tensor, target: Tensor) -> Tensor:
@@ -83,6 +87,11 @@ def interocular_distance(landmarks: Tensor) -> Tensor:
     """Distance between the eye centres, the means of points 36–41 and 42–47.  (…, 68, 2) → (…), pixels."""
     right, left = landmarks[..., RIGHT_EYE_POINTS, :].mean(-2), landmarks[..., LEFT_EYE_POINTS, :].mean(-2)
     return torch.linalg.vector_norm(right - left, dim=-1)
+
+
+def _watched(output: Tensor, weight: float) -> Tensor:
+    """An output that weighs nothing, without its graph: zeros run back would let weight decay shrink its head."""
+    return output if weight else output.detach()
 
 
 def _wide(x: Tensor) -> Tensor:

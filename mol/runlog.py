@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,25 @@ COLUMNS = (
 )
 
 
+class Timing(NamedTuple):
+    """Where the time of the steps of one process went; looks at other people and checkpoints are left out.
+
+    Attributes:
+        steps: optimisation steps.
+        seconds: of all of them.
+        data_seconds: of those, spent on cutting batches, on the device's own clock where it is a GPU.
+    """
+
+    steps: int
+    seconds: float
+    data_seconds: float
+
+    @property
+    def busy_share(self) -> float:
+        """Share of the time in which the network was at work; 1 where there were no steps."""
+        return 1 - self.data_seconds / self.seconds if self.seconds else 1.0
+
+
 class RunLog:
     """Collects losses on the device and writes their means at intervals.
 
@@ -47,6 +66,9 @@ class RunLog:
         StorageError: the log cannot be written.
     """
 
+    title = "training"
+    transient = False
+
     def __init__(self, run: Path, steps: int, first_step: int, batch_size: int, console: Any) -> None:
         self.console = console
         self._path = run / "log.csv"
@@ -56,12 +78,14 @@ class RunLog:
         self._first_step, self._started = first_step, time.monotonic()
         self._interval = self._started
         self._paused = 0.0
+        self._steps_done, self._step_seconds, self._data_seconds = 0, 0.0, 0.0
+        self._batches: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         _keep_rows_until(self._path, first_step)
         with _storage_errors(run):
             tensorboard = require("torch.utils.tensorboard", "train")
             self._board = tensorboard.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
-        self._bar = _progress_bar(console)
-        self._task = self._bar.add_task("training", total=steps, completed=first_step, losses="") if self._bar else None
+        self._bar = _progress_bar(console, self.transient)
+        self._task = self._bar.add_task(self.title, total=steps, completed=first_step, losses="") if self._bar else None
 
     def __enter__(self) -> RunLog:
         if self._bar:
@@ -101,8 +125,7 @@ class RunLog:
         rate = self._count * self._batch_size / max(now - self._interval - self._paused, 1e-9)
         self._write(step, "train", {**values, "learning_rate": learning_rate, "clips_per_second": rate})
         self._say_training(step, values, rate, now)
-        self._sums, self._count = None, 0
-        self._interval, self._paused = now, 0.0
+        self._close_interval(now)
 
     def write_validation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
         """Write the scores of people not trained on; `split` says which, ``inner_validation`` or ``held_out``."""
@@ -112,6 +135,26 @@ class RunLog:
             f"{scores['zero_flow_epe']:.3f}), NME {scores['nme']:.2%} (mean shape {scores['mean_shape_nme']:.2%}), "
             f"accuracy {scores['accuracy']:.0%}, UF1 {scores['uf1']:.3f}"
         )
+
+    @property
+    def timing(self) -> Timing:
+        """Of the steps up to the last `write_training`."""
+        return Timing(self._steps_done, self._step_seconds, self._data_seconds)
+
+    @contextmanager
+    def preparing(self, device: torch.device) -> Iterator[None]:
+        """Count what happens inside as the preparation of a batch."""
+        if device.type == "cuda":
+            # Launches return at once: only the device knows how long it was kept from the network.
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            yield
+            end.record()
+            self._batches.append((start, end))
+        else:
+            before = time.monotonic()
+            yield
+            self._data_seconds += time.monotonic() - before
 
     @contextmanager
     def pause(self) -> Iterator[None]:
@@ -124,13 +167,22 @@ class RunLog:
         """Print one line, above the bar where there is one."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def _close_interval(self, now: float) -> None:
+        self._steps_done += self._count
+        self._step_seconds += now - self._interval - self._paused
+        # The losses have been read, so every one of these batches is long done.
+        self._data_seconds += sum(start.elapsed_time(end) for start, end in self._batches) / 1000
+        self._batches.clear()
+        self._sums, self._count = None, 0
+        self._interval, self._paused = now, 0.0
+
     def _say_training(self, step: int, values: Mapping[str, float], rate: float, now: float) -> None:
         text = f"{_losses(values)}  {rate:.3g} clips/s"
         if self._bar:
             self._bar.update(self._task, losses=text)
             return
         left = (now - self._started) / (step - self._first_step) * (self._steps - step)
-        self.say(f"step {step}/{self._steps}  {text}  {_duration(left)} left")
+        self.say(f"step {step}/{self._steps}  {text}  {duration(left)} left")
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         row = {"step": step, "split": split, **{name: f"{value:.6g}" for name, value in values.items()}}
@@ -139,6 +191,16 @@ class RunLog:
         with _storage_errors(self._path.parent / "tensorboard"):
             for name, value in values.items():
                 self._board.add_scalar(f"{name}/{split}", value, step)
+
+
+class FoldLog(RunLog):
+    """The log of one fold of many: the same files and a bar that goes away, no lines of its own."""
+
+    title = "fold"
+    transient = True
+
+    def say(self, text: str) -> None:
+        """Keep quiet: the folds are summed up by who runs them."""
 
 
 def _keep_rows_until(path: Path, step: int) -> None:
@@ -155,7 +217,7 @@ def _keep_rows_until(path: Path, step: int) -> None:
     write_text(path, text.getvalue())
 
 
-def _progress_bar(console: Any) -> Any:
+def _progress_bar(console: Any, transient: bool) -> Any:
     """A rich progress bar, or None where the console is no terminal."""
     if not console.is_terminal:
         return None
@@ -169,6 +231,7 @@ def _progress_bar(console: Any) -> Any:
         progress.TextColumn("left"),
         progress.TimeRemainingColumn(),
         console=console,
+        transient=transient,
     )
 
 
@@ -190,7 +253,8 @@ def _losses(values: Mapping[str, float]) -> str:
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as short as a line of progress wants it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-import re
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from mol.checkpoint import find_checkpoint, load_checkpoint, read_state, save_ch
 from mol.config import TrainConfig, resume_command, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips, Split, person, split_by_subject
+from mol.data.pool import open_clips
 from mol.devices import start_fabric
 from mol.environment import describe_environment, versions
 from mol.errors import CheckpointError, SettingsError
@@ -28,11 +30,14 @@ from mol.evaluate import validation_scores
 from mol.extras import require
 from mol.losses import MOLLoss
 from mol.model import MOL
-from mol.runlog import RunLog
+from mol.runlog import RunLog, Timing
 from mol.storage import write_json
 
 # Settings that may differ between the parts of a resumed run: they do not touch the weights.
-_FREE = ("cache", "run", "resume", "log_every", "validate_every", "validation_clips", "checkpoint_every", "device")
+_FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
+_WATCHING = ("validate_every", "validation_clips")
+# Which score of the watched people chooses the checkpoint in checkpoints/best, and whether less of it is better.
+_CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
 # Streams of random numbers that must not follow each other's draws.
 _INITIAL, _STEP = 11, 12
 
@@ -42,15 +47,23 @@ class TrainResult(NamedTuple):
 
     Attributes:
         run: its folder.
-        checkpoint: the checkpoint to use: the last, or with selection "inner-val" the best.
+        checkpoint: the checkpoint to use: the last, or the one that the selection chose.
         step: steps done.
         split: rows of the cache and people on each side.
+        timing: of the steps that this process did.
     """
 
     run: Path
     checkpoint: Path
     step: int
     split: Split
+    timing: Timing
+
+
+class TakeRows(Protocol):
+    """Gives rows of a cache as clips on the device."""
+
+    def __call__(self, rows: np.ndarray, *, augmentation: Any = None, balanced: bool = False) -> ResidentClips: ...
 
 
 class TrainingInterrupted(SystemExit):
@@ -82,10 +95,33 @@ def train(config: TrainConfig) -> TrainResult:
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
+    _checkpoint_to_resume(config)  # before the data is read, which takes longer
+    cache = open_clips(config.cache, config.protocol, config.counts)
+    take = partial(ResidentClips, cache, device=fabric.device, normalisation=config.normalisation)
+    return train_on(config, fabric, cache, take)
+
+
+def train_on(
+    config: TrainConfig,
+    fabric: Any,
+    cache: Cache,
+    take: TakeRows,
+    open_log: Callable[..., RunLog] = RunLog,
+) -> TrainResult:
+    """`train` on data that is open already, so that many runs can share it.
+
+    Args:
+        config: as for `train`.
+        fabric: of the configuration's device and precision.
+        cache: what the configuration names.
+        take: gives its rows on the device.
+        open_log: makes the log of the run; called as `RunLog`.
+    Raises:
+        MOLError, TrainingInterrupted: as `train`.
+    """
     run = Path(config.run)
     resumed = _checkpoint_to_resume(config)
-    cache = Cache.open(config.cache)
-    data = _load_data(config, cache, fabric.device)
+    data = _load_data(config, cache, take)
     console = require("rich.console", "train").Console()
     # The caller's random numbers go on as if nothing had happened.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
@@ -95,10 +131,10 @@ def train(config: TrainConfig) -> TrainResult:
             saved = load_checkpoint(resumed, network, optimizer)
             state |= {"step": saved["step"], "best": saved["best"]}
         _describe_run(run, config, resumed is not None)
-        with StopSignal() as stop, RunLog(run, config.steps, state["step"], config.batch_size, console) as log:
+        with StopSignal() as stop, open_log(run, config.steps, state["step"], config.batch_size, console) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
             _fit(config, fabric, data, network, optimizer, state, log, stop)
-    return TrainResult(run, find_checkpoint(run), config.steps, data.split)
+    return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
 
 def _fit(
@@ -120,7 +156,8 @@ def _fit(
         model.train()
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
         rate = _set_learning_rate(optimizer, config, step)
-        batch = data.training.training_batch(step, config.seed, config.batch_size)
+        with log.preparing(fabric.device):
+            batch = data.training.training_batch(step, config.seed, config.batch_size)
         terms = loss(model(batch.clips), batch)
         fabric.backward(terms.total)
         norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
@@ -136,8 +173,9 @@ def _fit(
             if data.watched and (done % config.validate_every == 0 or done == config.steps):
                 scores = validation_scores(model, data.watched, loss, data.mean_shape, config.batch_size)
                 log.write_validation(done, data.watched_name, scores)
-                if config.selection == "inner-val" and (not state["best"] or scores["loss"] < state["best"]["loss"]):
-                    state["best"] = {"step": done, "loss": scores["loss"]}
+                if _is_better(config.selection, scores, state["best"]):
+                    score, _ = _CHOOSES[config.selection]
+                    state["best"] = {"step": done, score: scores[score]}
                     save_checkpoint(checkpoints / "best", network, None, state)
             if saving:
                 save_checkpoint(checkpoints / "last", network, optimizer, state)
@@ -147,22 +185,14 @@ def _fit(
             raise interrupted
 
 
-def leave_one_subject_out(config: TrainConfig, rows: Sequence[Mapping[str, Any]]) -> list[TrainConfig]:
-    """One configuration a person of the cache, each with that person held out and a run folder of its own.
-
-    Args:
-        config: common to all folds; ``run`` becomes ``run/folds/<person>``.
-        rows: index rows of the cache.
-    """
-    people = sorted({person(row) for row in rows})
-    names = [re.sub(r"[^A-Za-z0-9.-]", "_", name) for name in people]
-    # Two people whose names differ only in odd characters must not share a folder, nor on file systems without case.
-    taken = Counter(name.lower() for name in names)
-    names = [f"{name}_{i}" if taken[name.lower()] > 1 else name for i, name in enumerate(names)]
-    return [
-        dataclasses.replace(config, held_out=[one], run=str(Path(config.run) / "folds" / name))
-        for one, name in zip(people, names, strict=True)
-    ]
+def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
+    """Whether the selection wants the network of now rather than the best before; of equal ones it keeps the first."""
+    if selection not in _CHOOSES:
+        return False
+    score, less = _CHOOSES[selection]
+    if best is None:
+        return True
+    return scores[score] < best[score] if less else scores[score] > best[score]
 
 
 class StopSignal:
@@ -192,7 +222,7 @@ class StopSignal:
 
 
 class _Data(NamedTuple):
-    """What a run trains on and watches; `watched` chooses only where it is the inner validation."""
+    """What a run trains on and watches."""
 
     split: Split
     training: ResidentClips
@@ -202,7 +232,7 @@ class _Data(NamedTuple):
     mean_shape: torch.Tensor
 
 
-def _load_data(config: TrainConfig, cache: Cache, device: torch.device) -> _Data:
+def _load_data(config: TrainConfig, cache: Cache, take: TakeRows) -> _Data:
     held_out = config.held_out if isinstance(config.held_out, (int, float)) else list(config.held_out)
     split = split_by_subject(cache.rows, held_out, config.seed)
     training_rows, watched_rows, name, inner = split.train, split.held_out, "held_out", list[str]()
@@ -214,13 +244,12 @@ def _load_data(config: TrainConfig, cache: Cache, device: torch.device) -> _Data
         raise SettingsError(
             f"batch_size={config.batch_size} is larger than the data set: {len(training_rows)} training clips"
         )
-    training = ResidentClips(
-        cache, training_rows, device, config.normalisation, augmentation=config.augment, balanced=config.balanced
-    )
+    training = take(training_rows, augmentation=config.augment, balanced=config.balanced)
     watched = None
     if config.validate_every:
-        chosen = _evenly(watched_rows, config.validation_clips)
-        watched = ResidentClips(cache, chosen, device, config.normalisation)
+        # Votes of whole videos are what test-peek chooses by.
+        most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
+        watched = take(_evenly(watched_rows, most))
     return _Data(split, training, watched, name, inner, training.mean_shape())
 
 
@@ -283,16 +312,42 @@ def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
         raise SettingsError(
             f"{run} already holds a run, at step {state['step']}; go on with it (--resume), or choose another --run"
         )
-    free = {*_FREE, *(("steps",) if config.schedule == "constant" else ())}
-    then, now = dict(_flat(state.get("config", {}))), dict(_flat(dataclasses.asdict(config)))
-    changed = [
-        f"{name}: {then.get(name)!r} then, {now.get(name)!r} now"
-        for name in sorted(then.keys() | now.keys())
-        if name not in free and then.get(name) != now.get(name)
-    ]
-    if changed:
+    free = {
+        *_FREE,
+        *(("steps",) if config.schedule == "constant" else ()),
+        *(_WATCHING if config.selection not in _CHOOSES else ()),
+    }
+    if changed := changed_settings(state.get("config", {}), config, free):
         raise SettingsError(f"{run} was trained with other settings ({'; '.join(changed)}); choose another --run")
     return last
+
+
+def changed_settings(then: Mapping[str, Any], now: Any, free: set[str]) -> list[str]:
+    """Sentences ``name: then, now`` for every setting in which a saved configuration and one of today differ.
+
+    Args:
+        then: as JSON or YAML gave it; a setting that an older version did not know had today's default.
+        now: the configuration.
+        free: dotted names of settings that may differ.
+    """
+    new = dict(_flat(json.loads(json.dumps(dataclasses.asdict(now)))))
+    old = dict(_flat(_defaults(type(now)))) | dict(_flat(then))
+    return [
+        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
+        for name in sorted(old.keys() | new.keys())
+        if name not in free and old.get(name) != new.get(name)
+    ]
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    """Every setting of a configuration that has a default, with it."""
+    needed = {
+        item.name: ""
+        for item in dataclasses.fields(config_class)
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    values = dataclasses.asdict(config_class(**needed))
+    return {name: value for name, value in values.items() if name not in needed}
 
 
 def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:

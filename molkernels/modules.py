@@ -245,6 +245,8 @@ class F5C(nn.Module):
         k: neighbours, 1 to 16.
         variant: "paper" or "released".
         backend: "auto", "reference", "cpu", "cuda" or "triton"; one named here runs or raises.
+        resize: of the released kernels; see `FCC`.
+        graph: "channel" or "position"; the variant's own by default.
     Shapes:
         (N, C, H, W) → (N, C, H, W), N ≥ 0.
     Raises:
@@ -263,10 +265,11 @@ class F5C(nn.Module):
         backend: str = "auto",
         *,
         resize: str = "crop",
+        graph: str | None = None,
     ) -> None:
         super().__init__()
         self.fcc = FCC(channels, size, variant, resize=resize, backend=backend)
-        self.ccc = CCC(channels, size, k, GRAPH_OF_VARIANT[variant], backend=backend)
+        self.ccc = CCC(channels, size, k, GRAPH_OF_VARIANT[variant] if graph is None else graph, backend=backend)
         self.mix = nn.Conv2d(channels, channels, 1) if variant == "paper" else None
         self.variant, self.backend = variant, backend
         if self.mix is not None and self.fcc.mix is not None:

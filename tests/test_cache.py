@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from data_fixtures import SMALL, small_clip, small_rows, write_small_cache
 
-from mol.data.cache import Cache, CacheWriter
+from mol.data.cache import Cache, CacheWriter, row_bytes
 from mol.errors import CacheError, CacheSettingsError, ClipError, StorageError
 
 
@@ -83,6 +83,44 @@ def test_interrupted_run_goes_on_with_the_rows_that_are_missing(tmp_path):
             writer.write(row, *small_clip(row))
         writer.finish()
     assert content(tmp_path / "set") == content(write_small_cache(tmp_path / "straight"))
+
+
+def skipped(*clips: int) -> list[dict[str, str]]:
+    return [{"dataset": "test", "subject": f"s{i % 2}", "clip": f"c{i}", "reason": "no face"} for i in clips]
+
+
+def test_cache_is_finished_without_the_clips_that_are_skipped(tmp_path):
+    with CacheWriter(tmp_path / "set", SMALL, small_rows(4)) as writer:
+        for row in (0, 2, 3):
+            writer.write(row, *small_clip(row))
+        writer.finish(skipped(1))
+    cache = Cache.open(tmp_path / "set")
+    cache.verify()
+    assert cache.rows == [small_rows(4)[row] for row in (0, 2, 3)]
+    np.testing.assert_array_equal(cache.frames, [small_clip(row)[0] for row in (0, 2, 3)])
+    assert cache.skipped == skipped(1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["set"]
+    assert CacheWriter(tmp_path / "set", SMALL, small_rows(4)).complete
+
+
+def test_row_that_is_missing_though_not_skipped_is_no_finished_cache(tmp_path):
+    with CacheWriter(tmp_path / "set", SMALL, small_rows(4)) as writer:
+        writer.write(0, *small_clip(0))
+        with pytest.raises(CacheError, match="misses 1 of 4 rows, the first is 2"):
+            writer.finish(skipped(1, 3))
+
+
+def test_skipped_clip_without_rows_is_listed(tmp_path):
+    with CacheWriter(tmp_path / "set", SMALL, small_rows(1)) as writer:
+        writer.write(0, *small_clip(0))
+        writer.finish(skipped(7))
+    assert Cache.open(tmp_path / "set").skipped == skipped(7)
+
+
+def test_row_takes_the_bytes_that_are_announced(tmp_path):
+    path = write_small_cache(tmp_path / "set", count=5)
+    arrays = sum(len(data) for name, data in content(path).items() if name.endswith(".npy"))
+    assert arrays == 5 * row_bytes(SMALL.frames, SMALL.size) + 4 * 128
 
 
 def test_killed_process_loses_no_written_row(tmp_path):

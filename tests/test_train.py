@@ -35,7 +35,7 @@ from mol.data.clips import ResidentClips, person
 from mol.errors import CacheError, CheckpointError, SettingsError, StorageError
 from mol.losses import landmark_loss
 from mol.runlog import RunLog
-from mol.train import StopSignal, TrainingInterrupted, learning_rate, leave_one_subject_out, train
+from mol.train import StopSignal, TrainingInterrupted, learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +161,6 @@ def test_inner_validation_chooses_by_people_of_the_training_fold(
     assert len(set.union(*people)) == 4
     assert looks == [people[1]] * 4
     assert load_model(config.run).state["step"] == 2
-
-
-def test_folds_never_share_a_checkpoint(config: TrainConfig, cache: Cache) -> None:
-    """Published error 5: every fold wrote to the first fold's file name."""
-    odd = [{**cache.rows[0], "subject": name} for name in ("a b", "a_b", "A/B", "ä")]
-    folds = leave_one_subject_out(config, [*cache.rows, *odd])
-    assert len({fold.run.lower() for fold in folds}) == len(folds) == 8
-    folds = leave_one_subject_out(replace(config, steps=1), cache.rows)[:2]
-    for fold in folds:
-        train(fold)
-    states = [read_state(Path(fold.run) / "checkpoints" / "last") for fold in folds]
-    assert [state["held_out_people"] for state in states] == [["tiny/s1"], ["tiny/s2"]]
-    assert not same(*(weights(fold.run) for fold in folds))
 
 
 def test_a_run_folder_is_not_overwritten_by_another_run(config: TrainConfig) -> None:
@@ -422,7 +409,10 @@ def test_settings_that_cannot_work_are_refused_before_anything_is_written(
         ({"clip_norm": -1.0}, "must not be negative"),
         ({"inner_validation": 1.0}, r"a share in \[0, 1\)"),
         ({"selection": "inner-val"}, "needs inner_validation > 0"),
-        ({"selection": "test"}, "must be 'last' or 'inner-val'"),
+        ({"selection": "test"}, "must be 'last', 'inner-val' or 'test-peek'"),
+        ({"selection": "test-peek"}, "needs validate_every > 0"),
+        ({"selection": "test-peek", "validate_every": 1, "inner_validation": 0.3}, "inner_validation = 0"),
+        ({"counts": "ignore"}, "must be 'require' or 'warn'"),
         ({"schedule": "step"}, "must be 'constant' or 'cosine'"),
     ],
 )

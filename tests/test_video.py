@@ -11,7 +11,7 @@ from data_fixtures import smooth_texture
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mol.data.video import _upright, interpolate_frames, read_picture, read_video, sample_starts
+from mol.data.video import _upright, interpolate_frames, read_frames, read_picture, read_video, sample_starts
 from mol.errors import ClipError, MediaError
 
 
@@ -113,6 +113,13 @@ def test_video_file_gives_every_frame_in_order(tmp_path, suffix):
     error = np.abs(video.frames[:, None].astype(int) - frames[None]).mean(axis=(2, 3))
     np.testing.assert_array_equal(error.argmin(axis=1), np.arange(len(frames)))
     assert np.diag(error).max() < 5
+
+
+def test_some_frames_of_a_video_file_are_those_of_the_whole(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", moving_frames())
+    np.testing.assert_array_equal(read_frames(path, [1, 2, 5]), read_video(path).frames[[1, 2, 5]])
+    with pytest.raises(MediaError, match=r"clip\.mp4 ends before frame 500"):
+        read_frames(path, [1, 500])
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])

@@ -6,6 +6,7 @@
     flow.npy        (n, T − 1, 2, S, S) float16, (dx, dy) pixels from frame t to t + 1
     landmarks.npy   (n, T, 68, 2) float32, (x, y) pixels
     checksums.npy   (n,) uint64, 1 + CRC-32 of the row's three arrays; 0 while the row is not written
+    skipped.json    where clips were left out: their data set, subject, clip and the reason
 
 The folder is built as ``<path>.partial`` and renamed when the last row is in. Nothing is pickled.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +53,11 @@ class CacheSettings:
     frames: int = 8
     size: int = 144
 
+    @property
+    def synthetic_clips(self) -> bool:
+        """Whether the clips were made by this program, rendered into the cache or extracted from a set's folders."""
+        return self.kind == "synthetic" or bool(self.settings.get("synthetic", False))
+
     def to_json(self) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
         return content
@@ -81,6 +87,14 @@ def _layouts(frames: int, size: int) -> dict[str, _Layout]:
     }
 
 
+def row_bytes(frames: int = 8, size: int = 144) -> int:
+    """Bytes that one row takes on the disk, beside the index: frames, flow, landmarks and checksum.
+
+    T·S² + (T − 1)·2·S²·2 + T·68·2·4 + 8
+    """
+    return sum(layout.row_bytes for layout in _layouts(frames, size).values())
+
+
 class CacheWriter:
     """Fills a cache row by row, in any order, and goes on where an interrupted run stopped.
 
@@ -105,7 +119,7 @@ class CacheWriter:
         self._offsets: dict[str, int] = {}
         self.complete = self.path.exists() and not _is_empty_folder(self.path)
         if self.complete:
-            _check_same(self.path, settings, self.rows)
+            _check_same(self.path, settings, _without(self.rows, _read_skipped(self.path)))
             self._checksums = np.ones(len(self.rows), np.uint64)
         elif self.partial.exists() and not _is_abandoned_start(self.partial):
             _check_same(self.partial, settings, self.rows)
@@ -139,30 +153,58 @@ class CacheWriter:
             self._put(name, row, content)
         self._checksums[row] = checksum
 
-    def finish(self) -> Path:
+    def finish(self, skipped: Sequence[Mapping[str, str]] = ()) -> Path:
         """Put the complete cache in its place and return that.
 
+        Args:
+            skipped: clips to finish without, each with ``dataset, subject, clip, reason``. Their rows are left out,
+                which needs the space of the other rows once more until the end, and they are listed in skipped.json.
         Raises:
-            CacheError: rows are missing.
+            CacheError: rows of other clips are missing, or none would be left.
             StorageError: the disk refused; the partial folder stays and can be continued.
         """
+        copy = self.path.with_name(self.path.name + ".kept")
+        self._remove_leftovers(copy)
         if self.complete:
             return self.path
-        if missing := self.pending():
+        kept = _kept(self.rows, skipped)
+        if missing := sorted(set(self.pending()) & set(kept)):
             raise CacheError(
                 f"{self.partial} misses {len(missing)} of {len(self.rows)} rows, the first is {missing[0]}."
             )
+        source = self if len(kept) == len(self.rows) else self._copy(kept, copy)
+        _write_skipped(source.partial, skipped)
         try:
-            for file in self._files.values():
+            for file in source._files.values():
                 os.fsync(file.fileno())
-            self.close()
+            source.close()
             if self.path.exists():
                 self.path.rmdir()
-            os.replace(self.partial, self.path)
+            os.replace(source.partial, self.path)
         except OSError as error:
             raise StorageError(f"could not finish {self.path}: {error.strerror}; {self.partial} is kept.") from error
+        self.close()
+        shutil.rmtree(self.partial, ignore_errors=True)
         self.complete = True
         return self.path
+
+    def _remove_leftovers(self, copy: Path) -> None:
+        """Remove what a run left that was killed while it finished."""
+        shutil.rmtree(copy.with_name(copy.name + ".partial"), ignore_errors=True)
+        if self.complete and self.partial.exists():
+            try:
+                _check_same(self.partial, self.settings, self.rows)
+            except CacheError:
+                return  # not of this cache
+            shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _copy(self, kept: Sequence[int], path: Path) -> CacheWriter:
+        """Another writer that holds only the rows `kept`."""
+        arrays = _open_arrays(self.partial, len(self.rows), self._layouts)
+        copy = CacheWriter(path, self.settings, [self.rows[row] for row in kept])
+        for target, row in enumerate(kept):
+            copy.write(target, *(arrays[name][row] for name in _ROW_ARRAYS))
+        return copy
 
     def close(self) -> None:
         """Close the files; a partial folder stays for the next run."""
@@ -267,6 +309,7 @@ class Cache:
         flow: (n, T − 1, 2, S, S) float16.
         landmarks: (n, T, 68, 2) float32.
         checksums: (n,) uint64.
+        skipped: clips that the cache was finished without: data set, subject, clip and the reason.
     """
 
     path: Path
@@ -276,6 +319,7 @@ class Cache:
     flow: np.ndarray
     landmarks: np.ndarray
     checksums: np.ndarray
+    skipped: list[dict[str, str]] = field(default_factory=list)
 
     @classmethod
     def open(cls, path: str | Path) -> Cache:
@@ -290,7 +334,7 @@ class Cache:
             hint = (
                 f"{partial} is unfinished: run the command that makes it again to continue."
                 if partial.is_dir()
-                else "make one with `mol synth`."
+                else "make one with `mol extract` or `mol synth`."
             )
             raise CacheError(f"{path} is not a cache folder; {hint}")
         settings = _read_settings(path)
@@ -300,7 +344,7 @@ class Cache:
             raise CacheError(f"{path / 'checksums.npy'} marks rows that were never written; make the cache again.")
         if not np.isfinite(arrays["landmarks"]).all():
             raise CacheError(f"{path / 'landmarks.npy'} holds NaN or infinite values; make the cache again.")
-        return cls(path, settings, rows, **arrays)
+        return cls(path, settings, rows, **arrays, skipped=_read_skipped(path))
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -381,6 +425,37 @@ def _read_rows(folder: Path, class_count: int) -> list[dict[str, Any]]:
         raise CacheError(f"{path} is not a list of rows; make the cache again.")
     _check_rows(rows, class_count, path)
     return rows
+
+
+def _write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> None:
+    if skipped:
+        write_json(folder / "skipped.json", [dict(clip) for clip in skipped])
+    else:
+        (folder / "skipped.json").unlink(missing_ok=True)
+
+
+def _read_skipped(folder: Path) -> list[dict[str, str]]:
+    path = folder / "skipped.json"
+    if not path.exists():
+        return []
+    clips = _read_json(path)
+    keys = (*_CLIP_KEYS, "reason")
+    if not isinstance(clips, list) or not all(isinstance(clip, dict) and {*keys} <= {*clip} for clip in clips):
+        raise CacheError(f"{path} is not a list of clips with {', '.join(keys)}; make the cache again.")
+    return clips
+
+
+_CLIP_KEYS = ("dataset", "subject", "clip")
+
+
+def _kept(rows: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, str]]) -> list[int]:
+    """Positions of the rows whose clip is not skipped."""
+    names = {tuple(clip[key] for key in _CLIP_KEYS) for clip in skipped}
+    return [index for index, row in enumerate(rows) if tuple(row[key] for key in _CLIP_KEYS) not in names]
+
+
+def _without(rows: list[dict[str, Any]], skipped: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    return [rows[index] for index in _kept(rows, skipped)]
 
 
 def _check_rows(rows: Sequence[dict[str, Any]], class_count: int, path: Path | None = None) -> None:

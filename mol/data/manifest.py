@@ -212,8 +212,8 @@ def read_manifest(folder: Path) -> Manifest:
         table = table_path.read_bytes()
         if _digest(table) != head["sha256"]:
             raise DataError(
-                f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or give "
-                "your own table to --dataset generic."
+                f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or "
+                "give your own table to --dataset generic."
             )
         clips = [_clip(row, table_path, line) for line, row in enumerate(_rows(table.decode("utf-8")), 2)]
         notes = [Note(**note) for note in head["notes"]]

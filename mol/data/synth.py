@@ -8,17 +8,11 @@ micro-expressions.
 
 from __future__ import annotations
 
-import os
-import signal
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
-from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,9 +25,11 @@ from mol.data.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage,
 from mol.data.landmarks import LandmarkDetector
 from mol.data.motion import Motion, head_motion, intensity_profile
 from mol.data.video import sample_starts
-from mol.errors import ClipError, MOLError, SettingsError, StorageError
+from mol.environment import available_cores
+from mol.errors import ClipError, SettingsError, StorageError
 from mol.extras import require
 from mol.storage import write_atomic
+from mol.workers import in_processes
 
 # Raised whenever the same settings would give other bytes.
 GENERATOR = 1
@@ -406,7 +402,7 @@ def synthesize(
         MissingExtraError: the pictures or the detector are not installed.
     """
     settings = settings or SynthSettings()
-    workers = workers if workers is not None else _usable_cores()
+    workers = workers if workers is not None else available_cores()
     if workers < 1:
         raise SettingsError(f"workers must be at least 1, got {workers}.")
     faces = load_faces(settings.sources, settings.people, settings.pictures, detector)
@@ -425,51 +421,14 @@ def synthesize(
         done, total = len(jobs) - len(pending), len(jobs)
         report = progress or (lambda done, total: None)
         report(done, total)
-        for row, clip in _render(jobs, pending, workers):
-            writer.write(row, *clip)
+        # Two clips take less time than a process takes to start.
+        workers = workers if len(pending) >= 2 * workers else 1
+        kept = "What is rendered is kept."
+        for index, clip in in_processes(render_clip, (jobs[row] for row in pending), workers, kept):
+            writer.write(pending[index], *clip)
             done += 1
             report(done, total)
         return Cache.open(writer.finish())
-
-
-_Job = tuple[ClipPlan, FaceImage, int, SynthSettings]
-
-
-def _render(jobs: Sequence[_Job], pending: Sequence[int], workers: int) -> Iterator[tuple[int, Clip]]:
-    """Rendered rows in the order in which they come; a few rows a worker are under way at any time."""
-    if workers == 1 or len(pending) < 2 * workers:
-        yield from ((row, render_clip(*jobs[row])) for row in pending)
-        return
-    rows = iter(pending)
-    # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker) as pool:
-        try:
-            running: dict[Future[Clip], int] = {}
-            while True:
-                for row in islice(rows, 4 * workers - len(running)):
-                    running[pool.submit(render_clip, *jobs[row])] = row
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise MOLError(
-                "a rendering process ended by itself, often for want of memory. What is rendered is kept: run the "
-                "same command again, with workers=1 where it happens again. A script of your own needs "
-                '`if __name__ == "__main__":` around its main part.'
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker() -> None:
-    """One thread a process: the processes are the parallelism. Interrupts are the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    require("cv2", extra="data").setNumThreads(1)
 
 
 def _versions(sources: Sequence[str]) -> dict[str, str]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mol.data.integrity import truncation
 from mol.errors import ClipError, MediaError
 from mol.extras import require
 
@@ -67,6 +70,8 @@ def read_picture(path: str | Path) -> np.ndarray:
         raise MediaError(f"cannot read the picture {path}: {error.strerror}.") from error
     if not data:
         raise MediaError(f"the picture {path} is empty (0 bytes); copy it again from its source.")
+    if lacking := truncation(data):  # OpenCV may fill what is missing with grey
+        raise MediaError(f"{path}: {lacking}; copy it again from its source.")
     try:
         picture: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     except cv2.error:
@@ -77,6 +82,27 @@ def read_picture(path: str | Path) -> np.ndarray:
             "copy it again from its source."
         )
     return picture
+
+
+def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
+    """Read some frames of a video file; nothing behind the last of them is decoded, and no other frame is kept.
+
+    Args:
+        path: a file that FFmpeg can read.
+        numbers: which frames, counted from 0, ascending.
+    Returns:
+        (len(numbers), H, W) uint8.
+    Raises:
+        MediaError: the file cannot be read so far, ends before the last of the frames, or changes its picture size.
+    """
+    path = Path(path)
+    wanted = set(numbers)
+    with _opened(path) as (decoded, _):
+        frames = [frame for index, frame in enumerate(islice(decoded, max(wanted) + 1)) if index in wanted]
+    if len(frames) < len(numbers):
+        raise MediaError(f"{path} ends before frame {max(wanted)}; check its length against the annotation.")
+    _check_sizes(frames, path)
+    return np.stack(frames)
 
 
 def sample_starts(length: int, frames: int = 8) -> tuple[int, range]:
@@ -158,23 +184,41 @@ def _extent(picture: np.ndarray) -> str:
 
 
 def _read_file(path: Path) -> Video:
+    with _opened(path) as (decoded, fps):
+        frames = list(decoded)
+    if not frames:
+        raise MediaError(f"{path} holds no frames.")
+    _check_sizes(frames, path)
+    return Video(np.stack(frames), fps, [f"frame {index}" for index in range(len(frames))])
+
+
+def _check_sizes(frames: Sequence[np.ndarray], path: Path) -> None:
+    if any(frame.shape != frames[0].shape for frame in frames):
+        raise MediaError(f"{path} changes its picture size on the way; convert it to one size first.")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], float]]:
+    """The frames of a video file, decoded as they are taken, and their rate; FFmpeg's errors name the file."""
     av = require("av", extra="data")
-    frames: list[np.ndarray] = []
+    taken = 0
+
+    def counted(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        nonlocal taken
+        for frame in frames:
+            taken += 1
+            yield frame
+
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise MediaError(f"{path} has no video stream.")
             stream = container.streams.video[0]
             fps = float(stream.average_rate or stream.guessed_rate or 25)
-            frames.extend(_decode(container, stream, fps, path))
+            yield counted(_decode(container, stream, fps, path)), fps
     except av.error.FFmpegError as error:
-        where = f"frame {len(frames)} of {path} cannot be read" if frames else f"{path} cannot be read as a video"
+        where = f"frame {taken} of {path} cannot be read" if taken else f"{path} cannot be read as a video"
         raise MediaError(f"{where}: {error.strerror}. The file is damaged, truncated or of an unknown kind.") from error
-    if not frames:
-        raise MediaError(f"{path} holds no frames.")
-    if any(frame.shape != frames[0].shape for frame in frames):
-        raise MediaError(f"{path} changes its picture size on the way; convert it to one size first.")
-    return Video(np.stack(frames), fps, [f"frame {index}" for index in range(len(frames))])
 
 
 def _decode(container: Any, stream: Any, fps: float, path: Path) -> Iterator[np.ndarray]:
