@@ -1,4 +1,4 @@
-"""The command line: ``mol synth | train | evaluate | predict | demo | info``.
+"""The command line: ``mol prepare | check-data | extract | loso | report | train | predict | …``.
 
 Every command is a dataclass of settings: each field is an option (``--batch-size 8`` or ``--batch_size 8``), any of
 them can stand in a YAML file (``--config file.yaml``), and options given after it win. Nothing heavy is imported before
@@ -8,6 +8,7 @@ it is known what to run.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 import traceback
@@ -30,11 +31,22 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "synth": Command("Make clips of real faces under exactly known motion, as a cache to train on."),
+    "demo": Command("All of it in one go: clips, training, evaluation, prediction on a real video."),
+    "prepare": Command("Read a data set's sheets and folders as they were distributed into a manifest."),
+    "check-data": Command(
+        "Check manifests and their frames against a protocol: counts, gaps, damage, duplicates.", ("manifests",)
+    ),
+    "extract": Command("Detect, align and measure the flow of every clip of a manifest, into a cache.", ("manifest",)),
+    "loso": Command(
+        "Leave-one-subject-out: train and test a fold a person, pool the scores, go on where it stopped.", ("caches",)
+    ),
+    "report": Command("A page, tables and pictures of one or several leave-one-subject-out runs.", ("runs",)),
     "train": Command("Train the network on a cache, with some of its people held out."),
     "evaluate": Command("Score a trained network, beside baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
-    "demo": Command("All of it in one go: clips, training, evaluation, prediction on a real video."),
+    "synth": Command(
+        "Make clips of real faces under exactly known motion: a cache, or with --layout SET a data set's own folders."
+    ),
     "info": Command("Versions, hardware, kernels and optional parts of this installation."),
 }
 
@@ -86,7 +98,9 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     commands, config = import_module("mol.commands"), import_module("mol.config")
     command = COMMANDS[name]
-    config_class, run = commands.RUNNERS[name]
+    # A data set's own folders have other settings than a cache.
+    layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
+    config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
     nameless = "".join(f" The name --{field} can be left out." for field in command.positional)
     spelled = spell_out(config_class, command.positional, arguments)
     run(config.read_config(config_class, spelled, f"mol {name}", command.summary + nameless))
@@ -114,8 +128,8 @@ def _overview() -> str:
 
 
 def _print_error(message: str) -> None:
-    """One line, red where the terminal has colours; a reader of logs finds it by its first word."""
-    line = "error: " + " ".join(message.split())
+    """Red where the terminal has colours; a reader of logs finds it by its first word. Lists keep their lines."""
+    line = "error: " + "\n  ".join(" ".join(part.split()) for part in message.split("\n  "))
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[31m{line}\033[0m" if colours else line, file=sys.stderr)
 
@@ -123,13 +137,16 @@ def _print_error(message: str) -> None:
 def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
     """Bring what people type to the form ``--name value`` throughout.
 
-    ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`.
+    ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`, which takes all that
+    are left where it is a list.
 
     Raises:
         SettingsError: more values without a name than there are names.
     """
     flags = {f"--{field.name}" for field in fields(config_class) if field.type in ("bool", bool)}
+    lists = {field.name for field in fields(config_class) if str(field.type).startswith("list")}
     nameless = list(positional)
+    collected: dict[str, list[str]] = {}
     given = list(arguments)
     spelled: list[str] = []
     while given:
@@ -137,7 +154,10 @@ def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence
         if not argument.startswith("-"):
             if not nameless:
                 raise SettingsError(f"unexpected argument {argument!r}; options are given as --name value")
-            spelled += [f"--{nameless.pop(0)}", argument]
+            if nameless[0] in lists:
+                collected.setdefault(nameless[0], []).append(argument)
+            else:
+                spelled += [f"--{nameless.pop(0)}", argument]
             continue
         option, equals, value = argument.partition("=")
         option = option[:2] + option[2:].replace("-", "_")
@@ -148,4 +168,4 @@ def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence
             spelled.append("true")
         elif given:
             spelled.append(given.pop(0))
-    return spelled
+    return spelled + [word for name, values in collected.items() for word in (f"--{name}", json.dumps(values))]

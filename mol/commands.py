@@ -9,14 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import molkernels
+from mol.check_data import CheckDataConfig, run_check_data
 from mol.config import EvaluateConfig, TrainConfig
 from mol.data.contact_sheet import contact_sheet
+from mol.data.layout_plan import LayoutSettings
+from mol.data.layouts import write_layout
 from mol.data.synth import SynthSettings, synthesize
 from mol.demo import DemoConfig, run_demo
 from mol.environment import hardware, versions
 from mol.evaluate import evaluate, evaluation_table
+from mol.extract import ExtractConfig, run_extract
 from mol.extras import require
+from mol.loso import LosoConfig, run_loso
 from mol.predict import PredictConfig, describe_prediction, predict
+from mol.prepare import PrepareConfig, run_prepare
+from mol.report import ReportConfig, run_report
 from mol.terminal import console, counting, say, tracking
 from mol.train import train
 
@@ -39,6 +46,25 @@ class SynthConfig(SynthSettings):
         return SynthSettings(**{field.name: getattr(self, field.name) for field in fields(SynthSettings)})
 
 
+@dataclass(frozen=True)
+class LayoutConfig(LayoutSettings):
+    """Where a synthetic set in a data set's own folders goes; what it is like is in `LayoutSettings`.
+
+    Attributes:
+        layout: whose folders and sheets: casme2, casme2-cropped, samm, smic, casme-sq, casme3, mmew, 4dme, released or
+            generic.
+        out: root of the set; data/LAYOUT when empty.
+        workers: processes; one for each core when 0.
+    """
+
+    layout: str = "smic"
+    out: str | None = None
+    workers: int = 0
+
+    def settings(self) -> LayoutSettings:
+        return LayoutSettings(**{field.name: getattr(self, field.name) for field in fields(LayoutSettings)})
+
+
 @dataclass
 class InfoConfig:
     """Nothing to set."""
@@ -53,6 +79,16 @@ def run_synth(config: SynthConfig) -> None:
         picture = Path(config.out).with_name(f"{Path(config.out).name}-contact-sheet.png")
         say(f"contact sheet: {contact_sheet(cache, picture)}")
     say(f"next: mol train --cache {config.out}")
+
+
+def run_layout(config: LayoutConfig) -> None:
+    """Render a synthetic set in a data set's own folders and sheets."""
+    out = config.out or f"data/{config.layout}"
+    with counting("rendering clips") as count:
+        plan = write_layout(config.layout, out, config.settings(), config.workers or None, count)
+    say(f"{len(plan.clips)} clips of {len({clip.person for clip in plan.clips})} people: {out}")
+    say("Real faces under motion that we made: scores on them say nothing about recognition.")
+    say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}")
 
 
 def run_train(config: TrainConfig) -> None:
@@ -96,7 +132,7 @@ def _extras() -> list[tuple[str, str]]:
     """For each optional part whether it can be used, and the line that installs it."""
     rows = []
     for extra, modules in (
-        ("data", ("cv2", "dlib", "face_recognition_models", "av")),
+        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl", "pandas")),
         ("train", ("lightning_fabric", "jsonargparse", "safetensors", "tensorboard", "sklearn", "rich")),
         ("report", ("matplotlib",)),
     ):
@@ -126,11 +162,18 @@ def _shown(value: Any) -> str:
     return "unknown" if value is None else str(value)
 
 
-RUNNERS: dict[str, tuple[type, Callable[[Any], None]]] = {
-    "synth": (SynthConfig, run_synth),
+Runner = tuple[type, Callable[[Any], None]]
+RUNNERS: dict[str, Runner] = {
+    "demo": (DemoConfig, run_demo),
+    "prepare": (PrepareConfig, run_prepare),
+    "check-data": (CheckDataConfig, run_check_data),
+    "extract": (ExtractConfig, run_extract),
+    "loso": (LosoConfig, run_loso),
+    "report": (ReportConfig, run_report),
     "train": (TrainConfig, run_train),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
-    "demo": (DemoConfig, run_demo),
+    "synth": (SynthConfig, run_synth),
     "info": (InfoConfig, run_info),
 }
+SYNTH_LAYOUT: Runner = (LayoutConfig, run_layout)

@@ -443,6 +443,59 @@ def _normalised_error(points: np.ndarray, target: np.ndarray) -> float:
     return float(np.linalg.norm(points - target, axis=-1).mean() / eyes)
 
 
+# A video that was misread
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One sub-clip as the network saw it, with what it should have answered and what it did.
+
+    Attributes:
+        frames: (T, 128, 128) uint8, centre crops.
+        numbers: (T,) frame numbers in the video, or positions where the cache gives none.
+        flow, flow_ours: (T-1, 2, 128, 128), pixels; `flow` is what it was trained towards.
+        landmarks, landmarks_ours: (T-1, 68, 2) of frames 2..T, pixels; `landmarks` is what it was trained towards.
+    """
+
+    frames: np.ndarray
+    numbers: Sequence[int]
+    flow: np.ndarray
+    flow_ours: np.ndarray
+    landmarks: np.ndarray
+    landmarks_ours: np.ndarray
+
+
+def failure_picture(path: Path, seen: Seen, title: str, subtitle: str) -> None:
+    """Draw one video that was misread: frames with both landmarks, the flow it was given, the flow it estimated."""
+    side, gap, margin, legend = 1.3, 0.06, 0.25, 1.25
+    count = len(seen.frames)
+    width, height = 2 * margin + count * (side + gap) + legend, 0.95 + 3 * (side + gap) + 0.4
+    maximum = flow_maximum([seen.flow, seen.flow_ours])
+    with open_figure(path, width, height) as figure:
+        draw_headline(figure, title, subtitle, x=margin, height=height)
+
+        def panel(row: int, column: int) -> Any:
+            left, bottom = margin + column * (side + gap), height - 0.95 - side - row * (side + gap + 0.06)
+            return figure.add_axes((left / width, bottom / height, side / width, side / height))
+
+        for column, image in enumerate(seen.frames):
+            axes = panel(0, column)
+            _show_grey(axes, image)
+            _caption(axes, f"frame {seen.numbers[column]}")
+            if column:
+                _draw_landmarks(axes, seen.landmarks[column - 1], TRUTH, width=1.1)
+                _draw_landmarks(axes, seen.landmarks_ours[column - 1], OURS, width=0.9)
+                for row, flow in ((1, seen.flow), (2, seen.flow_ours)):
+                    _show_flow(panel(row, column), flow[column - 1], maximum)
+        for row, name in ((1, "flow\ntrained\ntowards"), (2, "flow\nestimated")):
+            axes = panel(row, 0)
+            axes.axis("off")
+            axes.text(0, 1, name, fontsize=8, va="top", transform=axes.transAxes)
+        left = margin + count * (side + gap) + 0.06
+        _landmark_legend(figure, left, height - 1.1, width, height, ("trained towards", "MOL"))
+        _show_wheel(figure.add_axes((left / width, 0.9 / height, 1.1 / width, 1.18 / height)), maximum)
+
+
 # Overview of one video
 
 

@@ -101,6 +101,28 @@ def test_traceback_shows_where_an_error_came_from(capsys, tmp_path):
     assert "CheckpointError" in shown
 
 
+def test_a_list_in_an_error_keeps_its_lines(monkeypatch, capsys):
+    def fails(_):
+        raise SettingsError("2 clips\nare bad: \n  one\n  two")
+
+    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, fails))
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "error: 2 clips are bad:\n  one\n  two\n"
+
+
+def test_values_without_names_fill_the_list_of_a_command(seen):
+    assert main(["loso", "cache/one", "--protocol", "megc2019", "cache/two"]) == 0
+    assert (seen[0].caches, seen[0].protocol) == (["cache/one", "cache/two"], "megc2019")
+
+
+def test_synth_with_a_layout_has_the_settings_of_layouts(monkeypatch):
+    configs: list = []
+    monkeypatch.setattr(commands, "SYNTH_LAYOUT", (commands.LayoutConfig, configs.append))
+    assert main(["synth", "--layout", "samm", "--people", "3", "--length", "[16, 20]"]) == 0
+    assert (configs[0].layout, configs[0].out) == ("samm", None)
+    assert (configs[0].settings().people, configs[0].settings().length) == (3, (16, 20))
+
+
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The example that turns one's own clips into a cache, on real frames in folders."""
+"""The example that brings one's own clips to a cache, on real frames in folders."""
 
 import subprocess
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from data_fixtures import astronaut
 
+from mol.cli import main
 from mol.data.cache import Cache
 from mol.data.synth import write_frames_folder
 
@@ -17,13 +18,13 @@ def test_own_clips_become_a_cache(tmp_path):
     picture = astronaut().image
     for folder, count in (("clips/neutral/eileen/a", 8), ("clips/moved/eileen/b", 17)):
         write_frames_folder(np.stack([np.roll(picture, t // 4, 1) for t in range(count)]), tmp_path / folder)
-    command = [sys.executable, str(EXAMPLE), str(tmp_path / "clips"), str(tmp_path / "cache")]
-    subprocess.run(command, check=True, capture_output=True)
-    cache = Cache.open(tmp_path / "cache")
-    assert cache.classes == ("moved", "neutral")
-    assert [(row["clip"], row["start"], row["interval"]) for row in cache.rows] == [
-        ("moved/b", 0, 2),
-        ("moved/b", 1, 2),
-        ("neutral/a", 0, 1),
+    subprocess.run([sys.executable, str(EXAMPLE), str(tmp_path / "clips")], check=True, capture_output=True)
+    manifest, cache = str(tmp_path / "manifest"), str(tmp_path / "cache")
+    assert main(["prepare", "--dataset", "generic", "--root", str(tmp_path / "clips"), "--out", manifest]) == 0
+    assert main(["extract", manifest, "--out", cache, "--workers", "1"]) == 0
+    rows = Cache.open(cache).rows
+    assert [(row["emotion"], row["clip"], row["start"], row["interval"]) for row in rows] == [
+        ("moved", "moved-b", 0, 2),
+        ("moved", "moved-b", 1, 2),
+        ("neutral", "neutral-a", 0, 1),
     ]
-    assert cache.frames.shape == (3, 8, 144, 144)

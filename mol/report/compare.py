@@ -1,0 +1,219 @@
+"""Several leave-one-subject-out runs beside each other: scores, what was set differently, and a paired test."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mol.errors import SettingsError
+from mol.evaluate import write_csv
+from mol.extras import require
+from mol.loso_scores import COMPOSITE, ERRORS, SCORES
+from mol.report.runs import UNITS, LosoRun
+from mol.report.tables import PRINTED, heading, latex_table, plain
+from mol.storage import write_text
+
+# Settings that say where a run lies and how it was watched; of the caches it is the content that counts.
+_ELSEWHERE = frozenset({"run", "resume", "folds", "caches", "log_every", "checkpoint_every", "keep_checkpoints"})
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two runs on the videos that both have tested.
+
+    Attributes:
+        videos: how many those are.
+        both_right, both_wrong: of them.
+        only_first, only_other: right in one run alone.
+        p_value: of McNemar's exact test, two-sided; None where the runs disagree nowhere.
+        seeds: whose votes were averaged; empty where the runs have no seed in common and each votes with its own.
+    """
+
+    videos: int
+    both_right: int
+    both_wrong: int
+    only_first: int
+    only_other: int
+    p_value: float | None
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs of one protocol; the first is what the others are compared with.
+
+    Attributes:
+        runs: two or more.
+        names: what to call them, each different.
+        settings: the settings that differ: name → one value a run.
+        tests: one for each run but the first.
+    """
+
+    runs: list[LosoRun]
+    names: list[str]
+    settings: dict[str, list[Any]]
+    tests: list[PairedTest]
+
+    @property
+    def groups(self) -> list[str]:
+        """What every run has scores for; all sets together only where they are the same sets."""
+        same = all(set(run.datasets) == set(self.runs[0].datasets) for run in self.runs)
+        shared = [group for group in self.runs[0].groups if all(group in run.groups for run in self.runs)]
+        return [group for group in shared if same or group != COMPOSITE]
+
+
+def compare_runs(runs: Sequence[LosoRun]) -> Comparison:
+    """Put runs beside each other.
+
+    Raises:
+        SettingsError: a run given twice, runs of different protocols or classes, or one without a finished fold.
+    """
+    first, *others = runs
+    twice = [name for name, count in Counter(str(run.path.resolve()) for run in runs).items() if count > 1]
+    if twice:
+        raise SettingsError(f"{twice[0]} is given twice; name each run once")
+    for run in runs:
+        if not run.videos:
+            raise SettingsError(f"{run.path} has no finished fold yet; leave it out of the comparison until it has one")
+        if (run.protocol, run.classes) != (first.protocol, first.classes):
+            raise SettingsError(
+                f"{first.path} (protocol {first.protocol}: {', '.join(first.classes)}) and {run.path} (protocol "
+                f"{run.protocol}: {', '.join(run.classes)}) answer different questions; compare runs of one protocol"
+            )
+    if not set.intersection(*(set(run.groups) - {COMPOSITE} for run in runs)):
+        raise SettingsError(f"{' and '.join(str(run.path) for run in runs)} share no data set; nothing can be compared")
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.path) for run in runs]
+    return Comparison(list(runs), names, differing_settings(runs), [paired_test(first, run) for run in others])
+
+
+def differing_settings(runs: Sequence[LosoRun]) -> dict[str, list[Any]]:
+    """Settings in which the runs are not all alike: dotted name → one value a run, None where it has none."""
+    flat = [dict(_flat(run.settings)) | _contents(run) for run in runs]
+    names = dict.fromkeys(name for settings in flat for name in settings if name not in _ELSEWHERE)
+    values = {name: [settings.get(name) for settings in flat] for name in names}
+    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+
+
+def _contents(run: LosoRun) -> dict[str, str]:
+    """The fingerprint of each cache, by its data sets."""
+    return {
+        f"content of {', '.join(entry.get('datasets', [])) or entry['path']}": str(entry.get("fingerprint"))[:16]
+        for entry in run.plan.get("caches", [])
+    }
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def paired_test(first: LosoRun, other: LosoRun) -> PairedTest:
+    """McNemar's exact test on the videos that both runs have tested.
+
+    A video's vote is the mean probability over the seeds that both runs share. With b videos right in the first run
+    alone and c in the other alone, b is binomial with n = b + c and p = 1/2 if neither run is better. Videos of one
+    person are not independent, so that the p-value is rather too small.
+
+    Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947.
+    """
+    seeds = tuple(sorted(set(first.seeds) & set(other.seeds)))
+    common = {_place(video, seeds) for video in first.videos} & {_place(video, seeds) for video in other.videos}
+    ours, theirs = (_right_videos(run, seeds, common) for run in (first, other))
+    counts = Counter((ours[key], theirs[key]) for key in ours)
+    only_first, only_other = counts[True, False], counts[False, True]
+    p_value = None
+    if only_first + only_other:
+        stats = require("scipy.stats", extra="train")
+        p_value = float(stats.binomtest(only_first, only_first + only_other).pvalue)
+    return PairedTest(len(ours), counts[True, True], counts[False, False], only_first, only_other, p_value, seeds)
+
+
+def _place(video: Any, seeds: Sequence[int]) -> tuple[Any, ...]:
+    """What makes two votes comparable: the video, and the seed where the runs share seeds."""
+    return (video.key, video.seed if seeds else None)
+
+
+def _right_videos(run: LosoRun, seeds: Sequence[int], common: set[tuple[Any, ...]]) -> dict[tuple[str, str, str], bool]:
+    """Whether the mean vote of each common video is right."""
+    votes: dict[tuple[str, str, str], list[np.ndarray]] = {}
+    labels: dict[tuple[str, str, str], int] = {}
+    for video in run.videos:
+        if _place(video, seeds) in common:
+            votes.setdefault(video.key, []).append(video.probabilities)
+            labels[video.key] = video.label
+    return {key: int(np.mean(found, axis=0).argmax()) == labels[key] for key, found in votes.items()}
+
+
+def difference(comparison: Comparison, index: int, group: str, name: str) -> float | None:
+    """What a run scores more than the first one; None for the first itself."""
+    if index == 0:
+        return None
+    first, run = comparison.runs[0], comparison.runs[index]
+    return run.score(group, name).mean - first.score(group, name).mean
+
+
+def write_comparison_tables(folder: Path, comparison: Comparison) -> None:
+    """Write comparison.csv, settings.csv, paired.csv and comparison.tex."""
+    names = (*SCORES, *ERRORS)
+    rows = [
+        [comparison.names[index], group, *(text for name in names for text in _texts(comparison, index, group, name))]
+        for group in comparison.groups
+        for index in range(len(comparison.runs))
+    ]
+    heads = [head for name in names for head in (name, f"{name}_sd", f"{name}_difference")]
+    write_csv(folder / "comparison.csv", ["run", "set", *heads], rows)
+    settings = [[name, *map(_json, values)] for name, values in comparison.settings.items()]
+    write_csv(folder / "settings.csv", ["setting", *comparison.names], settings)
+    tests = [[name, *_paired_row(test)] for name, test in zip(comparison.names[1:], comparison.tests, strict=True)]
+    head = ["run", "videos", "both_right", "both_wrong", "only_first", "only_other", "p_value"]
+    write_csv(folder / "paired.csv", head, tests)
+    write_text(folder / "comparison.tex", "\n".join(_latex(comparison, group) for group in comparison.groups))
+
+
+def _latex(comparison: Comparison, group: str) -> str:
+    caption = f"Protocol {comparison.runs[0].protocol}, {group}; differences to {comparison.names[0]} in brackets."
+    if doubtful := [name for name, run in zip(comparison.names, comparison.runs, strict=True) if run.reasons]:
+        caption += f" Not reportable: {', '.join(doubtful)}."
+    rows = [
+        [comparison.names[index], *(_latex_cell(comparison, index, group, name) for name in PRINTED)]
+        for index in range(len(comparison.runs))
+    ]
+    return latex_table(["Run", *map(heading, PRINTED)], rows, caption, f"tab:comparison-{group}")
+
+
+def _latex_cell(comparison: Comparison, index: int, group: str, name: str) -> str:
+    text, more = plain(comparison.runs[index].score(group, name), name), difference(comparison, index, group, name)
+    return text if more is None else f"{text} ({signed(more, name)})"
+
+
+def _texts(comparison: Comparison, index: int, group: str, name: str) -> tuple[str, str, str]:
+    """Mean, deviation and difference to the first run as CSV has them."""
+    found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
+    deviation = "" if found.deviation is None else f"{found.deviation:.6f}"
+    return f"{found.mean:.6f}", deviation, "" if more is None else f"{more:+.6f}"
+
+
+def signed(value: float, name: str) -> str:
+    """A difference of scores, or of errors in their unit, with its sign, the minus as wide as the plus."""
+    scale, digits = (UNITS[name].scale, UNITS[name].digits) if name in UNITS else (1, 3)
+    return f"{value * scale:+.{digits}f}".replace("-", "−")
+
+
+def _paired_row(test: PairedTest) -> list[Any]:
+    p_value = "" if test.p_value is None else f"{test.p_value:.6g}"
+    return [test.videos, test.both_right, test.both_wrong, test.only_first, test.only_other, p_value]
+
+
+def _json(value: Any) -> str:
+    return "" if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,152 @@
+"""The page that shows several leave-one-subject-out runs beside each other."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mol.report.compare import Comparison, PairedTest, difference, signed
+from mol.report.html import Markup, banner, element, facts, page, section, table
+from mol.report.page import cell, group_name
+from mol.report.runs import TITLES, UNITS
+from mol.report.tables import PRINTED
+
+
+def comparison_page(comparison: Comparison, command: str) -> str:
+    """The whole HTML document of a comparison."""
+    sections = [
+        ("scores", "Scores", _scores_section(comparison)),
+        ("settings", "What differs", _settings_section(comparison)),
+        ("paired", "Paired test", _paired_section(comparison)),
+        ("reproduce", "Reproduce", section("reproduce", "Reproduce", None, element("pre", command))),
+    ]
+    footer = "comparison.csv, settings.csv, paired.csv and comparison.tex beside this page hold the same numbers."
+    return page(f"{comparison.runs[0].protocol}: {len(comparison.runs)} runs", _header(comparison), sections, footer)
+
+
+def _header(comparison: Comparison) -> Markup:
+    first = comparison.runs[0]
+    reasons = [
+        f"{name}: {'; '.join(run.reasons)}"
+        for name, run in zip(comparison.names, comparison.runs, strict=True)
+        if run.reasons
+    ]
+    lead = f"{len(comparison.runs)} leave-one-subject-out runs; differences are to {comparison.names[0]}."
+    return element(
+        "header",
+        element("p", "MOL · comparison", class_="eyebrow"),
+        element("h1", first.protocol),
+        element("p", lead, class_="lead"),
+        banner("Not reportable", reasons) if reasons else None,
+        facts(
+            [
+                (name, f"{len(run.done)} of {len(run.folds)} folds, seeds {', '.join(map(str, run.seeds))}")
+                for name, run in zip(comparison.names, comparison.runs, strict=True)
+            ]
+        ),
+    )
+
+
+def _scores_section(comparison: Comparison) -> Markup:
+    note = (
+        "Pooled over folds, one vote a video. Below each number its difference to the first run: "
+        "▲ better, ▼ worse. ± is the standard deviation over seeds."
+    )
+    content: list[Markup] = []
+    for group in comparison.groups:
+        content.append(_score_table(comparison, group))
+    bars = [_bars(comparison, group) for group in comparison.groups]
+    return section("scores", "Scores", note, element("div", bars, class_="panels"), *content)
+
+
+def _bars(comparison: Comparison, group: str) -> Markup:
+    """UF1 of every run as a bar from 0 to 1, with a mark where the first run's ends."""
+    found = [run.score(group, "uf1") for run in comparison.runs]
+    rows = []
+    for name, spread in zip(comparison.names, found, strict=True):
+        inner = element("i", style=f"width: {100 * spread.mean:.1f}%")
+        mark = element("u", style=f"left: {100 * found[0].mean:.1f}%")
+        rows += [
+            element("span", name, class_="name"),
+            element("span", element("span", inner, class_="bar"), mark, class_="track", aria_hidden="true"),
+            element("span", cell(spread, "uf1")),
+        ]
+    return element("div", element("span", f"UF1, {group_name(group)}", class_="head"), rows, class_="race")
+
+
+def _score_table(comparison: Comparison, group: str) -> Markup:
+    heads = [TITLES.get(name) or f"{UNITS[name].title}, {UNITS[name].name}" for name in PRINTED]
+    rows = [
+        [comparison.names[index], *(_compared(comparison, index, group, name) for name in PRINTED)]
+        for index in range(len(comparison.runs))
+    ]
+    return table(["Run", *heads], rows, f"{group_name(group)}: scores and differences to {comparison.names[0]}")
+
+
+def _compared(comparison: Comparison, index: int, group: str, name: str) -> Markup:
+    """A score, and below it its difference to the first run's with an arrow that says whether that is better."""
+    found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
+    shown = cell(found, name)
+    if more is None:
+        return shown
+    if not any(digit in signed(more, name) for digit in "123456789"):
+        return Markup(shown + element("br") + element("small", "equal"))
+    better = (more > 0) == (name not in UNITS)
+    text = f"{'▲' if better else '▼'} {signed(more, name)}"
+    return Markup(shown + element("br") + element("span", text, class_="small up" if better else "small down"))
+
+
+def _settings_section(comparison: Comparison) -> Markup:
+    note = "Only the settings in which the runs are not all alike; everything else is the same."
+    if not comparison.settings:
+        return section("settings", "What differs", None, element("p", "No setting differs between these runs."))
+    rows = [[element("code", name), *map(_value, values)] for name, values in comparison.settings.items()]
+    return section(
+        "settings", "What differs", note, table(["Setting", *comparison.names], rows, "Settings that differ", "words")
+    )
+
+
+def _value(value: Any) -> Any:
+    if value is None:
+        return element("span", "–", class_="muted")
+    return element("code", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _paired_section(comparison: Comparison) -> Markup:
+    note = (
+        "McNemar’s exact test on the videos that both runs tested. Videos of one person are not independent, "
+        "so that p is rather too small; with several comparisons, expect a small one by chance."
+    )
+    first = comparison.names[0]
+    head = ["", "Videos", "Both right", f"Only {first}", "Only this run", "Both wrong", "p"]
+    rows = [
+        [
+            name,
+            test.videos,
+            test.both_right,
+            test.only_first,
+            test.only_other,
+            test.both_wrong,
+            "–" if test.p_value is None else _p_value(test.p_value),
+        ]
+        for name, test in zip(comparison.names[1:], comparison.tests, strict=True)
+    ]
+    return section(
+        "paired",
+        "Paired test",
+        note,
+        table(head, rows, f"Each run against {first}, video by video"),
+        element("p", _votes(comparison.tests), class_="small muted"),
+    )
+
+
+def _p_value(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _votes(tests: list[PairedTest]) -> str:
+    if all(len(test.seeds) == 1 for test in tests):
+        return f"Votes under seed {', '.join(sorted({str(test.seeds[0]) for test in tests}))}."
+    if all(test.seeds for test in tests):
+        return "A video’s vote is the mean probability over the seeds that both runs share."
+    return "Runs without a seed in common vote with the mean over their own seeds."
