@@ -520,13 +520,15 @@ def describe_result(result: ExtractResult, config: ExtractConfig) -> str:
             f"{len(result.skipped)} clips left out, as {result.path / 'skipped.json'} says (to try them again, delete "
             f"the cache):{_listing(result.skipped)}"
         )
-    lines.append(f"next: mol loso --caches '[{config.out}]' --protocol {_protocol(result)}")
+    lines.append(f"next: mol loso {config.out} --protocol {_protocol(result)}")
     return "\n".join(lines)
 
 
 def _protocol(result: ExtractResult) -> str:
-    datasets = {row["dataset"] for row in Cache.open(result.path).rows}
-    return "megc2019" if datasets <= {"casme2", "samm", "smic"} else "NAME"
+    """One that the cache alone can go through."""
+    datasets = sorted({row["dataset"] for row in Cache.open(result.path).rows})
+    known = set(datasets) <= {"casme2", "samm", "smic"}
+    return f"megc2019 --sets '[{', '.join(datasets)}]'" if known else "as-labelled"
 
 
 def command_of(config: ExtractConfig) -> str:

@@ -122,7 +122,8 @@ def run_loso(config: LosoConfig) -> None:
     if result.busy_share is not None:
         say(f"the network was at work in {result.busy_share:.1%} of the time of the steps; the rest went into batches")
     if result.done < result.total:
-        say(f"{result.total - result.done} of {result.total} folds are still to be done: {resume_command(config)}")
+        others = dataclasses.replace(config, folds=None)
+        say(f"{result.total - result.done} of {result.total} folds are still to be done: {resume_command(others)}")
     say(f"written to {result.run}\nnext: mol report {result.run}")
 
 

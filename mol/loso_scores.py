@@ -225,7 +225,10 @@ def latex_table(scores: Mapping[str, Any]) -> str:
         r"\toprule",
         rf"Set & {heads} \\",
         r"\midrule",
-        *(rf"{_escape(group)} & {' & '.join(_cells(scores, group, _latex_number))} \\" for group in scores["mean"]),
+        *(
+            rf"{_escape(group)} & {' & '.join(_cells(scores, group, _latex_number))} \\"
+            for group in _shown_groups(scores)
+        ),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -239,9 +242,15 @@ def score_table(scores: Mapping[str, Any]) -> Any:
     table.add_column("set")
     for _, heading, _, _ in _SHOWN:
         table.add_column(heading, justify="right")
-    for group in scores["mean"]:
+    for group in _shown_groups(scores):
         table.add_row(group, *_cells(scores, group, _plain_number))
     return table
+
+
+def _shown_groups(scores: Mapping[str, Any]) -> list[str]:
+    """The composite and the sets; of one set the composite says nothing new."""
+    groups = list(scores["mean"])
+    return groups[1:] if len(groups) == 2 else groups
 
 
 def describe_scores(scores: Mapping[str, Any]) -> str:

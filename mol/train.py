@@ -166,7 +166,9 @@ def _fit(
         log.add(terms, norm)
 
         done = state["step"] = step + 1
-        saving = done % config.checkpoint_every == 0 or done == config.steps or stop.requested is not None
+        # Asked once a step: a signal that comes after this is for the next step, which then saves.
+        stopped = stop.requested
+        saving = done % config.checkpoint_every == 0 or done == config.steps or stopped is not None
         if done % config.log_every == 0 or saving:
             log.write_training(done, rate)
         with log.pause():
@@ -179,10 +181,16 @@ def _fit(
                     save_checkpoint(checkpoints / "best", network, None, state)
             if saving:
                 save_checkpoint(checkpoints / "last", network, optimizer, state)
-        if stop.requested:
-            interrupted = TrainingInterrupted(Path(config.run), done)
-            log.say(f"{stop.requested}: stopped after step {done}, all is saved. Go on with:\n  {interrupted.command}")
-            raise interrupted
+        if stopped:
+            raise _interrupted(config, log, stopped, done)
+    if stop.requested:
+        raise _interrupted(config, log, stop.requested, config.steps)
+
+
+def _interrupted(config: TrainConfig, log: RunLog, name: str, step: int) -> TrainingInterrupted:
+    interrupted = TrainingInterrupted(Path(config.run), step)
+    log.say(f"{name}: stopped after step {step}, all is saved. Go on with:\n  {interrupted.command}")
+    return interrupted
 
 
 def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:

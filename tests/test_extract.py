@@ -684,7 +684,7 @@ def test_command_says_how_fast_it_was_and_what_comes_next(tmp_path, capsys):
     assert "1 clips, 1 sub-clips: " in said
     assert "clips/s" in said
     assert "TV-L1" in said
-    assert f"next: mol loso --caches '[{tmp_path / 'cache'}]' --protocol megc2019" in said
+    assert f"next: mol loso {tmp_path / 'cache'} --protocol megc2019 --sets '[casme2]'" in said
 
 
 def test_nearly_all_time_goes_to_the_detector_and_the_flow(tmp_path):

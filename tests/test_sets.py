@@ -11,7 +11,8 @@ from mol.errors import DataError, SettingsError
 
 
 def test_every_set_of_the_documentation_is_there() -> None:
-    assert list(SETS) == ["casme2", "samm", "smic", "casme-sq", "casme3", "mmew", "4dme", "released", "generic"]
+    names = ["casme2", "samm", "smic", "smic-e", "casme-sq", "casme3", "mmew", "4dme", "released", "generic"]
+    assert list(SETS) == names
 
 
 @pytest.mark.parametrize("name", list(SETS))

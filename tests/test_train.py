@@ -197,6 +197,24 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(config: TrainConfig)
     assert all(a[name] == b[name] for a, b in pairs for name in columns)
 
 
+@pytest.mark.parametrize("at", [1, 2], ids=["in the middle", "in the last step"])
+def test_a_signal_while_the_log_is_written_is_not_taken_for_saved(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Whoever is told that all is saved finds a checkpoint of that very step."""
+    write = mol.train.RunLog.write_training
+
+    def interrupted(log: mol.train.RunLog, step: int, rate: float) -> None:
+        if step == at:
+            signal.raise_signal(signal.SIGINT)
+        write(log, step, rate)
+
+    monkeypatch.setattr(mol.train.RunLog, "write_training", interrupted)
+    with pytest.raises(TrainingInterrupted) as stopped:
+        train(replace(config, steps=2, log_every=1, checkpoint_every=100))
+    assert read_state(Path(config.run) / "checkpoints" / "last")["step"] == stopped.value.step == 2
+
+
 def signal_in_step(step: int, number: signal.Signals, patch: pytest.MonkeyPatch) -> None:
     """Send this process a signal while `step` (from 0) is trained."""
 

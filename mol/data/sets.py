@@ -21,7 +21,7 @@ from mol.data.manifest import Loaded, Loader, OnError
 from mol.data.mmew import load_mmew
 from mol.data.released_layout import load_released
 from mol.data.samm import load_samm
-from mol.data.smic import load_smic
+from mol.data.smic import load_smic, load_smic_extended
 from mol.errors import DataError, SettingsError
 
 
@@ -80,6 +80,14 @@ SETS: Mapping[str, DataSet] = MappingProxyType(
             "SMIC_all_cropped or SMIC_all_raw, no sheet",
             _OULU,
             "Li et al., A Spontaneous Micro-expression Database, FG 2013",
+        ),
+        "smic-e": DataSet(
+            "SMIC-E (HS), the extended clips",
+            load_smic_extended,
+            100.0,
+            "SMIC-E_raw image/HS_long/SMIC-HS-E and its annotation sheet (columns not confirmed)",
+            _OULU,
+            "Li et al., Towards Reading Hidden Emotions, IEEE Transactions on Affective Computing 9 (4), 2018",
         ),
         "casme-sq": DataSet(
             "CAS(ME)²",
