@@ -123,6 +123,17 @@ def test_synth_with_a_layout_has_the_settings_of_layouts(monkeypatch):
     assert (configs[0].settings().people, configs[0].settings().length) == (3, (16, 20))
 
 
+def test_a_synthetic_set_goes_through_prepare_and_check_data_as_printed(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    typed = "mol synth --layout smic --people 2 --clips 3 --workers 1"
+    for _ in range(3):
+        assert main(typed.split()[1:]) == 0
+        said = capsys.readouterr().out
+        typed = said.split("next: ")[1].splitlines()[0].split(", then ")[0]
+    assert typed == "mol extract manifests/smic"
+    assert "no errors" in said
+
+
 def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt

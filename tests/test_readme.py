@@ -1,11 +1,16 @@
 """What the README says about code is run."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
 import torch
 
 import molkernels as mk
+from mol.cli import COMMANDS, spell_out
+from mol.commands import RUNNERS, SYNTH_LAYOUT
+from mol.config import read_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,3 +48,24 @@ def test_every_function_of_the_signature_table_exists():
 def test_readme_commands_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert set(re.findall(r"^    make ([a-z-]+)", README, re.MULTILINE)) <= targets
+
+
+def documented_commands() -> list[str]:
+    """Every indented line of the documentation that calls mol, without its comment."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    lines = [line.partition(" #")[0] for text in texts for line in text.replace("\\\n", " ").splitlines()]
+    return sorted({" ".join(line.split()) for line in lines if re.match(r"    (\S*/)?mol [a-z]", line)})
+
+
+def test_the_documentation_shows_every_command_but_info():
+    assert {shlex.split(line)[1] for line in documented_commands()} == set(COMMANDS) - {"info"}
+
+
+@pytest.mark.parametrize("line", documented_commands())
+def test_every_documented_command_has_options_that_exist(line, tmp_path):
+    _, name, *arguments = shlex.split(line)
+    config_class, _ = SYNTH_LAYOUT if "--layout" in arguments else RUNNERS[name]
+    if "--config" in arguments:  # a file that the reader has and we have not
+        at = arguments.index("--config")
+        arguments[at : at + 2] = ["--cache", "c"]
+    assert read_config(config_class, spell_out(config_class, COMMANDS[name].positional, arguments), f"mol {name}")
