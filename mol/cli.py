@@ -128,8 +128,12 @@ def _overview() -> str:
 
 
 def _print_error(message: str) -> None:
-    """Red where the terminal has colours; a reader of logs finds it by its first word. Lists keep their lines."""
-    line = "error: " + "\n  ".join(" ".join(part.split()) for part in message.split("\n  "))
+    """Red where the terminal has colours; a reader of logs finds it by its first word. Only lists keep their lines."""
+    lines = message.splitlines() if "\n  " in message else [message]
+    indents = ["  " if line.startswith("  ") else "" for line in lines]
+    line = "error: " + "\n".join(
+        f"{indent}{' '.join(line.split())}" for indent, line in zip(indents, lines, strict=True)
+    )
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[31m{line}\033[0m" if colours else line, file=sys.stderr)
 

@@ -103,11 +103,11 @@ def test_traceback_shows_where_an_error_came_from(capsys, tmp_path):
 
 def test_a_list_in_an_error_keeps_its_lines(monkeypatch, capsys):
     def fails(_):
-        raise SettingsError("2 clips\nare bad: \n  one\n  two")
+        raise SettingsError("2 clips are  bad: \n  one\n  two\nRepair them.")
 
     monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, fails))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "error: 2 clips are bad:\n  one\n  two\n"
+    assert capsys.readouterr().err == "error: 2 clips are bad:\n  one\n  two\nRepair them.\n"
 
 
 def test_values_without_names_fill_the_list_of_a_command(seen):
