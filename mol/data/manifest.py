@@ -11,14 +11,13 @@ import csv
 import hashlib
 import io
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from mol.data.video import PICTURE_SUFFIXES
-from mol.errors import DataError
+from mol.data.video import numbered_pictures
+from mol.errors import DataError, MediaError
 from mol.storage import write_json, write_text
 
 # Raised whenever a reader of today would misread what is written then.
@@ -130,30 +129,17 @@ def key(clip: Clip) -> str:
 
 
 def numbered_frames(folder: Path) -> dict[int, Path]:
-    """Pictures of a folder by the number that ends their names: any prefix, any padding, in the order of the numbers.
+    """`numbered_pictures` of a clip's folder.
 
     Raises:
         DataError: the folder is missing or holds no pictures, a name without a number, or a number twice.
     """
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist; unpack the set's frames there.")
-    found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
-            continue
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
-            raise DataError(f"{path} has no number in its name; frames are put in order by their numbers, rename it.")
-        number = int(digits[-1])
-        if number in found:
-            raise DataError(
-                f"{found[number].name} and {path.name} in {folder} carry the same frame number {number}; "
-                "remove one, a folder holds one video."
-            )
-        found[number] = path
-    if not found:
-        raise DataError(f"the folder {folder} holds no pictures; unpack the set's frames there.")
-    return dict(sorted(found.items()))
+    try:
+        return numbered_pictures(folder)
+    except MediaError as error:
+        raise DataError(str(error)) from error
 
 
 def check_unique(clips: Iterable[Clip], where: str) -> None:

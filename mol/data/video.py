@@ -105,6 +105,31 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
     return np.stack(frames)
 
 
+def numbered_pictures(folder: Path) -> dict[int, Path]:
+    """Pictures of a folder by the last number in their names: any prefix, any padding, in the order of the numbers.
+
+    Raises:
+        MediaError: no pictures, a name without a number, or a number twice.
+    """
+    numbered: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
+            continue
+        digits = re.findall(r"\d+", path.stem)
+        if not digits:
+            raise MediaError(f"{path} has no number in its name; frames are put in order by their numbers, rename it.")
+        number = int(digits[-1])
+        if number in numbered:
+            raise MediaError(
+                f"{numbered[number].name} and {path.name} in {folder} carry the same frame number {number}; "
+                "keep one video per folder."
+            )
+        numbered[number] = path
+    if not numbered:
+        raise MediaError(f"the folder {folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
+    return dict(sorted(numbered.items()))
+
+
 def sample_starts(length: int, frames: int = 8) -> tuple[int, range]:
     """Sub-clips of T frames at equal intervals: interval s = length // T, starts 0 … s − 1.
 
@@ -149,7 +174,7 @@ def interpolate_frames(frames: np.ndarray, count: int) -> np.ndarray:
 
 
 def _read_folder(folder: Path, fps: float) -> Video:
-    paths = _sorted_by_number(folder)
+    paths = list(numbered_pictures(folder).values())
     frames = [read_picture(path) for path in paths]
     for path, frame in zip(paths, frames, strict=True):
         if frame.shape != frames[0].shape:
@@ -158,25 +183,6 @@ def _read_folder(folder: Path, fps: float) -> Video:
                 "the pictures of a folder must be the frames of one video."
             )
     return Video(np.stack(frames), fps, [path.name for path in paths])
-
-
-def _sorted_by_number(folder: Path) -> list[Path]:
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
-    if not paths:
-        raise MediaError(f"{folder} holds no pictures ({', '.join(sorted(PICTURE_SUFFIXES))}).")
-    numbered: dict[int, Path] = {}
-    for path in sorted(paths):
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
-            raise MediaError(f"{path} has no number in its name; frames are put in order by their numbers.")
-        number = int(digits[-1])
-        if number in numbered:
-            raise MediaError(
-                f"{numbered[number].name} and {path.name} in {folder} carry the same frame number {number}; "
-                "keep one video per folder."
-            )
-        numbered[number] = path
-    return [numbered[number] for number in sorted(numbered)]
 
 
 def _extent(picture: np.ndarray) -> str:
