@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
 GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
 GAUGE_ELEMENTS, GAUGE_SIDE = 16 * 2**20, 1024
+_BEYOND_AVX2 = {"AVX-512": "avx512f", "bfloat16": "avx512_bf16|amx_bf16"}
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
@@ -46,13 +47,17 @@ def gpu_state() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """The processor's model name and the cores in use, for example "AMD EPYC, 2 threads"."""
+    """Model, what it has beyond AVX2, and the threads in use: "AMD EPYC (AVX-512, bfloat16), 2 threads".
+
+    Clouds give several generations of a processor one model name.
+    """
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
-        name = match.group(1) if match else name
-    return f"{name}, {torch.get_num_threads()} threads"
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    if match := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
+        name = match.group(1)
+    beyond = ", ".join(what for what, flags in _BEYOND_AVX2.items() if re.search(rf"\b({flags})\b", text))
+    return f"{name}{f' ({beyond})' if beyond else ''}, {torch.get_num_threads()} threads"
 
 
 def usable_cores() -> int:
