@@ -12,6 +12,7 @@ import torch
 from bench import machine, memory, ops, report
 from bench.groups import Group, Row, measure
 from bench.timing import ReplayClock
+from mol.allocator import keep_freed_memory
 
 CLOCK = ReplayClock()
 RESULTS = Path(__file__).parent / "results"
@@ -89,6 +90,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    keep_freed_memory()  # as in the program `mol`, and for every contender alike
     # torch._inductor's own call of a deprecated check; nothing a reader of the figures can act on.
     config.addinivalue_line("filterwarnings", "ignore:`torch._prims_common.check` is deprecated:FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore:TypedStorage is deprecated:UserWarning")

@@ -24,7 +24,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import counts, machine, network
 from bench.counts import Work
 from bench.timing import seconds_of
+from mol.allocator import keep_freed_memory
 
+NARROW = "_NarrowConv2d"  # of mol.convolution
 STEP, LAYER, NODE = "training step", "layer ", "autograd::engine::evaluate_function: "
 BEGIN, END = "<!-- profile:begin -->", "<!-- profile:end -->"
 TOP = 20
@@ -87,6 +89,30 @@ def _convolution_backward(shapes: Sequence[Any], settings: Sequence[Any]) -> Wor
     return Work((to_x + to_weight) * product, elements)
 
 
+def _narrow(event: Any) -> Work:
+    """Work of a convolution to few channels; its gradient does not name x, whose channels its products have."""
+    shapes = event.structured_input_shapes
+    if event.name == NARROW:
+        x, weight = shapes[:2]
+        y = x[0] * weight[0] * math.prod(x[2:])
+        return Work(2 * x[0] * math.prod(weight) * math.prod(x[2:]), math.prod(x) + math.prod(weight) + y)
+    maps, outputs, *sides = shapes[0]
+    products = list(_shapes_within(event, "aten::bmm"))
+    taps = 9 * outputs
+    channels = next(side for a, b in products for side in (a[1], b[2]) if side != taps)
+    pixels = maps * math.prod(sides)
+    x_and_weight = channels * (pixels + taps)
+    return Work(2 * pixels * channels * taps * len(products), outputs * pixels + (1 + len(products)) * x_and_weight)
+
+
+def _shapes_within(event: Any, name: str) -> Iterator[Any]:
+    """The input shapes of all operators of that name below an event."""
+    for child in event.cpu_children:
+        if child.name == name:
+            yield child.structured_input_shapes
+        yield from _shapes_within(child, name)
+
+
 def _product(shapes: Sequence[Any]) -> Work:
     a, b = [shape for shape in shapes if len(shape) == 2]  # addmm has a bias before them
     return Work(2 * a[0] * a[1] * b[1], math.prod(a) + math.prod(b) + a[0] * b[1])
@@ -120,6 +146,8 @@ def part_of(event: Any) -> tuple[str, Work] | None:
         kind = "transposed convolutions" if transposed else "flow predictors" if weight[0] == 2 else "convolutions"
         work = (_convolution_backward if backward else _convolution)(shapes, settings)
         return f"{kind}, {'gradient' if backward else 'forward'}", work
+    if name in (NARROW, f"{NARROW}Backward"):
+        return f"flow predictors, {'forward' if name == NARROW else 'gradient'}", _narrow(event)
     if name in ("aten::mm", "aten::addmm"):
         return PRODUCTS, _product(shapes)
     if name.startswith("molkernels::"):
@@ -272,6 +300,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.steps < 1 or given.batch < 1:
         parser.error(f"--steps is {given.steps} and --batch {given.batch}; at least 1 of each is needed")
+    keep_freed_memory()  # as in the program `mol`
     saved = given.load and json.loads(given.load.read_text(encoding="utf-8"))
     result = saved or measure(given.contender, given.batch, given.steps)
     if given.save:

@@ -50,6 +50,17 @@ class Upsample(nn.Module):
         return F.leaky_relu_(convolution.conv_transpose2d(x, self.conv.weight), SLOPE)
 
 
+class Predictor(nn.Conv2d):
+    """Flow from features: a convolution 3×3 to (dx, dy), without bias."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 2, 3, 1, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) → (N, 2, H, W)."""
+        return convolution.narrow_conv2d(x, self.weight)
+
+
 class FlowNetC(nn.Module):
     """Optical flow between the T − 1 pairs of consecutive frames.
 
@@ -74,13 +85,13 @@ class FlowNetC(nn.Module):
         self.conv5_1 = ConvNorm(512, 512, 3, 1, 1)
         self.conv6 = ConvNorm(512, 1024, 3, 2, 1)
         self.conv6_1 = ConvNorm(1024, 1024, 3, 1, 1)
-        self.predict6 = _predictor(1024)
-        self.upsample5, self.upflow5, self.predict5 = Upsample(1024, 512), _flow_upsampler(), _predictor(1026)
-        self.upsample4, self.upflow4, self.predict4 = Upsample(1026, 256), _flow_upsampler(), _predictor(770)
-        self.upsample3, self.upflow3, self.predict3 = Upsample(770, 128), _flow_upsampler(), _predictor(386)
-        self.upsample2, self.upflow2, self.predict2 = Upsample(386, 128), _flow_upsampler(), _predictor(258)
-        self.upsample1, self.upflow1, self.predict1 = Upsample(258, 64), _flow_upsampler(), _predictor(130)
-        self.upsample0, self.upflow0, self.predict0 = Upsample(130, 32), _flow_upsampler(), _predictor(35)
+        self.predict6 = Predictor(1024)
+        self.upsample5, self.upflow5, self.predict5 = Upsample(1024, 512), _flow_upsampler(), Predictor(1026)
+        self.upsample4, self.upflow4, self.predict4 = Upsample(1026, 256), _flow_upsampler(), Predictor(770)
+        self.upsample3, self.upflow3, self.predict3 = Upsample(770, 128), _flow_upsampler(), Predictor(386)
+        self.upsample2, self.upflow2, self.predict2 = Upsample(386, 128), _flow_upsampler(), Predictor(258)
+        self.upsample1, self.upflow1, self.predict1 = Upsample(258, 64), _flow_upsampler(), Predictor(130)
+        self.upsample0, self.upflow0, self.predict0 = Upsample(130, 32), _flow_upsampler(), Predictor(35)
         live = mk.functional.reachable_displacements(RADIUS, STRIDE, FEATURE_SIZE)
         side = (2 * RADIUS + 1) ** 2
         channels = [*range(32), *(32 + d for d in live), *range(32 + side, 32 + side + 256)]
@@ -136,12 +147,11 @@ class FlowNetC(nn.Module):
         u3 = torch.cat([d3, self.upsample3(u4), self.upflow3(self.predict4(u4))], 1)
         u2 = torch.cat([_pairs(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], 1)
         u1 = torch.cat([_pairs(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], 1)
-        u0 = torch.cat([_pairs(frames, count)[0], self.upsample0(u1), self.upflow0(self.predict1(u1))], 1)
+        finest = self.upsample0(u1)
+        # Under autocast the frames alone would make the whole of it float32.
+        first_frames = _pairs(frames, count)[0].to(finest.dtype)
+        u0 = torch.cat([first_frames, finest, self.upflow0(self.predict1(u1))], 1)
         return self.predict0(u0)
-
-
-def _predictor(inputs: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, 2, 3, 1, 1, bias=False)
 
 
 def _flow_upsampler() -> nn.ConvTranspose2d:

@@ -267,7 +267,9 @@ def _build(config: TrainConfig, cache: Cache, data: _Data, device: torch.device)
     network.initialise_outputs(data.mean_shape)
     network.to(device)
     if config.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in network.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # the emotion head's Conv3d has no such format
+                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.AdamW(
         _parameter_groups(network, config), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )

@@ -47,6 +47,36 @@ def test_conv_transpose2d_is_the_transposed_convolution(size, layout):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("layout", FORMATS, ids=["nchw", "channels-last"])
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (1, 5), (6, 4)])
+def test_narrow_conv2d_is_the_convolution(size, outputs, layout):
+    x, weight = normal(3, 6, *size).contiguous(memory_format=layout), normal(outputs, 6, 3, 3, seed=1)
+    for got, want in pair(convolution.narrow_conv2d, lambda x, w: F.conv2d(x, w, None, padding=1), x, weight):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["x", "weight"])
+def test_narrow_conv2d_gives_the_one_gradient_that_is_asked_for(needs):
+    leaves = [t.requires_grad_(need) for t, need in zip((normal(2, 3, 4, 4), normal(2, 3, 3, 3)), needs, strict=True)]
+    asked = leaves[needs.index(True)]
+    (got,) = torch.autograd.grad(convolution.narrow_conv2d(*leaves).square().sum(), asked)
+    (want,) = torch.autograd.grad(F.conv2d(*leaves, padding=1).square().sum(), asked)
+    torch.testing.assert_close(got, want)
+
+
+def test_narrow_conv2d_follows_autocast_and_compiles_without_a_break():
+    x, weight = torch.randn(2, 5, 8, 8), torch.randn(2, 5, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = convolution.narrow_conv2d(x, weight)
+    assert y.dtype == torch.bfloat16
+    y.sum().backward()
+    assert weight.grad.dtype == torch.float32
+    compiled = torch.compile(convolution.narrow_conv2d, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight), convolution.narrow_conv2d(x, weight))
+    compiled(x, weight).sum().backward()
+
+
 def test_the_smallest_maps_are_a_product_and_larger_ones_are_not():
     weight, transposed = torch.randn(4, 3, 3, 3), torch.randn(3, 4, 4, 4)
 
@@ -71,3 +101,13 @@ def test_a_product_in_bfloat16_is_summed_like_a_convolution_in_bfloat16():
         return ((result.double() - exact).norm() / exact.norm()).item()
 
     assert error(convolution.conv_transpose2d) < 2 * error(lambda x, w: F.conv_transpose2d(x, w, None, 2, 1))
+
+
+def test_a_narrow_convolution_in_bfloat16_is_nearly_as_exact_as_pytorchs():
+    x, weight = normal(4, 130, 16, 16), normal(2, 130, 3, 3, seed=1)
+    exact = F.conv2d(x, weight, None, 1, 1)
+
+    def error(function):
+        return ((function(x.bfloat16(), weight.bfloat16()).double() - exact).norm() / exact.norm()).item()
+
+    assert error(convolution.narrow_conv2d) < 2 * error(lambda x, w: F.conv2d(x, w, None, 1, 1))

@@ -10,7 +10,7 @@ import molkernels as mk
 from bench import counts
 from bench import profile_step as ps
 from mol import MOL
-from mol.flow import ConvNorm, Upsample
+from mol.flow import ConvNorm, Predictor, Upsample
 
 LIMITS = {"copy": {"bytes_per_second": 1e9}, "gemm": {"float32": 1e12}}
 WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)
@@ -131,7 +131,7 @@ class Small(nn.Module):
         self.first = nn.Conv2d(1, 8, 3, 2)
         self.large, self.tiny = ConvNorm(8, 8, 3, 1, 1), ConvNorm(8, 8, 3, 4, 1)
         self.up, self.twin = Upsample(8, 8), Upsample(8, 8)
-        self.predict = nn.Conv2d(8, 2, 3, 1, 1)
+        self.predict = Predictor(8)
         self.cost, self.fcc, self.ccc = mk.CostVolume(2, 1), mk.FCC(8, 4), mk.CCC(8, 4, 2)
         self.head = nn.Linear(2, 3)
 
@@ -169,6 +169,18 @@ def test_products_of_a_tiny_map_do_the_work_of_its_convolution(small_rows):
     assert forward == 2 * 2 * 8 * 8 * 9 * 4
     assert sum(row.flops for row in rows) == 3 * forward
     assert {row.part for row in rows if row.flops} == {ps.PRODUCTS}
+
+
+def test_a_flow_predictor_does_the_work_of_its_convolution(small_rows):
+    rows = [row for row in small_rows if row.layer == "predict"]
+    work = {row.direction: row for row in rows if row.flops}
+    maps, channels, pixels = 2, 8, 4 * 4
+    assert work["forward"].flops == 2 * maps * pixels * 2 * channels * 9
+    assert work["gradient"].flops == 2 * work["forward"].flops
+    weight, x, y = 2 * channels * 9, maps * channels * pixels, maps * 2 * pixels
+    assert work["forward"].bytes == 4 * (x + weight + y)
+    assert work["gradient"].bytes == 4 * (3 * (x + weight) + y)
+    assert {row.part for row in work.values()} == {"flow predictors, forward", "flow predictors, gradient"}
 
 
 def test_every_layer_of_mol_has_a_named_owner():

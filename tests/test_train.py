@@ -226,6 +226,14 @@ def signal_in_step(step: int, number: signal.Signals, patch: pytest.MonkeyPatch)
     patch.setattr(mol.train, "learning_rate", rate)
 
 
+def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig) -> None:
+    config = replace(real_config, batch_size=1, steps=1)
+    train(config)
+    train(replace(config, run=config.run + "-last", channels_last=True))
+    (plain,), (last,) = (log_rows(run) for run in (config.run, config.run + "-last"))
+    assert float(last["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-4)
+
+
 def test_the_real_network_resumes_bit_for_bit(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(real_config, batch_size=1, steps=2, checkpoint_every=1)
     other = replace(config, run=config.run + "-resumed", resume=True)
