@@ -285,7 +285,8 @@ def readme_block(result: Result, path: str) -> str:
         (_readme_cells(rows, best, shown, len(backends) > 1) for rows, best in lines),
     )
     link = f"All figures: [{path}]({path})."
-    parts = [_fill(_conditions(result, cases)), table, _fill(" ".join([*_memory_line(result["memory"]), link]))]
+    below = [*_bfloat16_line(cases), *_memory_line(result["memory"]), link]
+    parts = [_fill(_conditions(result, cases)), table, _fill(" ".join(below))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -326,6 +327,17 @@ def _rivals(rows: Iterable[Row], dtype: str) -> dict[str, Row]:
         for row in rows
         if row["contender"] in BASELINES and row["dtype"] == dtype and row["seconds"]
     }
+
+
+def _bfloat16_line(cases: Sequence[Sequence[Row]]) -> list[str]:
+    """How the network in bfloat16 does against the published form, which computes in float32."""
+    found = []
+    for rows in cases:
+        best, published = fastest(rows, "bfloat16"), _rivals(rows, "float32").get("published-loop")
+        if rows[0]["subject"] == "mol" and best and published:
+            ratio = times(paired_ratio(published["durations"], best["durations"])[1])
+            found.append(f"{label(best).removeprefix('MOL released, ')}: {ratio}")
+    return [f"MOL in bfloat16 against the published loop in float32: {'; '.join(found)}."] if found else []
 
 
 def _memory_line(rows: Sequence[Row]) -> list[str]:

@@ -164,6 +164,15 @@ def test_the_readme_has_a_row_in_bfloat16_only_beside_a_baseline_in_bfloat16(res
     assert "F5C, forward and backward, bfloat16" not in rows
 
 
+def test_the_readme_holds_the_network_in_bfloat16_against_the_published_loop_in_float32(result):
+    assert "in bfloat16 against" not in report.readme_block(result, "r.json")
+    rng = np.random.default_rng(1)
+    mol = next(found for found in result["rows"] if found["subject"] == "mol" and found["contender"] == "cpu")
+    result["rows"].append(row(rng, "mol", mol["task"], mol["sizes"], "cpu", "bfloat16"))
+    text = " ".join(report.readme_block(result, "r.json").split())
+    assert re.search(r"MOL in bfloat16 against the published loop in float32: forward, batch 2: \d+×\.", text)
+
+
 def test_a_second_of_video_is_named_as_such():
     second = {"subject": "mol", "task": "prediction", "sizes": {"batch": 5, "threads": 2}}
     assert report.label(second) == "MOL released, prediction, 1 s of video"
