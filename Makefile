@@ -1,4 +1,4 @@
-# make demo      learn faces: make clips, train, score on people never seen, read a real video   (6 to 20 minutes on 2 cores)
+# make demo      learn faces: make clips, train, score on people never seen, read a real video   (5 to 20 minutes on 2 cores)
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
 # make bench     throughput beside the published loop and the compiled reference
