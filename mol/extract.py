@@ -14,7 +14,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +36,7 @@ from mol.data.extraction import (
 from mol.data.flow import require_tvl1
 from mol.data.landmarks import LandmarkTable, read_landmark_table
 from mol.data.manifest import Manifest, key, read_manifest
-from mol.environment import available_cores
+from mol.environment import available_cores, versions_of
 from mol.errors import DataError, MOLError, SettingsError
 from mol.extras import require
 from mol.terminal import counting, say
@@ -269,14 +268,7 @@ def _cache_settings(
     settings = {"extraction": EXTRACTION, "landmarks": landmarks, **asdict(config.settings())}
     if manifest.made.get("synthetic"):
         settings["synthetic"] = True
-    return CacheSettings("extracted", classes, settings, {name: _version(name) for name in names}, FRAMES, SIZE)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "other distribution"
+    return CacheSettings("extracted", classes, settings, versions_of(names), FRAMES, SIZE)
 
 
 def _write(writer: CacheWriter, rows: Sequence[int], clip: Extracted) -> None:

@@ -422,8 +422,10 @@ def _locked(path: Path, wait: bool) -> Iterator[bool]:
 
     The system lets go of it when the process ends, however it ends.
     """
-    import fcntl
-
+    try:
+        import fcntl
+    except ModuleNotFoundError as error:
+        raise SettingsError("mol loso needs the file locks of Linux or macOS; on Windows run it in WSL") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)

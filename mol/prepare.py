@@ -7,12 +7,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from mol.data.manifest import Clip, Loader, Manifest, Note, OnError, write_manifest
 from mol.data.sets import find_set, manifest_root
+from mol.environment import versions_of
 from mol.errors import SettingsError, StorageError
 from mol.terminal import say
 
@@ -76,7 +76,7 @@ def prepare(config: PrepareConfig) -> Manifest:
         notes=[*loaded.notes, *([_SYNTHETIC] if synthetic else [])],
         made={
             "settings": {"on_error": config.on_error, **options},
-            "versions": {"molkernels": _version()},
+            "versions": versions_of(["molkernels"]),
             "synthetic": synthetic,
         },
     )
@@ -138,13 +138,6 @@ def _is_table(path: Path) -> bool:
             return table.readline().rstrip("\n") == ",".join(item.name for item in fields(Clip))
     except (OSError, UnicodeDecodeError):
         return False
-
-
-def _version() -> str:
-    try:
-        return metadata.version("molkernels")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _report(manifest: Manifest, folder: Path) -> Iterator[str]:

@@ -114,8 +114,7 @@ def _clip(
 
 def _repair(row: SheetRow, numbers: dict[str, int | None], frames: Mapping[int, Path]) -> dict[str, int]:
     """The known correction of a row, where the row needs it and it helps; else nothing."""
-    line = int(row.source.rsplit(" ", 1)[1])
-    corrected = _CORRECTED.get(line, {})
+    corrected = _CORRECTED.get(row.number, {})
     if not corrected or _is_possible(numbers, frames) or not _is_possible({**numbers, **corrected}, frames):
         return {}
     return corrected

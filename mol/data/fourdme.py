@@ -67,7 +67,7 @@ def load_fourdme(root: Path, on_error: OnError = "raise") -> Loaded:
             subject = _subject(row.text("subject"))
             folder = _clip_folder(bases, subject, row.text("clip"))
             collector.add(_clip(row, subject, folder, root, collector))
-            if _line(row) in _DOUBTED_ROWS:
+            if row.number in _DOUBTED_ROWS:
                 collector.warning(
                     "a public loader exchanges the labels of the rows 146 and 147; they stay as the sheet has them."
                 )
@@ -116,10 +116,6 @@ def _shift(onset: int, offset: int, numbers: list[int]) -> int:
     """What to add to the sheet's numbers where the folder holds just the interval under other numbers, else 0."""
     consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     return numbers[0] - onset if consecutive and len(numbers) == offset - onset + 1 else 0
-
-
-def _line(row: SheetRow) -> int:
-    return int(row.source.rsplit(" ", 1)[1])
 
 
 def _number(name: str) -> int | None:

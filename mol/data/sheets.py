@@ -48,6 +48,11 @@ class SheetRow:
     values: dict[str, Any]
     titles: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def number(self) -> int:
+        """Of the row in its sheet, as Excel counts."""
+        return int(self.source.rsplit(" ", 1)[1])
+
     def text(self, name: str) -> str:
         """The cell as text: ``""`` where it is blank, ``"3"`` for the number 3.0."""
         return as_text(self.values.get(name))

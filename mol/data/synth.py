@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from mol.data.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage,
 from mol.data.landmarks import LandmarkDetector
 from mol.data.motion import Motion, head_motion, intensity_profile
 from mol.data.video import sample_starts
-from mol.environment import available_cores
+from mol.environment import available_cores, versions_of
 from mol.errors import ClipError, SettingsError, StorageError
 from mol.extras import require
 from mol.storage import write_atomic
@@ -432,14 +431,8 @@ def synthesize(
 
 
 def _versions(sources: Sequence[str]) -> dict[str, str]:
-    names = ["numpy", "opencv-contrib-python-headless", "dlib-bin", *(SOURCE_DISTRIBUTIONS[name] for name in sources)]
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "other distribution"
-    return versions
+    faces = (SOURCE_DISTRIBUTIONS[name] for name in sources)
+    return versions_of(["numpy", "opencv-contrib-python-headless", "dlib-bin", *faces])
 
 
 def write_frames_folder(frames: np.ndarray, folder: str | Path) -> list[Path]:
