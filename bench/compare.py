@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from bench.report import BASELINES, Result, Row, above_imports, case, digits, label, load, named, timed_together
-from mol.errors import MOLError, SettingsError
-from mol.extras import require
+from mol.common.errors import MOLError, SettingsError
+from mol.common.extras import require
 
 CONFIDENCE = 0.99
 MEMORY_ALLOWANCE = 0.05

@@ -12,7 +12,7 @@ import torch
 from bench import machine, memory, ops, report
 from bench.groups import Group, Row, measure
 from bench.timing import ReplayClock
-from mol.allocator import keep_freed_memory
+from mol.common.allocator import keep_freed_memory
 
 CLOCK = ReplayClock()
 RESULTS = Path(__file__).parent / "results"

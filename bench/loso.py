@@ -18,8 +18,8 @@ import torch
 
 from bench import machine, network
 from bench.timing import device_seconds_of, paired_ratio, quantiles, seconds_of
-from mol.allocator import keep_freed_memory
-from mol.storage import write_json
+from mol.common.allocator import keep_freed_memory
+from mol.common.storage import write_json
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOL = {"folds": 28, "steps": 1000, "batch": 32, "dataset": "samm"}

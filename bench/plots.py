@@ -20,7 +20,8 @@ from bench.report import (
     sweeps,
     times,
 )
-from mol.extras import require
+from mol.common.extras import require
+from mol.common.storage import write_atomic
 from mol.pictures import (
     CLASS_COLOURS,
     HAIRLINE,
@@ -31,7 +32,6 @@ from mol.pictures import (
     draw_headline,
     open_figure,
 )
-from mol.storage import write_atomic
 
 # Ours are warm and filled, what they are measured against is grey; the marker says it a second time.
 LOOKS = {

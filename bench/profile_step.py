@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from bench import counts, machine, network
 from bench.counts import Work
 from bench.timing import seconds_of
-from mol.allocator import keep_freed_memory
+from mol.common.allocator import keep_freed_memory
 
 NARROW = "_NarrowConv2d"  # of mol.convolution
 STEP, LAYER, NODE = "training step", "layer ", "autograd::engine::evaluate_function: "

@@ -17,8 +17,8 @@ from typing import Any
 
 from bench.machine import slug
 from bench.timing import paired_ratio
-from mol.errors import MOLError, SettingsError
-from mol.storage import write_text
+from mol.common.errors import MOLError, SettingsError
+from mol.common.storage import write_text
 
 FORMAT = 2
 # What molkernels is measured against, in the order of the tables, as the README names it.

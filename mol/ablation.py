@@ -12,8 +12,8 @@ import dataclasses
 import difflib
 from typing import Any, TypeVar
 
+from mol.common.errors import SettingsError
 from mol.config import LossConfig, ModelConfig
-from mol.errors import SettingsError
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-fcc": {"model.fcc": False},

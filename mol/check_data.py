@@ -11,16 +11,16 @@ from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from mol.common.environment import available_cores
+from mol.common.errors import DataError, MediaError, SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_text
+from mol.common.terminal import console, counting, say
+from mol.common.workers import in_processes
 from mol.data.integrity import truncation
 from mol.data.manifest import Clip, Manifest, key, numbered_frames, read_manifest
 from mol.data.protocols import AS_LABELLED, Protocol, apply, count_differences, left_out, protocol_for
 from mol.data.video import read_picture, read_video
-from mol.environment import available_cores
-from mol.errors import DataError, MediaError, SettingsError
-from mol.extras import require
-from mol.storage import write_text
-from mol.terminal import console, counting, say
-from mol.workers import in_processes
 
 Severity = Literal["error", "warning", "info"]
 Size = tuple[int, int]

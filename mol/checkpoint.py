@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mol.errors import CheckpointError, StorageError
-from mol.extras import require
+from mol.common.errors import CheckpointError, StorageError
+from mol.common.extras import require
+from mol.common.storage import usual_mode
 from mol.model import MOL
-from mol.storage import usual_mode
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FORMAT = 1

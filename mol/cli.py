@@ -17,8 +17,8 @@ from dataclasses import fields
 from importlib import import_module
 from typing import NamedTuple
 
-from mol.allocator import keep_freed_memory
-from mol.errors import MOLError, SettingsError
+from mol.common.allocator import keep_freed_memory
+from mol.common.errors import MOLError, SettingsError
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, 2 after an error of `mol.errors` (printed as one line; ``--traceback`` shows where it came from), 130 after
-        Ctrl-C.
+        0; 2 after an error of `mol.common.errors` (printed as one line; ``--traceback`` shows where it came from); 130
+        after Ctrl-C.
     """
     if argv is None:  # the process is this program's own
         keep_freed_memory()

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from mol.common.checks import require_not_negative, require_one_of, require_positive
+from mol.common.errors import SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_text
 from mol.data.clips import Augmentation
-from mol.errors import SettingsError
-from mol.extras import require
-from mol.storage import write_text
 
 Config = TypeVar("Config")
 
@@ -61,7 +62,7 @@ class LossConfig:
     w_ldm: float = 3.5
 
     def __post_init__(self) -> None:
-        _require_not_negative(self, "w_me", "w_of", "w_ldm")
+        require_not_negative(self, "w_me", "w_of", "w_ldm")
         if not (self.w_me or self.w_of or self.w_ldm):
             raise SettingsError("w_me, w_of and w_ldm are all 0, which leaves nothing to learn from")
 
@@ -142,17 +143,17 @@ class TrainingSettings:
     resume: bool = False
 
     def __post_init__(self) -> None:
-        _require_positive(
+        require_positive(
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
-        _require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
         if min(self.rates.flow, self.rates.emotion) < 0:
             raise SettingsError(f"rates={self.rates} must not be negative")
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
-        _require_one_of(self, "counts", ("require", "warn"))
-        _require_one_of(self, "selection", ("last", "inner-val", "test-peek"))
-        _require_one_of(self, "schedule", ("constant", "cosine"))
+        require_one_of(self, "counts", ("require", "warn"))
+        require_one_of(self, "selection", ("last", "inner-val", "test-peek"))
+        require_one_of(self, "schedule", ("constant", "cosine"))
         if self.selection == "inner-val" and not (self.inner_validation and self.validate_every):
             raise SettingsError('selection="inner-val" needs inner_validation > 0 and validate_every > 0')
         if self.selection == "test-peek" and (self.inner_validation or not self.validate_every):
@@ -179,7 +180,7 @@ class TrainConfig(TrainingSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_not_negative(self, "seed")
+        require_not_negative(self, "seed")
 
 
 @dataclass
@@ -211,8 +212,8 @@ class EvaluateConfig:
     pictures: bool = True
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size")
-        _require_not_negative(self, "tvl1_pairs", "workers")
+        require_positive(self, "batch_size")
+        require_not_negative(self, "tvl1_pairs", "workers")
 
 
 def read_config(config_class: type[Config], arguments: Sequence[str], prog: str, description: str = "") -> Config:
@@ -279,21 +280,3 @@ def save_config(config: Any, path: Path) -> None:
 def resume_command(run: Path) -> str:
     """The command that goes on with an interrupted run, to be typed in the same folder."""
     return f"mol train --config {shlex.quote(str(run / 'config.yaml'))} --resume"
-
-
-def _require_positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise SettingsError(f"{name}={getattr(config, name)} must be greater than 0")
-
-
-def _require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
-    if getattr(config, name) not in allowed:
-        shown = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
-        raise SettingsError(f"{name}={getattr(config, name)!r} must be {shown}")
-
-
-def _require_not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise SettingsError(f"{name}={getattr(config, name)} must not be negative")

@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
+from mol.common.errors import SettingsError
+from mol.common.extras import installed_file, require
+from mol.common.storage import write_json
+from mol.common.terminal import console, counting, say, tracking
 from mol.config import EvaluateConfig, LossConfig, RateConfig, TrainConfig
 from mol.data.contact_sheet import contact_sheet
 from mol.data.synth import SynthSettings, synthesize
-from mol.errors import SettingsError
 from mol.evaluate import Evaluation, FlowScores, LandmarkScores, evaluate
-from mol.extras import installed_file, require
 from mol.metrics import RecognitionScores
 from mol.predict import PredictConfig, predict
-from mol.storage import write_json
-from mol.terminal import console, counting, say, tracking
 from mol.train import TrainingInterrupted, train
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -7,9 +7,7 @@ emotion     scores per video         beside the most frequent class of the train
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,15 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from mol.checkpoint import find_checkpoint, load_model
+from mol.common.devices import start_fabric
+from mol.common.environment import available_cores, describe_environment
+from mol.common.errors import CheckpointError, ClipError, SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_csv, write_json
 from mol.config import EvaluateConfig
 from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import ResidentClips, person, split_by_subject
 from mol.data.flow import require_tvl1, tvl1_flow
 from mol.data.pool import Counts, open_clips
-from mol.devices import start_fabric
-from mol.environment import available_cores, describe_environment
-from mol.errors import CheckpointError, ClipError, SettingsError
-from mol.extras import require
 from mol.losses import MOLLoss
 from mol.metrics import (
     RecognitionScores,
@@ -41,7 +40,6 @@ from mol.metrics import (
     vote_videos,
 )
 from mol.pictures import GalleryExample, confusion_picture, evaluation_gallery, strongest_pair
-from mol.storage import write_json, write_text
 
 FAILURE_THRESHOLD = 0.1
 _GALLERY_ROWS = 5
@@ -433,15 +431,6 @@ def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str]
         )
     ]
     return header, rows
-
-
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:

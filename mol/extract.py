@@ -19,6 +19,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mol.common.environment import available_cores, versions_of
+from mol.common.errors import DataError, MOLError, SettingsError
+from mol.common.extras import require
+from mol.common.terminal import counting, say
+from mol.common.workers import start_worker
 from mol.data.cache import Cache, CacheSettings, CacheWriter, row_bytes
 from mol.data.extraction import (
     FRAMES,
@@ -36,11 +41,6 @@ from mol.data.extraction import (
 from mol.data.flow import require_tvl1
 from mol.data.landmarks import LandmarkTable, read_landmark_table
 from mol.data.manifest import Manifest, key, read_manifest
-from mol.environment import available_cores, versions_of
-from mol.errors import DataError, MOLError, SettingsError
-from mol.extras import require
-from mol.terminal import counting, say
-from mol.workers import start_worker
 
 # Raised whenever the same settings would give other bytes.
 EXTRACTION = 1

@@ -28,20 +28,20 @@ import torch
 
 from mol.ablation import apply_ablation
 from mol.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
+from mol.common.devices import start_fabric
+from mol.common.environment import describe_environment
+from mol.common.errors import SettingsError, StorageError
+from mol.common.extras import require
+from mol.common.storage import write_csv, write_json
+from mol.common.terminal import console, duration, say
 from mol.config import TrainConfig, TrainingSettings, save_config
 from mol.data.clips import ResidentClips, person
 from mol.data.pool import Pool, ResidentPart, fingerprint
-from mol.devices import start_fabric
-from mol.environment import describe_environment
-from mol.errors import SettingsError, StorageError
-from mol.evaluate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table, write_csv
-from mol.extras import require
+from mol.evaluate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
 from mol.losses import MOLLoss
 from mol.metrics import failure_rate, recognition_scores
-from mol.runlog import FoldLog, duration
-from mol.storage import write_json
-from mol.terminal import console, say
+from mol.runlog import FoldLog
 from mol.train import TrainingInterrupted, TrainResult, changed_settings, train_on
 
 # Settings that may differ between the processes of one run. Of the caches it is the content that counts.

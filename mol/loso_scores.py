@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mol.errors import SettingsError
-from mol.evaluate import write_csv
-from mol.extras import require
+from mol.common.errors import SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_csv, write_json, write_text
 from mol.metrics import confusion_matrix, recognition_scores
-from mol.storage import write_json, write_text
 
 SCORES = ("accuracy", "war", "uar", "wf1", "uf1")
 ERRORS = ("epe_px", "zero_flow_epe_px", "nme", "mean_shape_nme", "failure_rate")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mol.errors import ClipError
-from mol.extras import require
+from mol.common.errors import ClipError
+from mol.common.extras import require
 from mol.losses import interocular_distance
 
 Video = TypeVar("Video", bound=Hashable)

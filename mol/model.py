@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import molkernels as mk
-from mol.errors import ClipError, SettingsError
+from mol.common.errors import ClipError, SettingsError
 from mol.flow import FlowNetC
 from mol.heads import EmotionHead, LandmarkHead, conv_stack, keep_variance
 from molkernels.modules import GRAPH_OF_VARIANT

@@ -14,14 +14,15 @@ from typing import Any, Literal
 import numpy as np
 
 from mol.checkpoint import find_checkpoint, load_model
+from mol.common.devices import start_fabric
+from mol.common.environment import versions
+from mol.common.errors import CheckpointError, MediaError, SettingsError
+from mol.common.storage import write_atomic, write_text
+from mol.common.terminal import Track, silently
 from mol.data.landmarks import interocular_distance
 from mol.data.video import read_video
-from mol.devices import start_fabric
-from mol.environment import versions
-from mol.errors import CheckpointError, MediaError, SettingsError
 from mol.model import FRAMES
-from mol.sliding import Prediction, Track, Window, predict_video, silently
-from mol.storage import write_atomic, write_text
+from mol.sliding import Prediction, Window, predict_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]
 

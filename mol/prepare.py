@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from mol.common.environment import versions_of
+from mol.common.errors import SettingsError, StorageError
+from mol.common.terminal import say
 from mol.data.manifest import Clip, Loader, Manifest, Note, OnError, write_manifest
 from mol.data.sets import find_set, manifest_root
-from mol.environment import versions_of
-from mol.errors import SettingsError, StorageError
-from mol.terminal import say
 
 # Notes of one kind that are printed; the manifest holds all.
 _SHOWN = 5

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from mol.errors import CheckpointError, SettingsError
+from mol.common.errors import CheckpointError, SettingsError
 from molkernels.modules import RELEASED_LENGTH
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mol.errors import SettingsError, StorageError
-from mol.extras import require
-from mol.storage import write_text
+from mol.common.errors import SettingsError, StorageError
+from mol.common.extras import require
+from mol.common.storage import write_text
+from mol.common.terminal import duration
 
 TRAINING_COLUMNS = ("loss", "loss_emotion", "loss_flow", "loss_landmarks", "gradient_norm")
 COLUMNS = (
@@ -251,10 +252,3 @@ def _losses(values: Mapping[str, float]) -> str:
         f"loss {values['loss']:.3f} (emotion {values['loss_emotion']:.3f}, flow {values['loss_flow']:.3f}, "
         f"landmarks {values['loss_landmarks']:.4f})"
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as short as a line of progress wants it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -6,27 +6,25 @@ the detector's jitter can't become motion, and from window to window the face ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from mol.common.errors import ClipError, FaceError, NoFaceError
+from mol.common.terminal import Track, silently
 from mol.data.align import AlignSettings, align_clip, transform_points
 from mol.data.clips import CROP, normalise_clips
 from mol.data.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
 from mol.data.video import Video, interpolate_frames
-from mol.errors import ClipError, FaceError, NoFaceError
 from mol.model import FRAMES
 
 LONGEST_EXPRESSION = 0.5
 """Seconds; a facial movement that lasts longer is no micro-expression (Yan et al., 2013)."""
-
-Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Goes through a sequence and shows under a heading how far it is, as ``rich.progress.track`` does."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +102,6 @@ class Prediction:
     def duration(self) -> float:
         """Seconds."""
         return len(self.video) / self.video.fps
-
-
-def silently(sequence: Sequence[Any], _: str) -> Iterable[Any]:
-    return sequence
 
 
 def predict_video(

@@ -19,19 +19,19 @@ import torch
 from torch import nn
 
 from mol.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.common.devices import start_fabric
+from mol.common.environment import describe_environment, versions
+from mol.common.errors import CheckpointError, SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_json
 from mol.config import TrainConfig, resume_command, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips, Split, person, split_by_subject
 from mol.data.pool import open_clips
-from mol.devices import start_fabric
-from mol.environment import describe_environment, versions
-from mol.errors import CheckpointError, SettingsError
 from mol.evaluate import validation_scores
-from mol.extras import require
 from mol.losses import MOLLoss
 from mol.model import MOL
 from mol.runlog import RunLog, Timing
-from mol.storage import write_json
 
 # Settings that may differ between the parts of a resumed run: they do not touch the weights.
 _FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from mol.evaluate import write_csv
+from mol.common.storage import write_csv, write_json, write_text
 from mol.loso import LosoConfig
 from mol.loso_scores import Fold, read_results, write_tables
 from mol.metrics import recognition_scores
-from mol.storage import write_json, write_text
 
 ENVIRONMENT = {
     "time": "2025-11-25T20:00:00+00:00",

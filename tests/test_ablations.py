@@ -22,9 +22,9 @@ from mol import MOL
 from mol.ablation import ABLATIONS, apply_ablation
 from mol.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
 from mol.cli import spell_out
+from mol.common.errors import CheckpointError, SettingsError
 from mol.config import LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
-from mol.errors import CheckpointError, SettingsError
 from mol.losses import MOLLoss
 from mol.train import train
 

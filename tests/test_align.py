@@ -6,9 +6,9 @@ from data_fixtures import astronaut, smooth_texture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mol.common.errors import ClipError, FaceError
 from mol.data.align import AlignSettings, align_clip, alignment_matrix, transform_points, warp_picture
 from mol.data.landmarks import LEFT_EYE, RIGHT_EYE
-from mol.errors import ClipError, FaceError
 
 
 def face_points(rng: np.random.Generator) -> np.ndarray:

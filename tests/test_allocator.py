@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, torch
-from mol.allocator import keep_freed_memory
+from mol.common.allocator import keep_freed_memory
 print(keep_freed_memory())
 def faults():  # an aligned block asks for a little more than itself: the heap grows a few times before one fits
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from data_fixtures import SMALL, small_clip, small_rows, write_small_cache
 
+from mol.common.errors import CacheError, CacheSettingsError, ClipError, StorageError
 from mol.data.cache import Cache, CacheWriter, row_bytes
-from mol.errors import CacheError, CacheSettingsError, ClipError, StorageError
 
 
 def content(folder: Path) -> dict[str, bytes]:

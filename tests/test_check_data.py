@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from mol.check_data import CheckDataConfig, Finding, check_data, ranges, run_check_data
+from mol.common.errors import DataError, SettingsError
 from mol.data.integrity import truncation
 from mol.data.manifest import Clip, Manifest, write_manifest
-from mol.errors import DataError, SettingsError
 
 SUFFIXES = (".jpg", ".png", ".bmp")
 

@@ -16,7 +16,7 @@ from tiny_model import TinyMOL
 
 import mol.checkpoint
 from mol.checkpoint import find_checkpoint, load_checkpoint, load_model, read_state, save_checkpoint
-from mol.errors import CheckpointError, StorageError
+from mol.common.errors import CheckpointError, StorageError
 
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3, "seed": 0}
 

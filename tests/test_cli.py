@@ -11,7 +11,7 @@ import pytest
 
 from mol import cli, commands
 from mol.cli import COMMANDS, main, spell_out
-from mol.errors import SettingsError
+from mol.common.errors import SettingsError
 from mol.predict import PredictConfig
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_cache import write_tiny_cache
 
+from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import Cache
 from mol.data.clips import Augmentation, ResidentClips, normalise_clips, person, split_by_subject
-from mol.errors import ClipError, SettingsError
 
 
 @pytest.fixture(scope="module")

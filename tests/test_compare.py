@@ -8,7 +8,7 @@ import pytest
 
 from bench import compare
 from bench.timing import quantiles
-from mol.errors import SettingsError
+from mol.common.errors import SettingsError
 
 BASELINES = ("published-loop", "reference", "compiled-reference", "max-autotune")
 MACHINE = {"device": "A CPU, 2 threads", "threads": 2, "torch": "2.13.0", "date": "2026-01-02", "commit": "abc"}

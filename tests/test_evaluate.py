@@ -19,12 +19,12 @@ from torch import nn
 
 import mol.checkpoint
 import mol.train
+from mol.common.devices import start_fabric
+from mol.common.errors import CheckpointError, ClipError, SettingsError
 from mol.config import EvaluateConfig, TrainConfig
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.flow import tvl1_flow
-from mol.devices import start_fabric
-from mol.errors import CheckpointError, ClipError, SettingsError
 from mol.evaluate import Evaluation, by_video, estimate, evaluate, evaluation_table, tvl1_errors
 from mol.losses import MOLLoss
 from mol.model import MOLOutput

@@ -21,6 +21,7 @@ import pytest
 from data_fixtures import dlib_detector
 
 from mol import extract as extract_module
+from mol.common.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
 from mol.config import read_config
 from mol.data.align import align_clip
 from mol.data.cache import Cache, row_bytes
@@ -30,7 +31,6 @@ from mol.data.flow import TVL1Settings, tvl1_flow
 from mol.data.landmarks import interocular_distance, landmarks_of_frames
 from mol.data.manifest import Clip, Manifest, read_manifest, write_manifest
 from mol.data.synth import SynthSettings, plan_clips, render_video
-from mol.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
 from mol.extract import (
     ExtractConfig,
     command_of,

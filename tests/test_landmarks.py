@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from data_fixtures import astronaut, dlib_detector
 
+from mol.common.errors import FaceError, MissingExtraError, NoFaceError, SeveralFacesError
 from mol.data import landmarks
 from mol.data.landmarks import (
     FLIP_PERMUTATION,
@@ -17,7 +18,6 @@ from mol.data.landmarks import (
     interocular_distance,
     landmarks_of_frames,
 )
-from mol.errors import FaceError, MissingExtraError, NoFaceError, SeveralFacesError
 
 
 def test_points_have_the_order_of_the_68_point_scheme():

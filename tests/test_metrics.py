@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mol.errors import ClipError
+from mol.common.errors import ClipError
 from mol.metrics import (
     confusion_matrix,
     endpoint_error,

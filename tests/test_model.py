@@ -19,7 +19,7 @@ import mol.model
 import mol.norm
 import molkernels as mk
 from mol import MOL
-from mol.errors import ClipError, SettingsError
+from mol.common.errors import ClipError, SettingsError
 from mol.losses import MOLLoss
 from molkernels import modules, reference
 

@@ -24,8 +24,8 @@ import mol.checkpoint
 import mol.report.failures
 import mol.train
 from mol.cli import spell_out
+from mol.common.errors import DataError, MOLError, SettingsError
 from mol.config import read_config
-from mol.errors import DataError, MOLError, SettingsError
 from mol.loso import LosoConfig, loso
 from mol.report import ReportConfig, report
 from mol.report.compare import compare_runs, paired_test

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from mol import pictures
+from mol.common.errors import SettingsError, StorageError
 from mol.data.video import read_picture
-from mol.errors import SettingsError, StorageError
 from mol.pictures import (
     CLASS_COLOURS,
     GalleryExample,

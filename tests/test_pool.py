@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_cache import moving_clip
 
+from mol.common.errors import CacheError, CacheSettingsError, DataError, SettingsError
 from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import Augmentation, Batch, ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint, open_clips
 from mol.data.protocols import Protocol
-from mol.errors import CacheError, CacheSettingsError, DataError, SettingsError
 
 EMOTIONS = ("disgust", "happiness", "others", "surprise")
 PROTOCOL = Protocol(

@@ -17,12 +17,7 @@ from torch import nn
 
 from mol import overlay
 from mol.checkpoint import save_checkpoint
-from mol.data.align import align_clip, transform_points
-from mol.data.faces import FaceImage, load_faces
-from mol.data.landmarks import Face
-from mol.data.synth import write_frames_folder
-from mol.data.video import Video, read_video
-from mol.errors import (
+from mol.common.errors import (
     CheckpointError,
     ClipError,
     MediaError,
@@ -31,6 +26,11 @@ from mol.errors import (
     SeveralFacesError,
     StorageError,
 )
+from mol.data.align import align_clip, transform_points
+from mol.data.faces import FaceImage, load_faces
+from mol.data.landmarks import Face
+from mol.data.synth import write_frames_folder
+from mol.data.video import Video, read_video
 from mol.model import MOL, MOLOutput
 from mol.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.predict import PredictConfig, predict, read_landmarks

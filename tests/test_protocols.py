@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mol.common.errors import DataError, SettingsError
 from mol.data.manifest import Clip
 from mol.data.protocols import (
     AS_LABELLED,
@@ -23,7 +24,6 @@ from mol.data.protocols import (
     protocol_for,
     require_counts,
 )
-from mol.errors import DataError, SettingsError
 
 ROOT = Path(__file__).parent.parent
 CASME2_EMOTIONS = {

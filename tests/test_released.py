@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mol import MOL
-from mol.errors import CheckpointError, SettingsError
+from mol.common.errors import CheckpointError, SettingsError
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from bench import plots, report
 from bench.timing import paired_ratio, quantiles
-from mol.errors import SettingsError
+from mol.common.errors import SettingsError
 
 ROOT = Path(__file__).parent.parent
 SECONDS = {"published-loop": 0.2, "cpu": 0.01, "reference": 0.03, "compiled-reference": 0.02}

@@ -16,12 +16,12 @@ import pytest
 from loso_runs import SETS, write_loso_run
 from PIL import Image
 
+from mol.common.storage import write_text
 from mol.pictures import Seen
 from mol.report import ReportConfig, report
 from mol.report.failures import Failure, confident_failures
 from mol.report.page import PageParts, run_page
 from mol.report.runs import read_run
-from mol.storage import write_text
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sheet_files import touch_frames, write_book
 
+from mol.common.errors import DataError
 from mol.data.sheets import (
     SheetRow,
     clip_folder,
@@ -19,7 +20,6 @@ from mol.data.sheets import (
     subject_folders,
     unlisted_folders,
 )
-from mol.errors import DataError
 
 COLUMNS = {"subject": ("Subject",), "onset": ("OnsetFrame", "Onset"), "emotion": ("Estimated Emotion",)}
 HEADER = ("Subject", "OnsetFrame", None, "Estimated Emotion")

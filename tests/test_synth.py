@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from data_fixtures import astronaut, dlib_detector
 
+from mol.common.errors import CacheSettingsError, ClipError, MissingExtraError, NoFaceError, SettingsError, StorageError
 from mol.data import faces as faces_module
 from mol.data.action_units import ACTION_UNITS, EMOTIONS, displacement_field
 from mol.data.align import alignment_matrix, transform_points
@@ -34,7 +35,6 @@ from mol.data.synth import (
     write_frames_folder,
 )
 from mol.data.video import read_video
-from mol.errors import CacheSettingsError, ClipError, MissingExtraError, NoFaceError, SettingsError, StorageError
 
 PURE = SynthSettings(sources=("astronaut",), noise=0, lighting=0, amplitude=(3.0, 3.0), seed=7)
 STILL = replace(PURE, head_shift=0, head_turn=0, head_zoom=0)

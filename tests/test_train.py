@@ -29,10 +29,10 @@ from tiny_model import TinyMOL
 import mol.checkpoint
 import mol.train
 from mol.checkpoint import load_model, read_state
+from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
 from mol.config import EvaluateConfig, LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips, person
-from mol.errors import CacheError, CheckpointError, SettingsError, StorageError
 from mol.losses import landmark_loss
 from mol.runlog import RunLog
 from mol.train import StopSignal, TrainingInterrupted, learning_rate, train

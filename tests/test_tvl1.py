@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from data_fixtures import smooth_texture
 
+from mol.common.errors import ClipError, MissingExtraError
 from mol.data import flow as flow_module
 from mol.data.flow import TVL1Settings, require_tvl1, tvl1_flow
-from mol.errors import ClipError, MissingExtraError
 
 
 def shifted_frames(shift: tuple[float, float]) -> np.ndarray:

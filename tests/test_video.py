@@ -11,8 +11,8 @@ from data_fixtures import smooth_texture
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mol.common.errors import ClipError, MediaError
 from mol.data.video import _upright, interpolate_frames, read_frames, read_picture, read_video, sample_starts
-from mol.errors import ClipError, MediaError
 
 
 def moving_frames(count: int = 24) -> np.ndarray:

@@ -7,9 +7,9 @@ from typing import Literal
 
 import numpy as np
 
+from mol.common.errors import ClipError, FaceError
+from mol.common.extras import require
 from mol.data.landmarks import LEFT_EYE, RIGHT_EYE
-from mol.errors import ClipError, FaceError
-from mol.extras import require
 
 _NOSE_TIP, _LEFT_MOUTH_CORNER, _RIGHT_MOUTH_CORNER = 30, 48, 54
 

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mol.errors import CacheError, CacheSettingsError, ClipError, StorageError
-from mol.storage import write_json
+from mol.common.errors import CacheError, CacheSettingsError, ClipError, StorageError
+from mol.common.storage import write_json
 
 FORMAT = 1
 POINTS = 68

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from mol.common.errors import DataError
 from mol.data.loading import ClipCollector, check_interval, missing_frames, named_emotion, relative_path, required
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import (
@@ -35,7 +36,6 @@ from mol.data.sheets import (
     subject_folders,
     unlisted_folders,
 )
-from mol.errors import DataError
 
 FPS = 200.0
 CLIPS = 255

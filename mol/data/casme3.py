@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import (
     ClipCollector,
     check_interval,
@@ -31,7 +32,6 @@ from mol.data.loading import (
 )
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
-from mol.errors import DataError
 
 FPS = 30.0
 SHEETS = ("*part_A_ME_label_JpgIndex*.xlsx",)

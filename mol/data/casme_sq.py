@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import (
     ClipCollector,
     check_interval,
@@ -31,7 +32,6 @@ from mol.data.loading import (
 )
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import SheetRow, as_text, find_folders, find_sheet, read_cells, subfolders
-from mol.errors import DataError
 
 FPS = 30.0
 PICTURES = ("rawpic", "longVideoFaceCropped")

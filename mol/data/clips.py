@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import Cache
 from mol.data.landmarks import FLIP_PERMUTATION
-from mol.errors import ClipError, SettingsError
 
 CROP = 128
 NORMALISATIONS = ("clip", "released-subject")

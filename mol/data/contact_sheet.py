@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mol.common.errors import SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_atomic
 from mol.data.cache import Cache
 from mol.data.landmarks import SKELETON
-from mol.errors import SettingsError
-from mol.extras import require
 from mol.pictures import INK, MUTED, PAPER, TRUTH, flow_colours, flow_maximum, flow_wheel
-from mol.storage import write_atomic
 
 _PATH, _DIFFERENCE = 5, 5
 _HEADS = (

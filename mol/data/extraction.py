@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mol.common.errors import DataError, FaceError, MediaError, MissingExtraError, MOLError, SettingsError
 from mol.data.align import AlignSettings, align_clip
 from mol.data.flow import TVL1Settings, tvl1_flow
 from mol.data.landmarks import DlibDetector, only_face
 from mol.data.manifest import Clip, Manifest, numbered_frames
 from mol.data.video import interpolate_frames, read_frames, read_picture, sample_starts
-from mol.errors import DataError, FaceError, MediaError, MissingExtraError, MOLError, SettingsError
 
 FRAMES = 8
 SIZE = 144

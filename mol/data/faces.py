@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from mol.common.errors import NoFaceError, SettingsError
+from mol.common.extras import installed_file, require
 from mol.data.align import AlignSettings, alignment_matrix, transform_points
 from mol.data.landmarks import FLIP_PERMUTATION, DlibDetector, LandmarkDetector
 from mol.data.video import read_picture
-from mol.errors import NoFaceError, SettingsError
-from mol.extras import installed_file, require
 
 ORL_PEOPLE, ORL_PICTURES = 40, 10
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mol.errors import ClipError, MissingExtraError
-from mol.extras import require
+from mol.common.errors import ClipError, MissingExtraError
+from mol.common.extras import require
 
 _OPENCV_DISTRIBUTIONS = (
     "opencv-python",

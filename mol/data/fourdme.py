@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import (
     ClipCollector,
     check_interval,
@@ -30,7 +31,6 @@ from mol.data.loading import (
 )
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
-from mol.errors import DataError
 
 FPS = 60.0
 PICTURES = ("gray_micro", "gray_micro_crop")

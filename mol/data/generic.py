@@ -22,12 +22,12 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from mol.common.errors import DataError
+from mol.common.extras import require
 from mol.data.loading import ClipCollector, check_interval, check_order, missing_frames
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import SheetRow
 from mol.data.video import PICTURE_SUFFIXES
-from mol.errors import DataError
-from mol.extras import require
 
 # Wanted name → titles that it may have, in letters and digits of lower case.
 COLUMNS = {

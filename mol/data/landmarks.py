@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from mol.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
-from mol.extras import require
+from mol.common.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
+from mol.common.extras import require
 
 POINTS = 68
 LEFT_EYE = slice(36, 42)

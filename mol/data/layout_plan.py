@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mol.common.errors import SettingsError
 from mol.data.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
 from mol.data.synth import ClipPlan, SynthSettings, plan_clips
-from mol.errors import SettingsError
 
 # What an emotion without action units of its own (`mol.data.action_units`) looks like; of several, each clip draws one.
 _LOOKS: dict[str, tuple[str, ...]] = {

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, Note, OnError, key
 from mol.data.sheets import subfolders
-from mol.errors import DataError
 
 
 class ClipCollector:

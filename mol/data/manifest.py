@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from mol.common.errors import DataError, MediaError
+from mol.common.storage import write_json, write_text
 from mol.data.video import numbered_pictures
-from mol.errors import DataError, MediaError
-from mol.storage import write_json, write_text
 
 # Raised whenever a reader of today would misread what is written then.
 FORMAT = 1

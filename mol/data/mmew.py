@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import (
     ClipCollector,
     check_interval,
@@ -28,7 +29,6 @@ from mol.data.loading import (
 )
 from mol.data.manifest import Clip, Loaded, Note, OnError, numbered_frames
 from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet, subfolders
-from mol.errors import DataError
 
 FPS = 90.0
 _COLUMNS = {

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mol.common.errors import CacheSettingsError, SettingsError
 from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import CROP, Augmentation, ResidentClips
 from mol.data.protocols import Protocol, apply, count_differences, protocol_for, require_counts
-from mol.errors import CacheSettingsError, SettingsError
 
 Counts = Literal["require", "warn"]
 

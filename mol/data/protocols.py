@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from mol.errors import DataError, SettingsError
+from mol.common.errors import DataError, SettingsError
 
 AS_LABELLED = "as-labelled"
 

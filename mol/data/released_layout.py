@@ -17,10 +17,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import ClipCollector, check_interval, missing_frames, named_emotion, relative_path
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import require_folder, subfolders
-from mol.errors import DataError
 
 _FPS = {"casme2": 200.0, "samm": 200.0, "smic": 100.0}
 _CLIP_NAMES = {

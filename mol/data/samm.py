@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mol.common.errors import DataError
 from mol.data.loading import ClipCollector, check_interval, missing_frames, named_emotion, relative_path, required
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import (
@@ -29,7 +30,6 @@ from mol.data.sheets import (
     subject_folders,
     unlisted_folders,
 )
-from mol.errors import DataError
 
 FPS = 200.0
 SHEETS = ("SAMM*Micro_FACS_Codes*.xlsx", "SAMM*Micro_FACS_Codes*.csv")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from mol.common.errors import DataError, SettingsError
 from mol.data.casme2 import load_casme2
 from mol.data.casme3 import load_casme3
 from mol.data.casme_sq import load_casme_sq
@@ -22,7 +23,6 @@ from mol.data.mmew import load_mmew
 from mol.data.released_layout import load_released
 from mol.data.samm import load_samm
 from mol.data.smic import load_smic, load_smic_extended
-from mol.errors import DataError, SettingsError
 
 
 @dataclass(frozen=True)

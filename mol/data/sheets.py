@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mol.errors import DataError
-from mol.extras import require
+from mol.common.errors import DataError
+from mol.common.extras import require
 
 _SHEET_SUFFIXES = (".xlsx", ".xlsm", ".csv")
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from mol.common.errors import DataError
 from mol.data.loading import (
     ClipCollector,
     check_interval,
@@ -42,7 +43,6 @@ from mol.data.sheets import (
     subject_folders,
 )
 from mol.data.video import PICTURE_SUFFIXES
-from mol.errors import DataError
 
 Part = Literal["HS", "VIS", "NIR"]
 FPS: dict[Part, float] = {"HS": 100.0, "VIS": 25.0, "NIR": 25.0}

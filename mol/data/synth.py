@@ -17,6 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mol.common.environment import available_cores, versions_of
+from mol.common.errors import ClipError, SettingsError, StorageError
+from mol.common.extras import require
+from mol.common.storage import write_atomic
+from mol.common.workers import in_processes
 from mol.data.action_units import EMOTIONS, displacement_field
 from mol.data.align import AlignSettings, alignment_matrix, transform_points
 from mol.data.cache import Cache, CacheSettings, CacheWriter
@@ -24,11 +29,6 @@ from mol.data.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage,
 from mol.data.landmarks import LandmarkDetector
 from mol.data.motion import Motion, head_motion, intensity_profile
 from mol.data.video import sample_starts
-from mol.environment import available_cores, versions_of
-from mol.errors import ClipError, SettingsError, StorageError
-from mol.extras import require
-from mol.storage import write_atomic
-from mol.workers import in_processes
 
 # Raised whenever the same settings would give other bytes.
 GENERATOR = 1

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from mol.common.errors import ClipError, MediaError
+from mol.common.extras import require
 from mol.data.integrity import truncation
-from mol.errors import ClipError, MediaError
-from mol.extras import require
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
 

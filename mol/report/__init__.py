@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mol.devices import start_fabric
-from mol.errors import DataError, SettingsError
+from mol.common.devices import start_fabric
+from mol.common.errors import DataError, SettingsError
+from mol.common.storage import write_text
+from mol.common.terminal import say
 from mol.loso_scores import COMPOSITE
 from mol.pictures import confusion_picture, failure_picture
 from mol.report.compare import compare_runs, write_comparison_tables
@@ -20,8 +22,6 @@ from mol.report.page import PageParts, readable, run_page
 from mol.report.pictures import comparison_picture, curve_picture, inline_svg, people_picture
 from mol.report.runs import LosoRun, read_log, read_run
 from mol.report.tables import write_run_tables
-from mol.storage import write_text
-from mol.terminal import say
 
 CURVES = {
     "loss": ("Loss, weighted sum", ""),

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from mol.errors import SettingsError
-from mol.evaluate import write_csv
-from mol.extras import require
+from mol.common.errors import SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_csv, write_text
 from mol.loso_scores import COMPOSITE, ERRORS, SCORES
 from mol.report.runs import UNITS, LosoRun
 from mol.report.tables import PRINTED, heading, latex_table, plain
-from mol.storage import write_text
 
 # Settings that say where a run lies and how it was watched; of the caches it is the content that counts.
 _ELSEWHERE = frozenset({"run", "resume", "folds", "caches", "log_every", "checkpoint_every", "keep_checkpoints"})

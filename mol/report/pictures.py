@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mol.errors import SettingsError
-from mol.extras import require
+from mol.common.errors import SettingsError
+from mol.common.extras import require
 from mol.pictures import (
     CLASS_COLOURS,
     HAIRLINE,

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from mol.errors import DataError
-from mol.extras import require
+from mol.common.errors import DataError
+from mol.common.extras import require
 from mol.loso_scores import COMPOSITE, ERRORS, SCORES
 from mol.metrics import confusion_matrix
 

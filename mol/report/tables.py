@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mol.evaluate import write_csv
+from mol.common.storage import write_csv, write_text
 from mol.loso_scores import ERRORS, SCORES
 from mol.report.runs import TITLES, UNITS, LosoRun, Spread
-from mol.storage import write_text
 
 # What goes into a paper's table; the rest stands in the CSV.
 PRINTED = (*SCORES, "epe_px", "nme")

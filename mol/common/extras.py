@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from mol.errors import MissingExtraError
+from mol.common.errors import MissingExtraError
 
 
 def require(module: str, extra: str) -> Any:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from mol.errors import SettingsError
-from mol.extras import require
+from mol.common.errors import SettingsError
+from mol.common.extras import require
 
 PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed"}
 

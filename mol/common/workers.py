@@ -12,8 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from typing import Any, TypeVar
 
-from mol.errors import MOLError
-from mol.extras import require
+from mol.common.errors import MOLError
+from mol.common.extras import require
 
 Result = TypeVar("Result")
 

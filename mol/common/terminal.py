@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mol.extras import require
+from mol.common.extras import require
 
-if TYPE_CHECKING:
-    from mol.sliding import Track
+Track = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Goes through a sequence and shows under a heading how far it is, as ``rich.progress.track`` does."""
 
 
 def console() -> Any:
@@ -24,7 +24,7 @@ def say(text: str) -> None:
 
 @contextmanager
 def tracking() -> Iterator[Track]:
-    """A progress bar for each sequence that is gone through; gives a `mol.sliding.Track`."""
+    """A progress bar for each sequence that is gone through; gives a `mol.common.terminal.Track`."""
     with _bars() as bars:
         yield lambda sequence, description: bars.track(sequence, description=description)
 
@@ -35,6 +35,18 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     with _bars() as bars:
         task = bars.add_task(description, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def silently(sequence: Sequence[Any], _: str) -> Iterable[Any]:
+    """A `Track` that shows nothing."""
+    return sequence
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, as short as a line of progress wants it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _bars() -> Any:

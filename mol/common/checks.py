@@ -1,0 +1,29 @@
+"""Checks of settings, with messages that name the setting."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mol.common.errors import SettingsError
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise a `SettingsError` for a setting that is not greater than 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise SettingsError(f"{name}={getattr(config, name)} must be greater than 0")
+
+
+def require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
+    """Raise a `SettingsError` for a setting that is none of the allowed values."""
+    if getattr(config, name) not in allowed:
+        shown = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
+        raise SettingsError(f"{name}={getattr(config, name)!r} must be {shown}")
+
+
+def require_not_negative(config: Any, *names: str) -> None:
+    """Raise a `SettingsError` for a negative setting."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise SettingsError(f"{name}={getattr(config, name)} must not be negative")
