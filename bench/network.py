@@ -17,7 +17,7 @@ from bench import counts, machine
 from bench.baselines.published import PublishedMOL, training_loss
 from bench.groups import Check, Contender, Group, worst_error
 from mol import MOL
-from mol.losses import MOLLoss
+from mol.network.losses import MOLLoss
 
 BATCH, FRAMES, SIZE = 2, 8, 128
 BATCHES = (1, 8)  # of the sweep

@@ -22,7 +22,7 @@ from bench import counts, machine
 from bench.loso import RESULTS, fit_line, measured_steps, step_seconds
 from bench.network import FRAMES, LOSS_WEIGHTS, PUBLISHED, random_batch
 from mol import MOL
-from mol.losses import MOLLoss
+from mol.network.losses import MOLLoss
 
 OWN = ("cuda", "cpu", "triton", "reference")  # in the order in which `auto` takes them
 PRECISIONS = {"32": ("float32", 4), "bf16": ("bfloat16", 2)}  # torch's name, bytes an element

@@ -26,7 +26,7 @@ from bench.counts import Work
 from bench.timing import seconds_of
 from mol.common.allocator import keep_freed_memory
 
-NARROW = "_NarrowConv2d"  # of mol.convolution
+NARROW = "_NarrowConv2d"  # of mol.network.convolution
 STEP, LAYER, NODE = "training step", "layer ", "autograd::engine::evaluate_function: "
 BEGIN, END = "<!-- profile:begin -->", "<!-- profile:end -->"
 TOP = 20

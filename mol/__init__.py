@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mol.model import MOL, MOLOutput
+    from mol.network.model import MOL, MOLOutput
 
 __all__ = ["MOL", "MOLOutput"]
 
@@ -14,5 +14,5 @@ __all__ = ["MOL", "MOLOutput"]
 def __getattr__(name: str) -> Any:
     # Processes that read pictures start without PyTorch.
     if name in __all__:
-        return getattr(import_module("mol.model"), name)
+        return getattr(import_module("mol.network.model"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

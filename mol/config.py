@@ -47,7 +47,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """Weights of the three losses; the defaults are the published code's in the terms of `mol.losses`.
+    """Weights of the three losses; the defaults are the published code's in the terms of `mol.network.losses`.
 
     A loss with weight 0 is only watched: no gradient comes from it, and its head stays as it began.
 

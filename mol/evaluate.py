@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mol.checkpoint import find_checkpoint, load_model
 from mol.common.devices import start_fabric
 from mol.common.environment import available_cores, describe_environment
 from mol.common.errors import CheckpointError, ClipError, SettingsError
@@ -29,7 +28,6 @@ from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import ResidentClips, person, split_by_subject
 from mol.data.flow import require_tvl1, tvl1_flow
 from mol.data.pool import Counts, open_clips
-from mol.losses import MOLLoss
 from mol.metrics import (
     RecognitionScores,
     confusion_matrix,
@@ -39,6 +37,8 @@ from mol.metrics import (
     recognition_scores,
     vote_videos,
 )
+from mol.network.checkpoint import find_checkpoint, load_model
+from mol.network.losses import MOLLoss
 from mol.pictures import GalleryExample, confusion_picture, evaluation_gallery, strongest_pair
 
 FAILURE_THRESHOLD = 0.1

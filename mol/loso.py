@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import torch
 
 from mol.ablation import apply_ablation
-from mol.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
 from mol.common.devices import start_fabric
 from mol.common.environment import describe_environment
 from mol.common.errors import SettingsError, StorageError
@@ -39,8 +38,9 @@ from mol.data.clips import ResidentClips, person
 from mol.data.pool import Pool, ResidentPart, fingerprint
 from mol.evaluate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
-from mol.losses import MOLLoss
 from mol.metrics import failure_rate, recognition_scores
+from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
+from mol.network.losses import MOLLoss
 from mol.runlog import FoldLog
 from mol.train import TrainingInterrupted, TrainResult, changed_settings, train_on
 

@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mol.checkpoint import find_checkpoint, load_model
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import CheckpointError, MediaError, SettingsError
@@ -21,7 +20,8 @@ from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, silently
 from mol.data.landmarks import interocular_distance
 from mol.data.video import read_video
-from mol.model import FRAMES
+from mol.network.checkpoint import find_checkpoint, load_model
+from mol.network.model import FRAMES
 from mol.sliding import Prediction, Window, predict_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]

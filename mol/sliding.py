@@ -21,7 +21,7 @@ from mol.data.align import AlignSettings, align_clip, transform_points
 from mol.data.clips import CROP, normalise_clips
 from mol.data.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
 from mol.data.video import Video, interpolate_frames
-from mol.model import FRAMES
+from mol.network.model import FRAMES
 
 LONGEST_EXPRESSION = 0.5
 """Seconds; a facial movement that lasts longer is no micro-expression (Yan et al., 2013)."""

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from mol.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mol.common.devices import start_fabric
 from mol.common.environment import describe_environment, versions
 from mol.common.errors import CheckpointError, SettingsError
@@ -29,8 +28,9 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips, Split, person, split_by_subject
 from mol.data.pool import open_clips
 from mol.evaluate import validation_scores
-from mol.losses import MOLLoss
-from mol.model import MOL
+from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.network.losses import MOLLoss
+from mol.network.model import MOL
 from mol.runlog import RunLog, Timing
 
 # Settings that may differ between the parts of a resumed run: they do not touch the weights.
@@ -83,8 +83,8 @@ class TrainingInterrupted(SystemExit):
 def train(config: TrainConfig) -> TrainResult:
     """Train MOL and leave a run folder: configuration, environment, curves and checkpoints.
 
-    AdamW on the weighted sum of the three losses (`mol.losses`) over random crops; the checkpoint to use is the last
-    one unless `config.selection` says otherwise; people held out never choose anything.
+    AdamW on the weighted sum of the three losses (`mol.network.losses`) over random crops; the checkpoint to use is the
+    last one unless `config.selection` says otherwise; people held out never choose anything.
 
     Args:
         config: everything that shapes the run.

@@ -16,16 +16,16 @@ from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
 from torch import Tensor, nn
 
-import mol.model
+import mol.network.model
 import molkernels as mk
 from mol import MOL
 from mol.ablation import ABLATIONS, apply_ablation
-from mol.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
 from mol.cli import spell_out
 from mol.common.errors import CheckpointError, SettingsError
 from mol.config import LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
-from mol.losses import MOLLoss
+from mol.network.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
+from mol.network.losses import MOLLoss
 from mol.train import train
 
 OFF = {"no-fcc": {"fcc": False}, "no-ccc": {"ccc": False}, "no-f5c": {"f5c": False}}
@@ -49,7 +49,7 @@ class SmallFlow(nn.Module):
 
 @pytest.fixture
 def small_flow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.model, "FlowNetC", SmallFlow)
+    monkeypatch.setattr(mol.network.model, "FlowNetC", SmallFlow)
 
 
 @pytest.fixture(scope="module")
@@ -396,15 +396,17 @@ def test_a_loss_of_weight_zero_sends_nothing_back_and_is_still_measured(weight: 
         landmarks=torch.randn(shapes["landmarks"], generator=generator),
         label=torch.tensor([0, 2]),
     )
-    terms = MOLLoss(**{weight: 0.0})(mol.model.MOLOutput(**outputs), targets)
+    terms = MOLLoss(**{weight: 0.0})(mol.network.model.MOLOutput(**outputs), targets)
     terms.total.backward()
     assert [name for name, value in outputs.items() if value.grad is None] == [output]
-    whole = MOLLoss()(mol.model.MOLOutput(**outputs), targets)
+    whole = MOLLoss()(mol.network.model.MOLOutput(**outputs), targets)
     assert terms[1:] == whole[1:]
 
 
 def test_a_watched_loss_that_is_not_finite_does_not_spoil_the_others() -> None:
-    outputs = mol.model.MOLOutput(torch.zeros(1, 3), torch.full((1, 7, 2, 4, 4), torch.inf), torch.zeros(1, 7, 68, 2))
+    outputs = mol.network.model.MOLOutput(
+        torch.zeros(1, 3), torch.full((1, 7, 2, 4, 4), torch.inf), torch.zeros(1, 7, 68, 2)
+    )
     landmarks = torch.randn(1, 7, 68, 2, generator=torch.Generator().manual_seed(9))
     targets = SimpleNamespace(flow=torch.zeros(1, 7, 2, 4, 4), landmarks=landmarks, label=torch.tensor([0]))
     assert torch.isfinite(MOLLoss(w_of=0.0)(outputs, targets).total)

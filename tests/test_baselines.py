@@ -8,7 +8,7 @@ from bench import network
 from bench.baselines import layout, published
 from bench.groups import relative_error
 from mol import MOL
-from mol.losses import MOLLoss
+from mol.network.losses import MOLLoss
 
 EXACT = 1e-9  # float64
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_model import TinyMOL
 
-import mol.checkpoint
-from mol.checkpoint import find_checkpoint, load_checkpoint, load_model, read_state, save_checkpoint
+import mol.network.checkpoint
 from mol.common.errors import CheckpointError, StorageError
+from mol.network.checkpoint import find_checkpoint, load_checkpoint, load_model, read_state, save_checkpoint
 
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3, "seed": 0}
 
@@ -51,7 +51,7 @@ def rewrite_state(folder: Path, **changes: object) -> None:
 def replace_weights(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write other weights with a checksum that fits, as somebody would who edits a checkpoint."""
     save_file(tensors, folder / "weights.safetensors")
-    fingerprint = mol.checkpoint._fingerprint(folder / "weights.safetensors")
+    fingerprint = mol.network.checkpoint._fingerprint(folder / "weights.safetensors")
     files = json.loads((folder / "state.json").read_text())["files"]
     rewrite_state(folder, files={**files, "weights.safetensors": fingerprint})
 
@@ -98,7 +98,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused_and_not_run(saved: Path, tm
             return (os.mkdir, (str(mark),))
 
     torch.save({"conv.weight": Bomb()}, saved / "weights.safetensors")
-    fingerprint = mol.checkpoint._fingerprint(saved / "weights.safetensors")
+    fingerprint = mol.network.checkpoint._fingerprint(saved / "weights.safetensors")
     rewrite_state(saved, files={"weights.safetensors": fingerprint})
     with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged or no safetensors file"):
         load_checkpoint(saved, TinyMOL())
@@ -166,7 +166,7 @@ def test_a_run_or_checkpoint_folder_leads_to_the_checkpoint(saved: Path, tmp_pat
 
 
 def test_load_model_builds_the_network_in_evaluation_mode(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.checkpoint, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     before = torch.get_rng_state()
     found = load_model(saved.parent.parent)
     assert torch.equal(torch.get_rng_state(), before)
@@ -225,7 +225,7 @@ def test_another_models_settings_are_shown(saved: Path) -> None:
 def test_settings_that_cannot_be_built_are_refused(
     saved: Path, config: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mol.checkpoint, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     rewrite_state(saved, model=config)
     with pytest.raises(CheckpointError, match=r"settings"):
         load_model(saved)

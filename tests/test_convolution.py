@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mol import convolution
+from mol.network import convolution
 
 FORMATS = (torch.contiguous_format, torch.channels_last)
 

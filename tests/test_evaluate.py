@@ -17,7 +17,7 @@ from tiny_cache import CLASSES, write_tiny_cache
 from tiny_model import TinyMOL
 from torch import nn
 
-import mol.checkpoint
+import mol.network.checkpoint
 import mol.train
 from mol.common.devices import start_fabric
 from mol.common.errors import CheckpointError, ClipError, SettingsError
@@ -26,8 +26,8 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.flow import tvl1_flow
 from mol.evaluate import Evaluation, by_video, estimate, evaluate, evaluation_table, tvl1_errors
-from mol.losses import MOLLoss
-from mol.model import MOLOutput
+from mol.network.losses import MOLLoss
+from mol.network.model import MOLOutput
 from mol.train import train
 
 
@@ -41,7 +41,7 @@ def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
     """A run that held s4 out, made with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mol.train, "MOL", TinyMOL)
-        patch.setattr(mol.checkpoint, "MOL", TinyMOL)
+        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         folder = tmp_path_factory.mktemp("evaluate") / "run"
         train(
             TrainConfig(

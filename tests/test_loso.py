@@ -23,10 +23,9 @@ import yaml
 from tiny_cache import moving_clip
 from tiny_model import TinyMOL
 
-import mol.checkpoint
 import mol.loso
+import mol.network.checkpoint
 import mol.train
-from mol.checkpoint import OPTIMIZER, load_model, read_state
 from mol.common.errors import DataError, SettingsError
 from mol.config import EvaluateConfig, TrainConfig, read_config
 from mol.data.cache import Cache, CacheSettings, CacheWriter
@@ -36,6 +35,7 @@ from mol.evaluate import evaluate
 from mol.loso import LosoConfig, LosoResult, choose_folds, loso, plan_folds, resume_command, run_loso
 from mol.loso_scores import Fold, FoldResult, latex_table, write_tables
 from mol.metrics import recognition_scores
+from mol.network.checkpoint import OPTIMIZER, load_model, read_state
 from mol.train import TrainingInterrupted, train
 
 EMOTIONS = ("disgust", "happiness", "surprise")
@@ -82,7 +82,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mol.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.checkpoint, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A whole run with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mol.train, "MOL", TinyMOL)
-        patch.setattr(mol.checkpoint, "MOL", TinyMOL)
+        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         run = tmp_path_factory.mktemp("loso") / "run"
         yield loso(
             LosoConfig(
@@ -125,7 +125,7 @@ def half(done: LosoResult, caches: list[str], tmp_path_factory: pytest.TempPathF
     """Its first two folds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mol.train, "MOL", TinyMOL)
-        patch.setattr(mol.checkpoint, "MOL", TinyMOL)
+        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         config = read_config(LosoConfig, ["--config", str(done.run / "loso.yaml")], "mol loso")
         yield loso(replace(config, folds="1,2", run=str(tmp_path_factory.mktemp("loso") / "half")))
 
@@ -573,9 +573,9 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
     program = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import mol.checkpoint, mol.loso, mol.train
+        import mol.network.checkpoint, mol.loso, mol.train
         from tiny_model import TinyMOL
-        mol.train.MOL = mol.checkpoint.MOL = TinyMOL
+        mol.train.MOL = mol.network.checkpoint.MOL = TinyMOL
         mol.loso.loso(mol.loso.LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,
             checkpoint_every=2, learning_rate=3e-3, device="cpu", resume=True, folds="1,2"))

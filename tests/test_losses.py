@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mol.losses import MOLLoss, flow_loss, interocular_distance, landmark_loss
-from mol.model import MOLOutput
+from mol.network.losses import MOLLoss, flow_loss, interocular_distance, landmark_loss
+from mol.network.model import MOLOutput
 
 
 @pytest.fixture

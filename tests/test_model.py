@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-import mol.flow
-import mol.heads
-import mol.losses
-import mol.model
-import mol.norm
+import mol.network.flownet
+import mol.network.heads
+import mol.network.losses
+import mol.network.model
+import mol.network.norm
 import molkernels as mk
 from mol import MOL
 from mol.common.errors import ClipError, SettingsError
-from mol.losses import MOLLoss
+from mol.network.losses import MOLLoss
 from molkernels import modules, reference
 
 
@@ -189,7 +189,18 @@ def test_dead_cost_channels_are_never_multiplied(paper, clips):
     assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize("module", [mol.model, mol.flow, mol.heads, mol.norm, mol.losses, modules, reference])
+@pytest.mark.parametrize(
+    "module",
+    [
+        mol.network.model,
+        mol.network.flownet,
+        mol.network.heads,
+        mol.network.norm,
+        mol.network.losses,
+        modules,
+        reference,
+    ],
+)
 def test_no_python_loop_over_frames_nodes_neighbours_or_samples(module):
     """Loops in forward code run over names and settings only: none indexes or stacks tensors in its body."""
     allowed = {"__init__", "update_running_statistics", "reset_parameters", "_pair", "initialise", "keep_variance"}

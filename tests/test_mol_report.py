@@ -20,7 +20,7 @@ from PIL import Image
 from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
-import mol.checkpoint
+import mol.network.checkpoint
 import mol.report.failures
 import mol.train
 from mol.cli import spell_out
@@ -340,7 +340,7 @@ def test_no_failures_are_shown_where_none_are_wanted(tmp_path: Path):
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A real run of `mol loso` with a tiny network on a tiny cache."""
     monkeypatch.setattr(mol.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.checkpoint, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     write_tiny_cache(tmp_path / "cache", people=3, videos=3, windows=2)
     loso(
         LosoConfig(

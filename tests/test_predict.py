@@ -16,7 +16,6 @@ from tiny_model import TinyMOL
 from torch import nn
 
 from mol import overlay
-from mol.checkpoint import save_checkpoint
 from mol.common.errors import (
     CheckpointError,
     ClipError,
@@ -31,7 +30,8 @@ from mol.data.faces import FaceImage, load_faces
 from mol.data.landmarks import Face
 from mol.data.synth import write_frames_folder
 from mol.data.video import Video, read_video
-from mol.model import MOL, MOLOutput
+from mol.network.checkpoint import save_checkpoint
+from mol.network.model import MOL, MOLOutput
 from mol.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.predict import PredictConfig, predict, read_landmarks
 from mol.sliding import FaceFollower, Window, predict_video, window_starts
@@ -467,7 +467,7 @@ def test_an_overlay_that_fails_half_way_leaves_the_old_file(tmp_path):
 @pytest.fixture
 def tiny_run(tmp_path, monkeypatch) -> Path:
     """A checkpoint of a network that is quick, in a folder like that of a run."""
-    monkeypatch.setattr("mol.checkpoint.MOL", TinyMOL)
+    monkeypatch.setattr("mol.network.checkpoint.MOL", TinyMOL)
     torch.manual_seed(0)
     state = {"classes": CLASSES, "mean_shape": [[0.0, 0.0]] * 68, "step": 5, "normalisation": "clip"}
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last", TinyMOL(3), None, state)

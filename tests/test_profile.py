@@ -10,7 +10,7 @@ import molkernels as mk
 from bench import counts
 from bench import profile_step as ps
 from mol import MOL
-from mol.flow import ConvNorm, Predictor, Upsample
+from mol.network.flownet import ConvNorm, Predictor, Upsample
 
 LIMITS = {"copy": {"bytes_per_second": 1e9}, "gemm": {"float32": 1e12}}
 WEIGHTED = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.Linear)

@@ -45,7 +45,7 @@ def test_a_fresh_released_model_has_the_whole_layout(state):
             lambda s: s.update({"flownet.conv4.0.weight": torch.zeros(2, 2)}),
             "wrong shapes: flownet.conv4.0.weight (2, 2) instead of (512, 256, 3, 3)",
         ),
-        (lambda s: s.pop("mer_3dcnn.fc2.weight"), "this is no released MOL checkpoint"),
+        (lambda s: s.pop("mer_3dcnn.fc2.weight"), "this is not a released MOL checkpoint"),
         (
             lambda s: s.update({"FCC_1.pre_Norm_1.num_batches_tracked": torch.tensor(5)}),
             "FCC_1.pre_Norm_1.num_batches_tracked and pre_Norm_2.num_batches_tracked differ (5, 0)",

@@ -26,14 +26,14 @@ from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
-import mol.checkpoint
+import mol.network.checkpoint
 import mol.train
-from mol.checkpoint import load_model, read_state
 from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
 from mol.config import EvaluateConfig, LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips, person
-from mol.losses import landmark_loss
+from mol.network.checkpoint import load_model, read_state
+from mol.network.losses import landmark_loss
 from mol.runlog import RunLog
 from mol.train import StopSignal, TrainingInterrupted, learning_rate, train
 
@@ -62,7 +62,7 @@ def real_config(cache: Cache, tmp_path: Path) -> TrainConfig:
 def config(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """The same with the tiny network in MOL's place."""
     monkeypatch.setattr(mol.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.checkpoint, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     return real_config
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 import molkernels as mk
 from mol import MOL
-from mol.losses import MOLLoss
+from mol.network.losses import MOLLoss
 
 STEPS = 50
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mol.model import MOLOutput
+from mol.network.model import MOLOutput
 
 
 class TinyMOL(nn.Module):

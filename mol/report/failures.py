@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from mol.checkpoint import load_model
 from mol.common.errors import CheckpointError, DataError, MOLError
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import fingerprint
+from mol.network.checkpoint import load_model
 from mol.pictures import Seen
 from mol.report.runs import LosoRun, Video
 

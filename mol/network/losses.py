@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mol.model import MOLOutput
+from mol.network.model import MOLOutput
 
 RIGHT_EYE_POINTS = slice(36, 42)
 LEFT_EYE_POINTS = slice(42, 48)

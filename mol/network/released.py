@@ -8,16 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from mol.common.errors import CheckpointError, SettingsError
+from mol.common.errors import CheckpointError
 from molkernels.modules import RELEASED_LENGTH
-
-if TYPE_CHECKING:
-    from mol.model import MOL
 
 _FLOW_LAYERS = {
     "conv_redir": "redirect",
@@ -57,29 +53,23 @@ class UnusedEntries(nn.Module):
         return released.replace(".", "__")
 
 
-def model_from_released(model_class: type[MOL], state_dict: Mapping[str, Tensor], k: int, dropout: float) -> MOL:
-    """See `mol.MOL.from_released`."""
-    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+def class_count(state: Mapping[str, Tensor]) -> int:
+    """Number of classes of a released state dict.
+
+    Raises:
+        CheckpointError: it has no emotion head, so it is not a released checkpoint.
+    """
     head = state.get("mer_3dcnn.fc2.weight")
     if head is None:
         raise CheckpointError(
-            "this is no released MOL checkpoint: it has no mer_3dcnn.fc2.weight. "
-            "Give the state dict itself, not the file or a dictionary around it."
+            "this is not a released MOL checkpoint: it has no entry mer_3dcnn.fc2.weight. "
+            "Pass the state dict itself, not the file or a dictionary around it."
         )
-    model = model_class(num_classes=head.shape[0], k=k, variant="released", dropout=dropout)
-    _check_entries(state, released_state_dict(model))
-    own = model.state_dict()
-    for name, value in _to_ours(state):
-        own[name] = value.to(own[name].dtype)
-    model.load_state_dict(own)
-    return model
+    return head.shape[0]
 
 
-def released_state_dict(model: MOL) -> dict[str, Tensor]:
-    """See `mol.MOL.released_state_dict`."""
-    if model.variant != "released":
-        raise SettingsError(f"variant is {model.variant!r}; only variant='released' has a released layout")
-    own = model.state_dict()
+def to_released(own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of `mol.MOL` (variant "released") in the released layout: the inverse of `to_ours`."""
     out: dict[str, Tensor] = {}
     for name in own:
         released = _released_name(name)
@@ -101,8 +91,12 @@ def released_state_dict(model: MOL) -> dict[str, Tensor]:
     return out
 
 
-def _to_ours(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """The entries of a complete released state dict under our names and in our shapes."""
+def to_ours(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The entries of a complete released state dict under our names and in our shapes.
+
+    Raises:
+        CheckpointError: the two halves of a batch norm have counted different numbers of batches.
+    """
     for released, value in state.items():
         name = _our_name(released)
         if name is not None:
@@ -173,7 +167,12 @@ def _released_shape(name: str, value: Tensor) -> tuple[int, ...]:
     return tuple(value.shape)
 
 
-def _check_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def check_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare the names and shapes of a released state dict with those of the released network.
+
+    Raises:
+        CheckpointError: entries that are missing, unknown or of another shape, all named.
+    """
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
     wrong = [
@@ -191,5 +190,5 @@ def _check_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
             "this released checkpoint does not fit: "
             + "; ".join(problems)
             + ". It must hold exactly the entries of the "
-            "released network (a checkpoint of `mol train` is opened with mol.checkpoint.load_model)."
+            "released network (a checkpoint of `mol train` is opened with mol.network.checkpoint.load_model)."
         )

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import molkernels as mk
 from mol.common.errors import ClipError, SettingsError
-from mol.flow import FlowNetC
-from mol.heads import EmotionHead, LandmarkHead, conv_stack, keep_variance
+from mol.network.flownet import FlowNetC
+from mol.network.heads import EmotionHead, LandmarkHead, conv_stack, keep_variance
+from mol.network.released import UnusedEntries, check_entries, class_count, to_ours, to_released
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FRAMES = 8
@@ -106,8 +107,6 @@ class MOL(nn.Module):
             self.flow.initialise()
             self.emotion.initialise()
         elif not self._departures():
-            from mol.released import UnusedEntries
-
             self.unused = UnusedEntries()
 
     def forward(self, clips: Tensor) -> MOLOutput:
@@ -166,9 +165,14 @@ class MOL(nn.Module):
         Raises:
             CheckpointError: entries that are missing, extra or of a wrong shape, all named.
         """
-        from mol.released import model_from_released
-
-        return model_from_released(cls, state_dict, k, dropout)
+        state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+        model = cls(num_classes=class_count(state), k=k, variant="released", dropout=dropout)
+        own = model.state_dict()
+        check_entries(state, to_released(own))
+        for name, value in to_ours(state):
+            own[name] = value.to(own[name].dtype)
+        model.load_state_dict(own)
+        return model
 
     def released_state_dict(self) -> dict[str, Tensor]:
         """The inverse of `from_released`, exact: all entries, in the released layout.
@@ -176,14 +180,14 @@ class MOL(nn.Module):
         Raises:
             SettingsError: the variant is not "released", or not whole.
         """
-        from mol.released import released_state_dict
-
-        if self.variant == "released" and (departures := self._departures()):
+        if self.variant != "released":
+            raise SettingsError(f"variant is {self.variant!r}; only variant='released' has a released layout")
+        if departures := self._departures():
             raise SettingsError(
                 f"this network has {', '.join(departures)}; the released layout holds the whole released network only. "
-                "Keep it with mol.checkpoint.save_checkpoint"
+                "Save it with mol.network.checkpoint.save_checkpoint"
             )
-        return released_state_dict(self)
+        return to_released(self.state_dict())
 
 
 class WithoutCCC(nn.Module):

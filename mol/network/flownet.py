@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import molkernels as mk
-from mol import convolution
-from mol.norm import GroupedBatchNorm2d
+from mol.network import convolution
+from mol.network.norm import GroupedBatchNorm2d
 
 SLOPE = 0.1
 RADIUS, STRIDE = 10, 2

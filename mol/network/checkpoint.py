@@ -27,7 +27,7 @@ from torch.optim import Optimizer
 from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
 from mol.common.storage import usual_mode
-from mol.model import MOL
+from mol.network.model import MOL
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FORMAT = 1
