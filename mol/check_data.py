@@ -17,10 +17,10 @@ from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.common.terminal import console, counting, say
 from mol.common.workers import in_processes
-from mol.data.integrity import truncation
 from mol.data.manifest import Clip, Manifest, key, numbered_frames, read_manifest
 from mol.data.protocols import AS_LABELLED, Protocol, apply, count_differences, left_out, protocol_for
-from mol.data.video import read_picture, read_video
+from mol.vision.integrity import truncation
+from mol.vision.video import read_picture, read_video
 
 Severity = Literal["error", "warning", "info"]
 Size = tuple[int, int]

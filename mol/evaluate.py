@@ -26,7 +26,6 @@ from mol.common.storage import write_csv, write_json
 from mol.config import EvaluateConfig
 from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import ResidentClips, person, split_by_subject
-from mol.data.flow import require_tvl1, tvl1_flow
 from mol.data.pool import Counts, open_clips
 from mol.metrics import (
     RecognitionScores,
@@ -40,6 +39,7 @@ from mol.metrics import (
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.losses import MOLLoss
 from mol.pictures import GalleryExample, confusion_picture, evaluation_gallery, strongest_pair
+from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
 FAILURE_THRESHOLD = 0.1
 _GALLERY_ROWS = 5

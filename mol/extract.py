@@ -38,9 +38,9 @@ from mol.data.extraction import (
     detector_of,
     plan_clip,
 )
-from mol.data.flow import require_tvl1
-from mol.data.landmarks import LandmarkTable, read_landmark_table
 from mol.data.manifest import Manifest, key, read_manifest
+from mol.vision.landmarks import LandmarkTable, read_landmark_table
+from mol.vision.tvl1 import require_tvl1
 
 # Raised whenever the same settings would give other bytes.
 EXTRACTION = 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mol.common.errors import ClipError
 from mol.common.extras import require
-from mol.network.losses import interocular_distance
+from mol.vision.points import interocular_distance
 
 Video = TypeVar("Video", bound=Hashable)
 

@@ -17,8 +17,8 @@ import numpy as np
 from mol.common.errors import StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
-from mol.data.landmarks import SKELETON
 from mol.pictures import OURS, class_colour, flow_colours, flow_wheel
+from mol.vision.points import SKELETON
 
 _GROUND, _TRACK, _LIGHT, _DIM = (18, 24, 31), (44, 53, 63), (236, 240, 244), (150, 161, 173)
 _PANEL, _STRIP, _PAD = 304, 58, 22

@@ -18,7 +18,7 @@ import numpy as np
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
-from mol.data.landmarks import SKELETON
+from mol.vision.points import SKELETON
 
 INK, MUTED, HAIRLINE, PAPER = "#1b2530", "#66717d", "#d5dae0", "#ffffff"
 TRUTH, OURS, BASELINE = "#56b4e9", "#ff9d3c", "#8a94a0"

@@ -18,11 +18,11 @@ from mol.common.environment import versions
 from mol.common.errors import CheckpointError, MediaError, SettingsError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, silently
-from mol.data.landmarks import interocular_distance
-from mol.data.video import read_video
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.model import FRAMES
 from mol.sliding import Prediction, Window, predict_video
+from mol.vision.points import interocular_distance
+from mol.vision.video import read_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]
 

@@ -17,11 +17,11 @@ from torch import nn
 
 from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
-from mol.data.align import AlignSettings, align_clip, transform_points
 from mol.data.clips import CROP, normalise_clips
-from mol.data.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
-from mol.data.video import Video, interpolate_frames
 from mol.network.model import FRAMES
+from mol.vision.align import AlignSettings, align_clip, transform_points
+from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
+from mol.vision.video import Video, interpolate_frames
 
 LONGEST_EXPRESSION = 0.5
 """Seconds; a facial movement that lasts longer is no micro-expression (Yan et al., 2013)."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from mol.common.terminal import Track
-from mol.data.align import transform_points, warp_picture
 from mol.network.model import FRAMES
 from mol.overlay import OverlayFrame, OverlayStyle, write_overlay
 from mol.pictures import Overview, Timeline, flow_maximum, overview_picture
 from mol.sliding import Prediction, Window, inverse
+from mol.vision.align import transform_points, warp_picture
 
 _STRIP = 8
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mol.data.cache import CacheSettings, CacheWriter
 from mol.data.faces import FaceImage, load_faces
-from mol.data.landmarks import DlibDetector
+from mol.vision.landmarks import DlibDetector
 
 
 @cache

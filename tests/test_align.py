@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mol.common.errors import ClipError, FaceError
-from mol.data.align import AlignSettings, align_clip, alignment_matrix, transform_points, warp_picture
-from mol.data.landmarks import LEFT_EYE, RIGHT_EYE
+from mol.vision.align import AlignSettings, align_clip, alignment_matrix, transform_points, warp_picture
+from mol.vision.points import LEFT_EYE, RIGHT_EYE
 
 
 def face_points(rng: np.random.Generator) -> np.ndarray:
@@ -23,7 +23,7 @@ def similarity(scale: float, angle: float, shift: tuple[float, float]) -> np.nda
 def test_aligned_eyes_are_level_and_the_box_fills_the_frame():
     points = astronaut().points.astype(np.float64)
     aligned = transform_points(alignment_matrix(points), points)
-    left, right = aligned[LEFT_EYE].mean(axis=0), aligned[RIGHT_EYE].mean(axis=0)
+    left, right = aligned[RIGHT_EYE].mean(axis=0), aligned[LEFT_EYE].mean(axis=0)
     assert left[1] == pytest.approx(right[1])
     anchors = np.stack([left, right, *aligned[[30, 48, 54]]])
     low, high = anchors.min(axis=0), anchors.max(axis=0)

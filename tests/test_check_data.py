@@ -16,8 +16,8 @@ import pytest
 
 from mol.check_data import CheckDataConfig, Finding, check_data, ranges, run_check_data
 from mol.common.errors import DataError, SettingsError
-from mol.data.integrity import truncation
 from mol.data.manifest import Clip, Manifest, write_manifest
+from mol.vision.integrity import truncation
 
 SUFFIXES = (".jpg", ".png", ".bmp")
 

@@ -24,11 +24,11 @@ from mol.common.errors import CheckpointError, ClipError, SettingsError
 from mol.config import EvaluateConfig, TrainConfig
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
-from mol.data.flow import tvl1_flow
 from mol.evaluate import Evaluation, by_video, estimate, evaluate, evaluation_table, tvl1_errors
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
 from mol.train import train
+from mol.vision.tvl1 import tvl1_flow
 
 
 @pytest.fixture(scope="module")

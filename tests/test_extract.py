@@ -23,12 +23,9 @@ from data_fixtures import dlib_detector
 from mol import extract as extract_module
 from mol.common.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
 from mol.config import read_config
-from mol.data.align import align_clip
 from mol.data.cache import Cache, row_bytes
 from mol.data.extraction import ExtractionSettings, detector_of, plan_clip
 from mol.data.faces import load_faces
-from mol.data.flow import TVL1Settings, tvl1_flow
-from mol.data.landmarks import interocular_distance, landmarks_of_frames
 from mol.data.manifest import Clip, Manifest, read_manifest, write_manifest
 from mol.data.synth import SynthSettings, plan_clips, render_video
 from mol.extract import (
@@ -40,6 +37,10 @@ from mol.extract import (
     plan_extraction,
     run_extract,
 )
+from mol.vision.align import align_clip
+from mol.vision.landmarks import landmarks_of_frames
+from mol.vision.points import interocular_distance
+from mol.vision.tvl1 import TVL1Settings, tvl1_flow
 
 QUICK = TVL1Settings(scales=2, warps=1, inner_iterations=5, outer_iterations=2)
 FIRST = 46

@@ -6,23 +6,14 @@ import pytest
 from data_fixtures import astronaut, dlib_detector
 
 from mol.common.errors import FaceError, MissingExtraError, NoFaceError, SeveralFacesError
-from mol.data import landmarks
-from mol.data.landmarks import (
-    FLIP_PERMUTATION,
-    LEFT_EYE,
-    RIGHT_EYE,
-    SKELETON,
-    DlibDetector,
-    Face,
-    fill_gaps,
-    interocular_distance,
-    landmarks_of_frames,
-)
+from mol.vision import landmarks
+from mol.vision.landmarks import DlibDetector, Face, fill_gaps, landmarks_of_frames
+from mol.vision.points import FLIP_PERMUTATION, LEFT_EYE, RIGHT_EYE, SKELETON, interocular_distance
 
 
 def test_points_have_the_order_of_the_68_point_scheme():
     points = astronaut().points
-    left, right = points[LEFT_EYE].mean(axis=0), points[RIGHT_EYE].mean(axis=0)
+    left, right = points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)
     nose, mouth, chin = points[30], points[48:68].mean(axis=0), points[8]
     assert left[0] < nose[0] < right[0]
     assert left[1] < nose[1] < mouth[1] < chin[1]

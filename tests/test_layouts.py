@@ -16,14 +16,14 @@ from data_fixtures import dlib_detector
 
 from mol.common.errors import SettingsError, StorageError
 from mol.data.faces import load_faces
-from mol.data.landmarks import DlibDetector
 from mol.data.layout_plan import LayoutPlan, LayoutSettings, deal
 from mol.data.layouts import LAYOUTS, plan_layout, write_layout, write_names
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
 from mol.data.protocols import apply, count_differences, find_protocol
 from mol.data.sets import SETS
 from mol.data.synth import render_video
-from mol.data.video import read_video
+from mol.vision.landmarks import DlibDetector
+from mol.vision.video import read_video
 
 TINY = LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mol.network.losses import MOLLoss, flow_loss, interocular_distance, landmark_loss
+from mol.network.losses import MOLLoss, flow_loss, landmark_loss
 from mol.network.model import MOLOutput
+from mol.vision.points import interocular_distance
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from mol import pictures
 from mol.common.errors import SettingsError, StorageError
-from mol.data.video import read_picture
 from mol.pictures import (
     CLASS_COLOURS,
     GalleryExample,
@@ -27,6 +26,7 @@ from mol.pictures import (
     spread,
     strongest_pair,
 )
+from mol.vision.video import read_picture
 
 CLASSES = ["surprise", "happiness", "disgust"]
 

@@ -14,12 +14,9 @@ from data_fixtures import astronaut, dlib_detector
 from mol.common.errors import CacheSettingsError, ClipError, MissingExtraError, NoFaceError, SettingsError, StorageError
 from mol.data import faces as faces_module
 from mol.data.action_units import ACTION_UNITS, EMOTIONS, displacement_field
-from mol.data.align import alignment_matrix, transform_points
 from mol.data.cache import Cache
 from mol.data.contact_sheet import contact_sheet, motion_to_apex
 from mol.data.faces import FaceImage, load_faces
-from mol.data.flow import tvl1_flow
-from mol.data.landmarks import interocular_distance
 from mol.data.motion import intensity_profile
 from mol.data.synth import (
     Clip,
@@ -34,7 +31,10 @@ from mol.data.synth import (
     synthesize,
     write_frames_folder,
 )
-from mol.data.video import read_video
+from mol.vision.align import alignment_matrix, transform_points
+from mol.vision.points import interocular_distance
+from mol.vision.tvl1 import tvl1_flow
+from mol.vision.video import read_video
 
 PURE = SynthSettings(sources=("astronaut",), noise=0, lighting=0, amplitude=(3.0, 3.0), seed=7)
 STILL = replace(PURE, head_shift=0, head_turn=0, head_zoom=0)

@@ -8,8 +8,8 @@ import pytest
 from data_fixtures import smooth_texture
 
 from mol.common.errors import ClipError, MissingExtraError
-from mol.data import flow as flow_module
-from mol.data.flow import TVL1Settings, require_tvl1, tvl1_flow
+from mol.vision import tvl1 as flow_module
+from mol.vision.tvl1 import TVL1Settings, require_tvl1, tvl1_flow
 
 
 def shifted_frames(shift: tuple[float, float]) -> np.ndarray:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mol.common.errors import ClipError, MediaError
-from mol.data.video import _upright, interpolate_frames, read_frames, read_picture, read_video, sample_starts
+from mol.vision.video import _upright, interpolate_frames, read_frames, read_picture, read_video, sample_starts
 
 
 def moving_frames(count: int = 24) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mol.data.landmarks import FLIP_PERMUTATION, interocular_distance
+from mol.vision.points import FLIP_PERMUTATION, interocular_distance
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import Cache
-from mol.data.landmarks import FLIP_PERMUTATION
+from mol.vision.points import FLIP_PERMUTATION
 
 CROP = 128
 NORMALISATIONS = ("clip", "released-subject")

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mol.common.errors import DataError, FaceError, MediaError, MissingExtraError, MOLError, SettingsError
-from mol.data.align import AlignSettings, align_clip
-from mol.data.flow import TVL1Settings, tvl1_flow
-from mol.data.landmarks import DlibDetector, only_face
 from mol.data.manifest import Clip, Manifest, numbered_frames
-from mol.data.video import interpolate_frames, read_frames, read_picture, sample_starts
+from mol.vision.align import AlignSettings, align_clip
+from mol.vision.landmarks import DlibDetector, only_face
+from mol.vision.tvl1 import TVL1Settings, tvl1_flow
+from mol.vision.video import interpolate_frames, read_frames, read_picture, sample_starts
 
 FRAMES = 8
 SIZE = 144
@@ -87,7 +87,7 @@ class Job:
         source: folder of frames or video file.
         numbers: frames of the interval that exist, ascending; those that the annotation promises where `problem` keeps
             them from being known.
-        interval, starts: see `mol.data.video.sample_starts`; no starts where the clip is too short.
+        interval, starts: see `mol.vision.video.sample_starts`; no starts where the clip is too short.
         problem: why the clip cannot be extracted, known before a picture is read.
     """
 

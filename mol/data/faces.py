@@ -16,9 +16,10 @@ import numpy as np
 
 from mol.common.errors import NoFaceError, SettingsError
 from mol.common.extras import installed_file, require
-from mol.data.align import AlignSettings, alignment_matrix, transform_points
-from mol.data.landmarks import FLIP_PERMUTATION, DlibDetector, LandmarkDetector
-from mol.data.video import read_picture
+from mol.vision.align import AlignSettings, alignment_matrix, transform_points
+from mol.vision.landmarks import DlibDetector, LandmarkDetector
+from mol.vision.points import FLIP_PERMUTATION
+from mol.vision.video import read_picture
 
 ORL_PEOPLE, ORL_PICTURES = 40, 10
 

@@ -27,7 +27,7 @@ from mol.common.extras import require
 from mol.data.loading import ClipCollector, check_interval, check_order, missing_frames
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sheets import SheetRow
-from mol.data.video import PICTURE_SUFFIXES
+from mol.vision.video import PICTURE_SUFFIXES
 
 # Wanted name → titles that it may have, in letters and digits of lower case.
 COLUMNS = {

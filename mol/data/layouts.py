@@ -34,10 +34,10 @@ from mol.common.extras import require
 from mol.common.storage import write_atomic, write_json, write_text
 from mol.common.workers import in_processes
 from mol.data.faces import FaceImage, load_faces
-from mol.data.landmarks import LandmarkDetector
 from mol.data.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
 from mol.data.layout_sets import LAYOUTS
 from mol.data.synth import render_video
+from mol.vision.landmarks import LandmarkDetector
 
 # Raised whenever the same settings would give another set.
 GENERATOR = 1

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from mol.common.errors import DataError, MediaError
 from mol.common.storage import write_json, write_text
-from mol.data.video import numbered_pictures
+from mol.vision.video import numbered_pictures
 
 # Raised whenever a reader of today would misread what is written then.
 FORMAT = 1

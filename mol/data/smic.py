@@ -42,7 +42,7 @@ from mol.data.sheets import (
     subfolders,
     subject_folders,
 )
-from mol.data.video import PICTURE_SUFFIXES
+from mol.vision.video import PICTURE_SUFFIXES
 
 Part = Literal["HS", "VIS", "NIR"]
 FPS: dict[Part, float] = {"HS": 100.0, "VIS": 25.0, "NIR": 25.0}

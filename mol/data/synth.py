@@ -23,12 +23,12 @@ from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.common.workers import in_processes
 from mol.data.action_units import EMOTIONS, displacement_field
-from mol.data.align import AlignSettings, alignment_matrix, transform_points
 from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage, load_faces
-from mol.data.landmarks import LandmarkDetector
 from mol.data.motion import Motion, head_motion, intensity_profile
-from mol.data.video import sample_starts
+from mol.vision.align import AlignSettings, alignment_matrix, transform_points
+from mol.vision.landmarks import LandmarkDetector
+from mol.vision.video import sample_starts
 
 # Raised whenever the same settings would give other bytes.
 GENERATOR = 1

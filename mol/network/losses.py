@@ -10,9 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mol.network.model import MOLOutput
-
-RIGHT_EYE_POINTS = slice(36, 42)
-LEFT_EYE_POINTS = slice(42, 48)
+from mol.vision.points import interocular_distance
 
 
 class Targets(Protocol):
@@ -81,12 +79,6 @@ def landmark_loss(landmarks: Tensor, target: Tensor) -> Tensor:
     distance = interocular_distance(_wide(target))
     error = (_wide(landmarks) - _wide(target)).abs().sum(-1)
     return (error / distance[..., None]).mean()
-
-
-def interocular_distance(landmarks: Tensor) -> Tensor:
-    """Distance between the eye centres, the means of points 36–41 and 42–47.  (…, 68, 2) → (…), pixels."""
-    right, left = landmarks[..., RIGHT_EYE_POINTS, :].mean(-2), landmarks[..., LEFT_EYE_POINTS, :].mean(-2)
-    return torch.linalg.vector_norm(right - left, dim=-1)
 
 
 def _watched(output: Tensor, weight: float) -> Tensor:

@@ -9,9 +9,9 @@ import numpy as np
 
 from mol.common.errors import ClipError, FaceError
 from mol.common.extras import require
-from mol.data.landmarks import LEFT_EYE, RIGHT_EYE
+from mol.vision.points import LEFT_EYE, RIGHT_EYE
 
-_NOSE_TIP, _LEFT_MOUTH_CORNER, _RIGHT_MOUTH_CORNER = 30, 48, 54
+_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER = 30, 48, 54
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def alignment_matrix(points: np.ndarray, settings: AlignSettings | None = None) 
     points = np.asarray(points, np.float64)
     if points.shape != (68, 2) or not np.isfinite(points).all():
         raise FaceError(f"alignment needs 68 finite (x, y) points, got {points.shape} with NaN or infinite values.")
-    left_eye, right_eye = points[LEFT_EYE].mean(axis=0), points[RIGHT_EYE].mean(axis=0)
-    distance = np.linalg.norm(right_eye - left_eye)
+    right_eye, left_eye = points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)
+    distance = np.linalg.norm(left_eye - right_eye)
     if distance < 1e-3:
         raise FaceError("the landmarks put both eyes at one place; the face cannot be aligned.")
-    cosine, sine = (right_eye - left_eye) / distance
+    cosine, sine = (left_eye - right_eye) / distance
     level = np.array([[cosine, sine], [-sine, cosine]])
-    anchors = [left_eye, right_eye, *points[[_NOSE_TIP, _LEFT_MOUTH_CORNER, _RIGHT_MOUTH_CORNER]]]
+    anchors = [right_eye, left_eye, *points[[_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER]]]
     turned = np.stack(anchors) @ level.T
     low, high = turned.min(axis=0), turned.max(axis=0)
     scale = settings.size / (settings.enlarge * (high - low).max())

@@ -14,7 +14,7 @@ import numpy as np
 
 from mol.common.errors import ClipError, MediaError
 from mol.common.extras import require
-from mol.data.integrity import truncation
+from mol.vision.integrity import truncation
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
 

@@ -13,37 +13,7 @@ import numpy as np
 
 from mol.common.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
 from mol.common.extras import require
-
-POINTS = 68
-LEFT_EYE = slice(36, 42)
-RIGHT_EYE = slice(42, 48)
-
-SKELETON: tuple[tuple[int, ...], ...] = (
-    tuple(range(17)),  # jaw
-    tuple(range(17, 22)),  # left brow, outer end first
-    tuple(range(22, 27)),  # right brow, inner end first
-    tuple(range(27, 31)),  # bridge of the nose
-    tuple(range(31, 36)),  # nostrils
-    (*range(36, 42), 36),  # left eye
-    (*range(42, 48), 42),  # right eye
-    (*range(48, 60), 48),  # outer lips
-    (*range(60, 68), 60),  # inner lips
-)
-"""Chains of point numbers that are drawn as lines; left and right are those of the picture."""
-
-FLIP_PERMUTATION: tuple[int, ...] = (
-    *range(16, -1, -1),
-    *range(26, 16, -1),
-    *range(27, 31),
-    *range(35, 30, -1),
-    *(45, 44, 43, 42, 47, 46),
-    *(39, 38, 37, 36, 41, 40),
-    *(54, 53, 52, 51, 50, 49, 48),
-    *(59, 58, 57, 56, 55),
-    *(64, 63, 62, 61, 60),
-    *(67, 66, 65),
-)
-"""``flipped = points[:, FLIP_PERMUTATION]`` with x mirrored: point numbers after a horizontal flip."""
+from mol.vision.points import POINTS
 
 
 @dataclass(frozen=True)
@@ -283,15 +253,3 @@ def fill_gaps(points: np.ndarray) -> np.ndarray:
     flat = points.reshape(len(points), -1)
     columns = [np.interp(times, times[found], column[found]) for column in flat.T]
     return np.stack(columns, axis=1).reshape(points.shape).astype(np.float32)
-
-
-def interocular_distance(points: np.ndarray) -> np.ndarray:
-    """Distance of the two eye centres (means of points 36–41 and 42–47).
-
-    Args:
-        points: (..., 68, 2).
-    Returns:
-        (...) in the unit of the points.
-    """
-    gap = points[..., RIGHT_EYE, :].mean(axis=-2) - points[..., LEFT_EYE, :].mean(axis=-2)
-    return np.asarray(np.linalg.norm(gap, axis=-1))
