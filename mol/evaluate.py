@@ -25,8 +25,9 @@ from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
 from mol.config import EvaluateConfig
 from mol.data.cache import Cache, CacheSettings
-from mol.data.clips import ResidentClips, person, split_by_subject
+from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
+from mol.data.split import person, split_by_subject
 from mol.metrics import (
     RecognitionScores,
     confusion_matrix,

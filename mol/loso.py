@@ -34,8 +34,9 @@ from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
 from mol.common.terminal import console, duration, say
 from mol.config import TrainConfig, TrainingSettings, save_config
-from mol.data.clips import ResidentClips, person
+from mol.data.clips import ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint
+from mol.data.split import person
 from mol.evaluate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
 from mol.metrics import failure_rate, recognition_scores

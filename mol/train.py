@@ -25,8 +25,9 @@ from mol.common.extras import require
 from mol.common.storage import write_json
 from mol.config import TrainConfig, resume_command, save_config
 from mol.data.cache import Cache
-from mol.data.clips import ResidentClips, Split, person, split_by_subject
+from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
+from mol.data.split import Split, person, split_by_subject
 from mol.evaluate import validation_scores
 from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mol.network.losses import MOLLoss

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mol.check_data import CheckDataConfig, Finding, check_data, ranges, run_check_data
 from mol.common.errors import DataError, SettingsError
+from mol.data.check import CheckDataConfig, Finding, check_data, ranges, run_check_data
 from mol.data.manifest import Clip, Manifest, write_manifest
 from mol.vision.integrity import truncation
 
@@ -345,7 +345,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(data, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "import sys\n"
-        "from mol.check_data import CheckDataConfig, check_data\n"
+        "from mol.data.check import CheckDataConfig, check_data\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
         "        check_data(CheckDataConfig([sys.argv[1]], workers=2), lambda done, total: print(done, flush=True))\n"

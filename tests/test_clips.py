@@ -11,7 +11,8 @@ from tiny_cache import write_tiny_cache
 
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import Cache
-from mol.data.clips import Augmentation, ResidentClips, normalise_clips, person, split_by_subject
+from mol.data.clips import Augmentation, ResidentClips, normalise_clips
+from mol.data.split import person, split_by_subject
 
 
 @pytest.fixture(scope="module")

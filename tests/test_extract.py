@@ -20,15 +20,11 @@ import numpy as np
 import pytest
 from data_fixtures import dlib_detector
 
-from mol import extract as extract_module
 from mol.common.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
 from mol.config import read_config
+from mol.data import extract as extract_module
 from mol.data.cache import Cache, row_bytes
-from mol.data.extraction import ExtractionSettings, detector_of, plan_clip
-from mol.data.faces import load_faces
-from mol.data.manifest import Clip, Manifest, read_manifest, write_manifest
-from mol.data.synth import SynthSettings, plan_clips, render_video
-from mol.extract import (
+from mol.data.extract import (
     ExtractConfig,
     command_of,
     describe_plan,
@@ -37,6 +33,10 @@ from mol.extract import (
     plan_extraction,
     run_extract,
 )
+from mol.data.extract_clip import ExtractionSettings, detector_of, plan_clip
+from mol.data.faces import load_faces
+from mol.data.manifest import Clip, Manifest, read_manifest, write_manifest
+from mol.data.synth import SynthSettings, plan_clips, render_video
 from mol.vision.align import align_clip
 from mol.vision.landmarks import landmarks_of_frames
 from mol.vision.points import interocular_distance

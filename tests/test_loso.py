@@ -29,8 +29,9 @@ import mol.train
 from mol.common.errors import DataError, SettingsError
 from mol.config import EvaluateConfig, TrainConfig, read_config
 from mol.data.cache import Cache, CacheSettings, CacheWriter
-from mol.data.clips import ResidentClips, person
+from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
+from mol.data.split import person
 from mol.evaluate import evaluate
 from mol.loso import LosoConfig, LosoResult, choose_folds, loso, plan_folds, resume_command, run_loso
 from mol.loso_scores import Fold, FoldResult, latex_table, write_tables

@@ -13,7 +13,7 @@ from mol.common.errors import DataError, SettingsError, StorageError
 from mol.data.layout_plan import LayoutSettings
 from mol.data.layouts import write_names
 from mol.data.manifest import read_manifest
-from mol.prepare import PrepareConfig, prepare, run_prepare
+from mol.data.prepare import PrepareConfig, prepare, run_prepare
 
 HEADER = ["Subject", "Filename", "", "OnsetFrame", "ApexFrame", "OffsetFrame", "", "Action Units", "Estimated Emotion"]
 

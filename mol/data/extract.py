@@ -25,7 +25,7 @@ from mol.common.extras import require
 from mol.common.terminal import counting, say
 from mol.common.workers import start_worker
 from mol.data.cache import Cache, CacheSettings, CacheWriter, row_bytes
-from mol.data.extraction import (
+from mol.data.extract_clip import (
     FRAMES,
     SIZE,
     STAGES,
