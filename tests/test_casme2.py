@@ -10,8 +10,8 @@ import pytest
 from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
-from mol.data.casme2 import CLIPS, load_casme2
 from mol.data.manifest import Loaded, key
+from mol.data.sets.casme2 import CLIPS, load_casme2
 
 HEADER = (
     "Subject",

@@ -8,7 +8,7 @@ import pytest
 from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
-from mol.data.casme3 import load_casme3
+from mol.data.sets.casme3 import load_casme3
 
 SHEET = "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx"
 HEADER = ("Subject", "Filename", "Onset", "Apex", "Offset", "AU", "Objective class", "emotion")

@@ -8,7 +8,7 @@ import pytest
 from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
-from mol.data.casme_sq import load_casme_sq
+from mol.data.sets.casme_sq import load_casme_sq
 
 MICRO = (1, "anger1_1", 4, 6, 9, "4+7", "negative", "micro-expression", "anger")
 LATER = (1, "anger1_2", 20, 24, 28, "12", "positive", "micro-expression", "happiness")

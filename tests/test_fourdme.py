@@ -8,7 +8,7 @@ import pytest
 from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
-from mol.data.fourdme import combined_emotion, load_fourdme
+from mol.data.sets.fourdme import combined_emotion, load_fourdme
 
 SHEET = "4DME_Labelling_Micro_release v1.xlsx"
 HEADER = ("sub_ID", "fold_name", "Onset", "Apex", "Offset", "AUs", "Emotion", "Positive")

@@ -10,7 +10,7 @@ import pytest
 from tiny_sets import notes, write_frames
 
 from mol.common.errors import DataError
-from mol.data.generic import load_generic
+from mol.data.sets.generic import load_generic
 
 HEADER = "subject,clip,path,onset,apex,offset,label"
 LINE = "anna,smile,frames/smile,12,14,18,Happiness"

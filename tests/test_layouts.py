@@ -20,7 +20,7 @@ from mol.data.layout_plan import LayoutPlan, LayoutSettings, deal
 from mol.data.layouts import LAYOUTS, plan_layout, write_layout, write_names
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
 from mol.data.protocols import apply, count_differences, find_protocol
-from mol.data.sets import SETS
+from mol.data.sets.registry import SETS
 from mol.data.synth import render_video
 from mol.vision.landmarks import DlibDetector
 from mol.vision.video import read_video

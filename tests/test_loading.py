@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mol.common.errors import DataError
-from mol.data.loading import ClipCollector, check_interval, named_emotion
 from mol.data.manifest import Clip
+from mol.data.sets.collector import ClipCollector, check_interval, named_emotion
 
 CLIP = Clip("lab", "anna", "smile", "frames", 1, None, 9, "joy", source="S.xlsx row 2")
 

@@ -8,7 +8,7 @@ import pytest
 from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
-from mol.data.mmew import load_mmew
+from mol.data.sets.mmew import load_mmew
 
 HEADER = (
     "Subject",

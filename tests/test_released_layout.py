@@ -10,7 +10,7 @@ from tiny_sets import notes, write_frames
 from mol.common.errors import DataError
 from mol.data.manifest import key
 from mol.data.protocols import apply, find_protocol
-from mol.data.released_layout import load_released
+from mol.data.sets.released import load_released
 
 CLIPS = {
     "CASME2_data_3": ["surprise/01_EP19_05f", "negative/26_EP18_50"],

@@ -11,7 +11,7 @@ from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
 from mol.data.manifest import Loaded, key
-from mol.data.samm import load_samm
+from mol.data.sets.samm import load_samm
 
 HEADER = (
     "Subject",

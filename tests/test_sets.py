@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mol.common.errors import DataError, SettingsError
-from mol.data.sets import SETS, describe_sets, find_set, manifest_root
+from mol.data.sets.registry import SETS, describe_sets, find_set, manifest_root
 
 
 def test_every_set_of_the_documentation_is_there() -> None:

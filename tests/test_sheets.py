@@ -8,7 +8,7 @@ import pytest
 from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
-from mol.data.sheets import (
+from mol.data.sets.sheets import (
     SheetRow,
     clip_folder,
     find_folders,

@@ -11,7 +11,7 @@ from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
 from mol.data.manifest import Loaded, key
-from mol.data.smic import load_smic, load_smic_extended
+from mol.data.sets.smic import load_smic, load_smic_extended
 
 CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 BMP = "reg_image{:06d}.bmp"

@@ -14,7 +14,7 @@ from mol.common.environment import versions_of
 from mol.common.errors import SettingsError, StorageError
 from mol.common.terminal import say
 from mol.data.manifest import Clip, Loader, Manifest, Note, OnError, write_manifest
-from mol.data.sets import find_set, manifest_root
+from mol.data.sets.registry import find_set, manifest_root
 
 # Notes of one kind that are printed; the manifest holds all.
 _SHOWN = 5

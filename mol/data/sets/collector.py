@@ -10,7 +10,7 @@ from typing import Literal
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, Note, OnError, key
-from mol.data.sheets import subfolders
+from mol.data.sets.sheets import subfolders
 
 
 class ClipCollector:

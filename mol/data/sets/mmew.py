@@ -19,7 +19,8 @@ import re
 from pathlib import Path
 
 from mol.common.errors import DataError
-from mol.data.loading import (
+from mol.data.manifest import Clip, Loaded, Note, OnError, numbered_frames
+from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     missing_frames,
@@ -27,8 +28,7 @@ from mol.data.loading import (
     relative_path,
     required,
 )
-from mol.data.manifest import Clip, Loaded, Note, OnError, numbered_frames
-from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet, subfolders
+from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet, subfolders
 
 FPS = 90.0
 _COLUMNS = {

@@ -13,16 +13,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from mol.common.errors import DataError, SettingsError
-from mol.data.casme2 import load_casme2
-from mol.data.casme3 import load_casme3
-from mol.data.casme_sq import load_casme_sq
-from mol.data.fourdme import load_fourdme
-from mol.data.generic import find_table, load_generic
 from mol.data.manifest import Loaded, Loader, OnError
-from mol.data.mmew import load_mmew
-from mol.data.released_layout import load_released
-from mol.data.samm import load_samm
-from mol.data.smic import load_smic, load_smic_extended
+from mol.data.sets.casme2 import load_casme2
+from mol.data.sets.casme3 import load_casme3
+from mol.data.sets.casme_sq import load_casme_sq
+from mol.data.sets.fourdme import load_fourdme
+from mol.data.sets.generic import find_table, load_generic
+from mol.data.sets.mmew import load_mmew
+from mol.data.sets.released import load_released
+from mol.data.sets.samm import load_samm
+from mol.data.sets.smic import load_smic, load_smic_extended
 
 
 @dataclass(frozen=True)

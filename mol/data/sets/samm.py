@@ -17,9 +17,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from mol.common.errors import DataError
-from mol.data.loading import ClipCollector, check_interval, missing_frames, named_emotion, relative_path, required
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import (
+from mol.data.sets.collector import (
+    ClipCollector,
+    check_interval,
+    missing_frames,
+    named_emotion,
+    relative_path,
+    required,
+)
+from mol.data.sets.sheets import (
     SheetRow,
     clip_folder,
     find_folders,

@@ -21,7 +21,8 @@ from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
-from mol.data.loading import (
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     folders_by_name,
@@ -30,8 +31,7 @@ from mol.data.loading import (
     relative_path,
     required,
 )
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import SheetRow, as_text, find_folders, find_sheet, read_cells, subfolders
+from mol.data.sets.sheets import SheetRow, as_text, find_folders, find_sheet, read_cells, subfolders
 
 FPS = 30.0
 PICTURES = ("rawpic", "longVideoFaceCropped")

@@ -19,7 +19,8 @@ import re
 from pathlib import Path
 
 from mol.common.errors import DataError
-from mol.data.loading import (
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     check_order,
@@ -29,8 +30,7 @@ from mol.data.loading import (
     relative_path,
     required,
 )
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet
 
 FPS = 60.0
 PICTURES = ("gray_micro", "gray_micro_crop")

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from mol.common.errors import DataError
-from mol.data.loading import (
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     folders_by_name,
@@ -30,8 +31,7 @@ from mol.data.loading import (
     relative_path,
     required,
 )
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import (
+from mol.data.sets.sheets import (
     SheetRow,
     find_folders,
     find_sheet,
@@ -144,7 +144,9 @@ def _subject_folders(root: Path, part: Part, frames: Literal["cropped", "raw"] |
         if any("micro" in folders_by_name(folder) for folder in folders.values()):
             return base, sorted(folders.values(), key=lambda folder: int(folder.name[1:]))
     extended = find_folders(root, [f"SMIC-{part}-E", f"SMIC_{part}_E"])
-    hint = " What is there is the extended set; it is read by mol.data.smic.load_smic_extended." if extended else ""
+    hint = (
+        " What is there is the extended set; it is read by mol.data.sets.smic.load_smic_extended." if extended else ""
+    )
     raise DataError(
         f"no clips of SMIC {part} under {root}: a folder {' or '.join(f'{name}/{part}' for name in names)} with "
         f"s1/micro, s2/micro, … is needed.{hint or other_sets(root, own='smic')}"

@@ -20,7 +20,8 @@ from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
-from mol.data.loading import (
+from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     check_order,
@@ -30,8 +31,7 @@ from mol.data.loading import (
     relative_path,
     required,
 )
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet
 
 FPS = 30.0
 SHEETS = ("*part_A_ME_label_JpgIndex*.xlsx",)

@@ -24,9 +24,9 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.common.extras import require
-from mol.data.loading import ClipCollector, check_interval, check_order, missing_frames
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sheets import SheetRow
+from mol.data.sets.collector import ClipCollector, check_interval, check_order, missing_frames
+from mol.data.sets.sheets import SheetRow
 from mol.vision.video import PICTURE_SUFFIXES
 
 # Wanted name → titles that it may have, in letters and digits of lower case.
