@@ -1,4 +1,4 @@
-"""A saved result as pictures: speed-up, roofline, scaling and memory, in the colours and type of `mol.pictures`."""
+"""A saved result as pictures: speed-up, roofline, scaling and memory, in the style of `mol.pictures`."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from bench.report import (
 )
 from mol.common.extras import require
 from mol.common.storage import write_atomic
-from mol.pictures import (
+from mol.pictures.style import (
     CLASS_COLOURS,
     HAIRLINE,
     INK,

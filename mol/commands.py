@@ -14,7 +14,6 @@ from mol.common.extras import require
 from mol.common.terminal import console, counting, say, tracking
 from mol.config import EvaluateConfig, TrainConfig
 from mol.data.check import CheckDataConfig, run_check_data
-from mol.data.contact_sheet import contact_sheet
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.layout_plan import LayoutSettings
 from mol.data.layouts import write_layout
@@ -23,6 +22,7 @@ from mol.data.synth import SynthSettings, synthesize
 from mol.demo import DemoConfig, run_demo
 from mol.evaluate import evaluate, evaluation_table
 from mol.loso import LosoConfig, run_loso
+from mol.pictures.contact_sheet import contact_sheet
 from mol.predict import PredictConfig, describe_prediction, predict
 from mol.report import ReportConfig, run_report
 from mol.train import train

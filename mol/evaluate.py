@@ -39,7 +39,8 @@ from mol.metrics import (
 )
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.losses import MOLLoss
-from mol.pictures import GalleryExample, confusion_picture, evaluation_gallery, strongest_pair
+from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
+from mol.pictures.faces import strongest_pair
 from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
 FAILURE_THRESHOLD = 0.1

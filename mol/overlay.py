@@ -17,7 +17,8 @@ import numpy as np
 from mol.common.errors import StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
-from mol.pictures import OURS, class_colour, flow_colours, flow_wheel
+from mol.pictures.faces import flow_colours, flow_wheel
+from mol.pictures.style import OURS, class_colour
 from mol.vision.points import SKELETON
 
 _GROUND, _TRACK, _LIGHT, _DIM = (18, 24, 31), (44, 53, 63), (236, 240, 244), (150, 161, 173)

@@ -28,10 +28,10 @@ from mol.common.errors import DataError, MOLError, SettingsError
 from mol.config import read_config
 from mol.loso import LosoConfig, loso
 from mol.report import ReportConfig, report
+from mol.report.charts import curve_picture, inline_svg, mean_curve
 from mol.report.compare import compare_runs, paired_test
 from mol.report.failures import confident_failures, read_again
 from mol.report.html import Markup, element
-from mol.report.pictures import curve_picture, inline_svg, mean_curve
 from mol.report.runs import LosoRun, read_run
 from mol.report.tables import escape_latex
 

@@ -11,21 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from mol import pictures
 from mol.common.errors import SettingsError, StorageError
-from mol.pictures import (
-    CLASS_COLOURS,
-    GalleryExample,
-    Timeline,
-    confusion_picture,
-    evaluation_gallery,
-    flow_colours,
-    flow_maximum,
-    flow_wheel,
-    probability_picture,
-    spread,
-    strongest_pair,
-)
+from mol.pictures import evaluation, overview
+from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
+from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel, strongest_pair
+from mol.pictures.overview import Timeline, spread
+from mol.pictures.style import CLASS_COLOURS
 from mol.vision.video import read_picture
 
 CLASSES = ["surprise", "happiness", "disgust"]
@@ -125,14 +116,9 @@ def timeline(gaps=()) -> Timeline:
     return Timeline(times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps)
 
 
-def test_probability_picture_is_written(tmp_path: Path):
-    probability_picture(tmp_path / "probability.png", timeline([(0.5, 0.9)]))
-    assert min(read_picture(tmp_path / "probability.png").shape) > 300
-
-
 def test_probability_lines_do_not_bridge_skipped_windows():
     axes = Figure().subplots()
-    pictures._draw_timeline(axes, timeline([(0.5, 0.9)]))
+    overview._draw_timeline(axes, timeline([(0.5, 0.9)]))
     line = next(line for line in axes.lines if line.get_color() == CLASS_COLOURS[0])
     x, y = line.get_data()
     assert x.tolist() == pytest.approx([0.2, 0.4, 0.7, 1.0, 1.2])
@@ -141,7 +127,7 @@ def test_probability_lines_do_not_bridge_skipped_windows():
 
 def test_every_class_is_named_beside_the_lines():
     axes = Figure().subplots()
-    pictures._draw_timeline(axes, timeline())
+    overview._draw_timeline(axes, timeline())
     written = " ".join(text.get_text() for text in axes.texts)
     assert all(name in written for name in CLASSES)
 
@@ -159,7 +145,7 @@ def test_gallery_writes_truth_error_beside_each_flow(tmp_path: Path, monkeypatch
         points + np.array([3.0, 4.0]),
     )
     captions: list[str] = []
-    monkeypatch.setattr(pictures, "_caption", lambda axes, text: captions.append(text))
+    monkeypatch.setattr(evaluation, "caption", lambda axes, text: captions.append(text))
     evaluation_gallery(tmp_path / "gallery.png", [example])
     assert captions[0] == "s1 · surprise"
     assert captions[2:] == ["EPE 0.500 px", "EPE 0.000 px"]

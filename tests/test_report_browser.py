@@ -17,7 +17,7 @@ from loso_runs import SETS, write_loso_run
 from PIL import Image
 
 from mol.common.storage import write_text
-from mol.pictures import Seen
+from mol.pictures.evaluation import Seen
 from mol.report import ReportConfig, report
 from mol.report.failures import Failure, confident_failures
 from mol.report.page import PageParts, run_page

@@ -15,7 +15,6 @@ from mol.common.errors import CacheSettingsError, ClipError, MissingExtraError, 
 from mol.data import faces as faces_module
 from mol.data.action_units import ACTION_UNITS, EMOTIONS, displacement_field
 from mol.data.cache import Cache
-from mol.data.contact_sheet import contact_sheet, motion_to_apex
 from mol.data.faces import FaceImage, load_faces
 from mol.data.motion import intensity_profile
 from mol.data.synth import (
@@ -31,6 +30,7 @@ from mol.data.synth import (
     synthesize,
     write_frames_folder,
 )
+from mol.pictures.contact_sheet import contact_sheet, motion_to_apex
 from mol.vision.align import alignment_matrix, transform_points
 from mol.vision.points import interocular_distance
 from mol.vision.tvl1 import tvl1_flow

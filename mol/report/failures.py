@@ -15,7 +15,7 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import fingerprint
 from mol.network.checkpoint import load_model
-from mol.pictures import Seen
+from mol.pictures.evaluation import Seen
 from mol.report.runs import LosoRun, Video
 
 # Probabilities that other kernels, devices or precisions may move; a different checkpoint moves them further.

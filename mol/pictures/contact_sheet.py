@@ -12,7 +12,8 @@ from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.data.cache import Cache
-from mol.pictures import INK, MUTED, PAPER, TRUTH, flow_colours, flow_maximum, flow_wheel
+from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel
+from mol.pictures.style import INK, MUTED, PAPER, TRUTH
 from mol.vision.points import SKELETON
 
 _PATH, _DIFFERENCE = 5, 5

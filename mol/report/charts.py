@@ -11,7 +11,7 @@ import numpy as np
 
 from mol.common.errors import SettingsError
 from mol.common.extras import require
-from mol.pictures import (
+from mol.pictures.style import (
     CLASS_COLOURS,
     HAIRLINE,
     INK,

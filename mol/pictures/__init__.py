@@ -1,0 +1,1 @@
+"""Pictures of faces, flow, evaluations and predictions, in one style."""

@@ -1,0 +1,232 @@
+"""A predicted video at a glance: probabilities over time and its strongest windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mol.pictures.faces import (
+    caption,
+    draw_landmarks,
+    flow_maximum,
+    landmark_legend,
+    show_flow,
+    show_grey,
+    show_wheel,
+)
+from mol.pictures.style import (
+    CLASS_COLOURS,
+    HAIRLINE,
+    INK,
+    LINE_STYLES,
+    MUTED,
+    OURS,
+    PAPER,
+    TRUTH,
+    class_colour,
+    draw_headline,
+    open_figure,
+)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """What a probability plot shows.
+
+    Attributes:
+        times: (n,) seconds, the middles of the windows.
+        probabilities: (n, C).
+        classes: C names.
+        duration: seconds, the length of the video.
+        mean: (C,) the video's own probabilities.
+        gaps: (start, end) in seconds of windows that were skipped.
+    """
+
+    times: np.ndarray
+    probabilities: np.ndarray
+    classes: Sequence[str]
+    duration: float
+    mean: np.ndarray
+    gaps: Sequence[tuple[float, float]] = ()
+
+
+def _draw_timeline(axes: Any, timeline: Timeline) -> None:
+    winner = int(np.argmax(timeline.mean))
+    for start, end in timeline.gaps:
+        axes.axvspan(start, end, facecolor="#eef0f3", edgecolor="#c9ced5", hatch="///", linewidth=0, zorder=0)
+        axes.text((start + end) / 2, 0.97, "skipped", ha="center", va="top", fontsize=7.5, color=MUTED, rotation=90)
+    times, probabilities = _broken_at_gaps(timeline)
+    for index in range(len(timeline.classes)):
+        axes.plot(
+            times,
+            probabilities[:, index],
+            color=class_colour(index),
+            linestyle=LINE_STYLES[index // len(CLASS_COLOURS) % len(LINE_STYLES)],
+            linewidth=2.6 if index == winner else 1.4,
+            marker="o",
+            markersize=3.4 if index == winner else 2.2,
+            zorder=4 if index == winner else 3,
+            clip_on=False,
+        )
+    chance = 1 / len(timeline.classes)
+    axes.axhline(chance, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
+    axes.text(0.004, chance + 0.012, "chance", transform=axes.get_yaxis_transform(), fontsize=7.5, color=MUTED)
+    axes.set_xlim(0, max(timeline.duration, 1e-3))
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axes.grid(axis="y", color=HAIRLINE, linewidth=0.6, zorder=0)
+    axes.set_xlabel("Time (s)")
+    axes.set_ylabel("Probability")
+    _label_lines(axes, timeline, winner)
+
+
+def _broken_at_gaps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
+    """Times and probabilities with a NaN row inside each gap, so that no line bridges what was never seen."""
+    inside = [(start + end) / 2 for start, end in timeline.gaps]
+    times = np.concatenate([timeline.times, inside])
+    holes = np.full((len(inside), len(timeline.classes)), np.nan)
+    order = np.argsort(times, kind="stable")
+    return times[order], np.concatenate([timeline.probabilities, holes])[order]
+
+
+def _label_lines(axes: Any, timeline: Timeline, winner: int) -> None:
+    """Name each line at its right end, pushed apart where they would overlap, with the video's mean beside it."""
+    if not len(timeline.times):
+        return
+    last = timeline.probabilities[np.argmax(timeline.times)]
+    heights = spread(last, gap=0.094, low=0.02, high=0.98)
+    end = timeline.times.max() / max(timeline.duration, 1e-3)
+    for index, name in enumerate(timeline.classes):
+        colour = class_colour(index)
+        axes.plot(
+            [end + 0.004, 1.012, 1.024],
+            [last[index], heights[index], heights[index]],
+            transform=axes.transAxes,
+            color=colour,
+            linewidth=0.8,
+            alpha=0.55,
+            clip_on=False,
+        )
+        axes.text(
+            1.03,
+            heights[index],
+            f"{name.replace('_', ' ')}  {timeline.mean[index]:.2f}",
+            transform=axes.transAxes,
+            va="center",
+            color=INK if index == winner else MUTED,
+            weight="bold" if index == winner else "normal",
+            fontsize=8.5,
+        )
+    axes.text(1.03, 1.06, "mean over windows", transform=axes.transAxes, fontsize=7.5, color=MUTED, va="center")
+
+
+def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Positions near `values`, in the same order, at least `gap` apart and within [low, high] where that many fit."""
+    order = np.argsort(values, kind="stable")
+    gap = min(gap, (high - low) / max(len(values) - 1, 1))
+    placed = np.empty(len(values))
+    floor = low
+    for rank, index in enumerate(order):
+        ceiling = high - gap * (len(values) - 1 - rank)
+        placed[index] = min(max(values[index], floor), ceiling)
+        floor = placed[index] + gap
+    return placed
+
+
+@dataclass(frozen=True)
+class Overview:
+    """What the overview picture of one video shows.
+
+    Attributes:
+        title, subtitle, window_title: headlines of the page and of the window shown in detail.
+        frames: full pictures (H, W) uint8 for the film strip.
+        frame_times: their times in seconds.
+        frame_points: the network's landmarks in each, (68, 2) picture pixels, or None where no window was read.
+        frame_boxes: corners (4, 2) of the square that the network sees, picture pixels, or None.
+        crops: (T-1, 128, 128) uint8, frames 2..T of the window shown in detail, as the network sees them.
+        crop_times: (T-1,) seconds.
+        crop_points: (T-1, 68, 2) the network's landmarks, crop pixels.
+        crop_detected: (T-1, 68, 2) the detector's landmarks, crop pixels.
+        crop_flow: (T-1, 2, 128, 128) the network's flow into each crop, crop pixels.
+        timeline: probability over time.
+    """
+
+    title: str
+    subtitle: str
+    window_title: str
+    frames: Sequence[np.ndarray]
+    frame_times: Sequence[float]
+    frame_points: Sequence[np.ndarray | None]
+    frame_boxes: Sequence[np.ndarray | None]
+    crops: np.ndarray
+    crop_times: Sequence[float]
+    crop_points: np.ndarray
+    crop_detected: np.ndarray
+    crop_flow: np.ndarray
+    timeline: Timeline
+
+
+def overview_picture(path: Path, overview: Overview) -> None:
+    """Draw one video on one page: film strip, one window in detail (landmarks, flow), probability over time."""
+    width, margin, gap = 12.0, 0.35, 0.08
+    aspect = overview.frames[0].shape[0] / overview.frames[0].shape[1]
+    inner = width - 2 * margin
+    frame = (inner - gap * (len(overview.frames) - 1)) / len(overview.frames)
+    strip = min(frame * aspect, 2.4)
+    crop = (inner - 1.15 - gap * len(overview.crops)) / len(overview.crops)
+    height = 1.05 + strip + 0.62 + 2 * crop + gap + 0.62 + 2.1 + 0.62
+    with open_figure(path, width, height) as figure:
+        draw_headline(figure, overview.title, overview.subtitle, x=margin, height=height)
+        y = height - 1.05 - strip
+        _draw_strip(figure, overview, (margin, y, frame, strip), gap)
+        y -= 0.62 + 2 * crop + gap
+        _draw_window(figure, overview, (margin, y, crop), gap)
+        y -= 0.62 + 2.1
+        axes = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 2.1 / height))
+        _draw_timeline(axes, overview.timeline)
+        axes.set_title("Probability of each emotion", x=(margin - 0.85) / (inner - 2.1))
+        for time in (overview.crop_times[0], overview.crop_times[-1]):
+            axes.axvline(time, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
+        axes.axvspan(overview.crop_times[0], overview.crop_times[-1], color=INK, alpha=0.06, linewidth=0, zorder=0)
+
+
+def _draw_strip(figure: Any, overview: Overview, box: tuple[float, float, float, float], gap: float) -> None:
+    """The film strip; `box` is (left, bottom, width of a frame, height) in inches."""
+    width, height = figure.get_size_inches()
+    left, bottom, frame, strip = box
+    for index, image in enumerate(overview.frames):
+        axes = figure.add_axes(((left + index * (frame + gap)) / width, bottom / height, frame / width, strip / height))
+        show_grey(axes, image)
+        points, corners = overview.frame_points[index], overview.frame_boxes[index]
+        if corners is not None:
+            axes.plot(*np.vstack([corners, corners[:1]]).T, color=PAPER, linewidth=0.9, alpha=0.9)
+        if points is not None:
+            draw_landmarks(axes, points, OURS, width=0.7)
+        caption(axes, f"{overview.frame_times[index]:.2f} s")
+        if index == 0:
+            axes.set_title("The video: landmarks, and the square that the network sees")
+
+
+def _draw_window(figure: Any, overview: Overview, box: tuple[float, float, float], gap: float) -> None:
+    """One window: crops with landmarks above, flow below; `box` is (left, bottom, side of a crop) in inches."""
+    width, height = figure.get_size_inches()
+    left, bottom, side = box
+    maximum = flow_maximum([overview.crop_flow])
+    for index in range(len(overview.crops)):
+        x = (left + index * (side + gap)) / width
+        upper = figure.add_axes((x, (bottom + side + gap) / height, side / width, side / height))
+        show_grey(upper, overview.crops[index])
+        draw_landmarks(upper, overview.crop_detected[index], TRUTH, width=1.1)
+        draw_landmarks(upper, overview.crop_points[index], OURS, width=0.9)
+        lower = figure.add_axes((x, bottom / height, side / width, side / height))
+        show_flow(lower, overview.crop_flow[index], maximum)
+        caption(lower, f"{overview.crop_times[index]:.2f} s")
+        if index == 0:
+            upper.set_title(overview.window_title)
+    legend = left + len(overview.crops) * (side + gap) + 0.05
+    landmark_legend(figure, legend + 0.06, bottom + 2 * side + gap - 0.15, width, height)
+    show_wheel(figure.add_axes((legend / width, bottom / height, 1.1 / width, 1.18 / height)), maximum)

@@ -1,0 +1,65 @@
+"""Pictures of clips, flow, landmarks and scores: the same palette and type everywhere, readable without colour vision.
+
+Hues are those of Okabe and Ito (2008), which stay apart under the common colour-vision deficiencies; what a hue says is
+always said a second time, by position, label or line style. Flow is the exception: its hue is a direction, and a legend
+wheel stands beside every flow picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mol.common.extras import require
+from mol.common.storage import write_atomic
+
+INK, MUTED, HAIRLINE, PAPER = "#1b2530", "#66717d", "#d5dae0", "#ffffff"
+TRUTH, OURS, BASELINE = "#56b4e9", "#ff9d3c", "#8a94a0"
+CLASS_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#4d4d4d", "#9c8a00")
+LINE_STYLES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": MUTED,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlepad": 6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "figure.facecolor": PAPER,
+    "savefig.dpi": 150,
+}
+
+
+def class_colour(index: int) -> str:
+    """The hue of a class; beyond eight classes hues repeat and `LINE_STYLES` tell them apart."""
+    return CLASS_COLOURS[index % len(CLASS_COLOURS)]
+
+
+@contextmanager
+def open_figure(path: Path, width: float, height: float) -> Iterator[Any]:
+    """A figure of `width` × `height` inches in the house style, written to `path` whole or not at all."""
+    matplotlib = require("matplotlib", extra="report")
+    figures = require("matplotlib.figure", extra="report")
+    with matplotlib.rc_context(_STYLE):
+        figure = figures.Figure(figsize=(width, height))
+        yield figure
+        write_atomic(Path(path), figure.savefig)
+
+
+def draw_headline(figure: Any, title: str, subtitle: str, x: float, height: float) -> None:
+    """Title and subtitle at the top left; `x` and distances in inches."""
+    left = x / figure.get_figwidth()
+    figure.text(left, 1 - 0.16 / height, title, fontsize=12, weight="bold", va="top")
+    figure.text(left, 1 - 0.42 / height, subtitle, fontsize=8.5, color=MUTED, va="top")
