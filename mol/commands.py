@@ -3,92 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import metadata, util
-from pathlib import Path
 from typing import Any
 
 import molkernels
 from mol.common.environment import hardware, versions
 from mol.common.extras import require
-from mol.common.terminal import console, counting, say, tracking
+from mol.common.terminal import console, say, tracking
 from mol.config import EvaluateConfig, TrainConfig
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
-from mol.data.layout_plan import LayoutSettings
-from mol.data.layouts import write_layout
 from mol.data.prepare import PrepareConfig, run_prepare
-from mol.data.synth import SynthSettings, synthesize
 from mol.demo import DemoConfig, run_demo
 from mol.evaluate import evaluate, evaluation_table
 from mol.loso import LosoConfig, run_loso
-from mol.pictures.contact_sheet import contact_sheet
 from mol.predict import PredictConfig, describe_prediction, predict
 from mol.report import ReportConfig, run_report
+from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
 from mol.train import train
-
-
-@dataclass(frozen=True)
-class SynthConfig(SynthSettings):
-    """Where a synthetic set goes; what it is like is in `SynthSettings`.
-
-    Attributes:
-        out: folder of the cache.
-        workers: processes; one for each core when 0.
-        sheet: draw contact-sheet.png beside the cache, some clips to look at (needs the extra "report").
-    """
-
-    out: str = "cache/synth"
-    workers: int = 0
-    sheet: bool = True
-
-    def settings(self) -> SynthSettings:
-        return SynthSettings(**{field.name: getattr(self, field.name) for field in fields(SynthSettings)})
-
-
-@dataclass(frozen=True)
-class LayoutConfig(LayoutSettings):
-    """Where a synthetic set in a data set's own folders goes; what it is like is in `LayoutSettings`.
-
-    Attributes:
-        layout: whose folders and sheets: casme2, casme2-cropped, samm, smic, casme-sq, casme3, mmew, 4dme, released or
-            generic.
-        out: root of the set; data/LAYOUT when empty.
-        workers: processes; one for each core when 0.
-    """
-
-    layout: str = "smic"
-    out: str | None = None
-    workers: int = 0
-
-    def settings(self) -> LayoutSettings:
-        return LayoutSettings(**{field.name: getattr(self, field.name) for field in fields(LayoutSettings)})
 
 
 @dataclass
 class InfoConfig:
     """Nothing to set."""
-
-
-def run_synth(config: SynthConfig) -> None:
-    """Render a synthetic set into a cache."""
-    with counting("rendering clips") as count:
-        cache = synthesize(config.out, config.settings(), config.workers or None, count)
-    say(f"{len(cache)} clips of {len(cache.subjects)} people: {config.out}")
-    if config.sheet:
-        picture = Path(config.out).with_name(f"{Path(config.out).name}-contact-sheet.png")
-        say(f"contact sheet: {contact_sheet(cache, picture)}")
-    say(f"next: mol train --cache {config.out}")
-
-
-def run_layout(config: LayoutConfig) -> None:
-    """Render a synthetic set in a data set's own folders and sheets."""
-    out = config.out or f"data/{config.layout}"
-    with counting("rendering clips") as count:
-        plan = write_layout(config.layout, out, config.settings(), config.workers or None, count)
-    say(f"{len(plan.clips)} clips of {len({clip.person for clip in plan.clips})} people: {out}")
-    say("Real faces under motion that we made: scores on them say nothing about recognition.")
-    say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}")
 
 
 def run_train(config: TrainConfig) -> None:

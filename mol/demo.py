@@ -19,11 +19,11 @@ from mol.common.extras import installed_file, require
 from mol.common.storage import write_json
 from mol.common.terminal import console, counting, say, tracking
 from mol.config import EvaluateConfig, LossConfig, RateConfig, TrainConfig
-from mol.data.synth import SynthSettings, synthesize
 from mol.evaluate import Evaluation, FlowScores, LandmarkScores, evaluate
 from mol.metrics import RecognitionScores
 from mol.pictures.contact_sheet import contact_sheet
 from mol.predict import PredictConfig, predict
+from mol.synth.render import SynthSettings, synthesize
 from mol.train import TrainingInterrupted, train
 
 _CPUINFO = Path("/proc/cpuinfo")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mol.data.cache import CacheSettings, CacheWriter
-from mol.data.faces import FaceImage, load_faces
+from mol.synth.faces import FaceImage, load_faces
 from mol.vision.landmarks import DlibDetector
 
 

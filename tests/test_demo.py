@@ -15,11 +15,11 @@ from tiny_model import TinyMOL
 from mol import demo
 from mol.common.errors import MissingExtraError, SettingsError
 from mol.config import LossConfig, RateConfig
-from mol.data.faces import load_faces
-from mol.data.synth import SynthSettings, write_frames_folder
 from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
 from mol.evaluate import Evaluation, FlowScores, LandmarkScores
 from mol.metrics import RecognitionScores
+from mol.synth.faces import load_faces
+from mol.synth.render import SynthSettings, write_frames_folder
 from mol.train import TrainingInterrupted
 
 TINY = Recipe(

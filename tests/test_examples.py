@@ -9,7 +9,7 @@ from data_fixtures import astronaut
 
 from mol.cli import main
 from mol.data.cache import Cache
-from mol.data.synth import write_frames_folder
+from mol.synth.render import write_frames_folder
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own_clips.py"
 

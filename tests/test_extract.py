@@ -34,9 +34,9 @@ from mol.data.extract import (
     run_extract,
 )
 from mol.data.extract_clip import ExtractionSettings, detector_of, plan_clip
-from mol.data.faces import load_faces
 from mol.data.manifest import Clip, Manifest, read_manifest, write_manifest
-from mol.data.synth import SynthSettings, plan_clips, render_video
+from mol.synth.faces import load_faces
+from mol.synth.render import SynthSettings, plan_clips, render_video
 from mol.vision.align import align_clip
 from mol.vision.landmarks import landmarks_of_frames
 from mol.vision.points import interocular_distance

@@ -15,13 +15,13 @@ import pytest
 from data_fixtures import dlib_detector
 
 from mol.common.errors import SettingsError, StorageError
-from mol.data.faces import load_faces
-from mol.data.layout_plan import LayoutPlan, LayoutSettings, deal
-from mol.data.layouts import LAYOUTS, plan_layout, write_layout, write_names
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
 from mol.data.protocols import apply, count_differences, find_protocol
 from mol.data.sets.registry import SETS
-from mol.data.synth import render_video
+from mol.synth.faces import load_faces
+from mol.synth.layout_plan import LayoutPlan, LayoutSettings, deal
+from mol.synth.layouts import LAYOUTS, plan_layout, write_layout, write_names
+from mol.synth.render import render_video
 from mol.vision.landmarks import DlibDetector
 from mol.vision.video import read_video
 

@@ -25,14 +25,14 @@ from mol.common.errors import (
     SeveralFacesError,
     StorageError,
 )
-from mol.data.faces import FaceImage, load_faces
-from mol.data.synth import write_frames_folder
 from mol.network.checkpoint import save_checkpoint
 from mol.network.model import MOL, MOLOutput
 from mol.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.predict import PredictConfig, predict, read_landmarks
 from mol.sliding import FaceFollower, Window, predict_video, window_starts
 from mol.storyboard import flow_at, points_at, timeline_of, window_at
+from mol.synth.faces import FaceImage, load_faces
+from mol.synth.render import write_frames_folder
 from mol.vision.align import align_clip, transform_points
 from mol.vision.landmarks import Face
 from mol.vision.video import Video, read_video

@@ -10,10 +10,10 @@ import openpyxl
 import pytest
 
 from mol.common.errors import DataError, SettingsError, StorageError
-from mol.data.layout_plan import LayoutSettings
-from mol.data.layouts import write_names
 from mol.data.manifest import read_manifest
 from mol.data.prepare import PrepareConfig, prepare, run_prepare
+from mol.synth.layout_plan import LayoutSettings
+from mol.synth.layouts import write_names
 
 HEADER = ["Subject", "Filename", "", "OnsetFrame", "ApexFrame", "OffsetFrame", "", "Action Units", "Estimated Emotion"]
 

@@ -12,12 +12,13 @@ import pytest
 from data_fixtures import astronaut, dlib_detector
 
 from mol.common.errors import CacheSettingsError, ClipError, MissingExtraError, NoFaceError, SettingsError, StorageError
-from mol.data import faces as faces_module
-from mol.data.action_units import ACTION_UNITS, EMOTIONS, displacement_field
 from mol.data.cache import Cache
-from mol.data.faces import FaceImage, load_faces
-from mol.data.motion import intensity_profile
-from mol.data.synth import (
+from mol.pictures.contact_sheet import contact_sheet, motion_to_apex
+from mol.synth import faces as faces_module
+from mol.synth.action_units import ACTION_UNITS, EMOTIONS, displacement_field
+from mol.synth.faces import FaceImage, load_faces
+from mol.synth.motion import intensity_profile
+from mol.synth.render import (
     Clip,
     ClipPlan,
     SynthSettings,
@@ -30,7 +31,6 @@ from mol.data.synth import (
     synthesize,
     write_frames_folder,
 )
-from mol.pictures.contact_sheet import contact_sheet, motion_to_apex
 from mol.vision.align import alignment_matrix, transform_points
 from mol.vision.points import interocular_distance
 from mol.vision.tvl1 import tvl1_flow

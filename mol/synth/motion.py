@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mol.data.action_units import DisplacementField
+from mol.synth.action_units import DisplacementField
 
 _TOLERANCE = 1e-4
 _ITERATIONS = 100

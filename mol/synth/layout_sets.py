@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mol.data.layout_plan import (
+from mol.synth.layout_plan import (
     Entry,
     LayoutPlan,
     LayoutSettings,

@@ -1,8 +1,8 @@
 """Synthetic micro-expression clips: real faces under exactly known motion, rendered into the cache format.
 
-One clip = one picture of one person, moved by the action units of an emotion (`mol.data.action_units`) and by a small
-head motion (`mol.data.motion`), with lighting drift and sensor noise. Flow, landmarks, action units, apex and label are
-exact. Scores on such clips show that the plumbing works and that learning happens; they say nothing about real
+One clip = one picture of one person, moved by the action units of an emotion (`mol.synth.action_units`) and by a small
+head motion (`mol.synth.motion`), with lighting drift and sensor noise. Flow, landmarks, action units, apex and label
+are exact. Scores on such clips show that the pipeline works and that the network learns; they say nothing about real
 micro-expressions.
 """
 
@@ -22,10 +22,10 @@ from mol.common.errors import ClipError, SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.common.workers import in_processes
-from mol.data.action_units import EMOTIONS, displacement_field
 from mol.data.cache import Cache, CacheSettings, CacheWriter
-from mol.data.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage, load_faces
-from mol.data.motion import Motion, head_motion, intensity_profile
+from mol.synth.action_units import EMOTIONS, displacement_field
+from mol.synth.faces import ORL_PEOPLE, SOURCE_DISTRIBUTIONS, SOURCES, FaceImage, load_faces
+from mol.synth.motion import Motion, head_motion, intensity_profile
 from mol.vision.align import AlignSettings, alignment_matrix, transform_points
 from mol.vision.landmarks import LandmarkDetector
 from mol.vision.video import sample_starts

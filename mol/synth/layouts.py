@@ -1,7 +1,7 @@
 """Synthetic clips of real faces written in each data set's own folders and sheets, quirks included.
 
 They test loaders, extraction and a whole leave-one-subject-out run without a licensed set. Who shows what, and what of
-it is the real sets' own, is told in `mol.data.layout_plan`; the sets stand in `mol.data.layout_sets`. A root holds:
+it is the real sets' own, is told in `mol.synth.layout_plan`; the sets stand in `mol.synth.layout_sets`. A root holds:
 
     layout.json     what was asked for; written first
     …               the set's folders, each renamed into place when it is whole
@@ -33,10 +33,10 @@ from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic, write_json, write_text
 from mol.common.workers import in_processes
-from mol.data.faces import FaceImage, load_faces
-from mol.data.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
-from mol.data.layout_sets import LAYOUTS
-from mol.data.synth import render_video
+from mol.synth.faces import FaceImage, load_faces
+from mol.synth.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
+from mol.synth.layout_sets import LAYOUTS
+from mol.synth.render import render_video
 from mol.vision.landmarks import LandmarkDetector
 
 # Raised whenever the same settings would give another set.

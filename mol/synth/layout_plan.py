@@ -26,10 +26,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mol.common.errors import SettingsError
-from mol.data.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
-from mol.data.synth import ClipPlan, SynthSettings, plan_clips
+from mol.synth.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
+from mol.synth.render import ClipPlan, SynthSettings, plan_clips
 
-# What an emotion without action units of its own (`mol.data.action_units`) looks like; of several, each clip draws one.
+# The look of emotions without action units of their own (`mol.synth.action_units`); of several, each clip draws one.
 _LOOKS: dict[str, tuple[str, ...]] = {
     "contempt": ("repression",),
     "negative": ("disgust", "repression", "sadness", "anger", "fear"),
@@ -148,7 +148,7 @@ class LayoutPlan:
     """Everything that a synthetic set consists of.
 
     Attributes:
-        layout: its name, one of `mol.data.layouts.LAYOUTS`.
+        layout: its name, one of `mol.synth.layouts.LAYOUTS`.
         settings: what it was planned with.
         clips: in the order of the sheet.
         books: path of an Excel book → worksheet → rows.

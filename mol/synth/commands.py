@@ -1,0 +1,70 @@
+"""`mol synth`: its settings and what it prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from mol.common.terminal import counting, say
+from mol.pictures.contact_sheet import contact_sheet
+from mol.synth.layout_plan import LayoutSettings
+from mol.synth.layouts import write_layout
+from mol.synth.render import SynthSettings, synthesize
+
+
+@dataclass(frozen=True)
+class SynthConfig(SynthSettings):
+    """Where a synthetic set goes; what it is like is in `SynthSettings`.
+
+    Attributes:
+        out: folder of the cache.
+        workers: processes; one for each core when 0.
+        sheet: draw contact-sheet.png beside the cache, some clips to look at (needs the extra "report").
+    """
+
+    out: str = "cache/synth"
+    workers: int = 0
+    sheet: bool = True
+
+    def settings(self) -> SynthSettings:
+        return SynthSettings(**{field.name: getattr(self, field.name) for field in fields(SynthSettings)})
+
+
+@dataclass(frozen=True)
+class LayoutConfig(LayoutSettings):
+    """Where a synthetic set in a data set's own folders goes; what it is like is in `LayoutSettings`.
+
+    Attributes:
+        layout: whose folders and sheets: casme2, casme2-cropped, samm, smic, casme-sq, casme3, mmew, 4dme, released or
+            generic.
+        out: root of the set; data/LAYOUT when empty.
+        workers: processes; one for each core when 0.
+    """
+
+    layout: str = "smic"
+    out: str | None = None
+    workers: int = 0
+
+    def settings(self) -> LayoutSettings:
+        return LayoutSettings(**{field.name: getattr(self, field.name) for field in fields(LayoutSettings)})
+
+
+def run_synth(config: SynthConfig) -> None:
+    """Render a synthetic set into a cache."""
+    with counting("rendering clips") as count:
+        cache = synthesize(config.out, config.settings(), config.workers or None, count)
+    say(f"{len(cache)} clips of {len(cache.subjects)} people: {config.out}")
+    if config.sheet:
+        picture = Path(config.out).with_name(f"{Path(config.out).name}-contact-sheet.png")
+        say(f"contact sheet: {contact_sheet(cache, picture)}")
+    say(f"next: mol train --cache {config.out}")
+
+
+def run_layout(config: LayoutConfig) -> None:
+    """Render a synthetic set in a data set's own folders and sheets."""
+    out = config.out or f"data/{config.layout}"
+    with counting("rendering clips") as count:
+        plan = write_layout(config.layout, out, config.settings(), config.workers or None, count)
+    say(f"{len(plan.clips)} clips of {len({clip.person for clip in plan.clips})} people: {out}")
+    say("Real faces under motion that we made: scores on them say nothing about recognition.")
+    say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}")
