@@ -11,15 +11,15 @@ import molkernels
 from mol.common.environment import hardware, versions
 from mol.common.extras import require
 from mol.common.terminal import console, say, tracking
-from mol.config import EvaluateConfig, TrainConfig
+from mol.config import TrainConfig
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
 from mol.demo import DemoConfig, run_demo
-from mol.evaluate import evaluate, evaluation_table
 from mol.loso import LosoConfig, run_loso
 from mol.predict import PredictConfig, describe_prediction, predict
 from mol.report import ReportConfig, run_report
+from mol.scoring.evaluate import EvaluateConfig, run_evaluate
 from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
 from mol.train import train
 
@@ -33,13 +33,6 @@ def run_train(config: TrainConfig) -> None:
     """Train the network."""
     result = train(config)
     say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")
-
-
-def run_evaluate(config: EvaluateConfig) -> None:
-    """Score a trained network on people that it has never seen."""
-    result = evaluate(config)
-    console().print(evaluation_table(result))
-    say(f"written to {config.out or config.weights}")
 
 
 def run_predict(config: PredictConfig) -> None:

@@ -183,39 +183,6 @@ class TrainConfig(TrainingSettings):
         require_not_negative(self, "seed")
 
 
-@dataclass
-class EvaluateConfig:
-    """Evaluation of a trained network on people that it has never seen.
-
-    Attributes:
-        weights: run folder, or a checkpoint folder inside one.
-        cache: cache to evaluate on (several under the run's protocol); what the run was trained on when empty.
-        out: folder for evaluation.json, predictions.csv, confusion.csv and pictures; the run folder when empty.
-        people: people to evaluate (subject or dataset/subject); those held out of the run when empty.
-        batch_size: clips at once.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "32" or "bf16-mixed".
-        tvl1_pairs: pairs of frames on which TV-L1 is compared; 0 leaves it out.
-        workers: processes for TV-L1; the number of cores when 0.
-        pictures: draw the confusion matrix (needs the extra "report").
-    """
-
-    weights: str
-    cache: str | list[str] | None = None
-    out: str | None = None
-    people: list[str] | None = None
-    batch_size: int = 16
-    device: str = "auto"
-    precision: str = "32"
-    tvl1_pairs: int = 64
-    workers: int = 0
-    pictures: bool = True
-
-    def __post_init__(self) -> None:
-        require_positive(self, "batch_size")
-        require_not_negative(self, "tvl1_pairs", "workers")
-
-
 def read_config(config_class: type[Config], arguments: Sequence[str], prog: str, description: str = "") -> Config:
     """Build a configuration from ``--config FILE`` and ``--field value`` overrides; exits on ``--help``.
 

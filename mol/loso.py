@@ -37,12 +37,12 @@ from mol.config import TrainConfig, TrainingSettings, save_config
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint
 from mol.data.split import person
-from mol.evaluate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
-from mol.metrics import failure_rate, recognition_scores
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
 from mol.network.losses import MOLLoss
 from mol.runlog import FoldLog
+from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
+from mol.scoring.metrics import failure_rate, recognition_scores
 from mol.train import TrainingInterrupted, TrainResult, changed_settings, train_on
 
 # Settings that may differ between the processes of one run. Of the caches it is the content that counts.

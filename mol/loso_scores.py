@@ -17,7 +17,7 @@ from typing import Any
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json, write_text
-from mol.metrics import confusion_matrix, recognition_scores
+from mol.scoring.metrics import confusion_matrix, recognition_scores
 
 SCORES = ("accuracy", "war", "uar", "wf1", "uf1")
 ERRORS = ("epe_px", "zero_flow_epe_px", "nme", "mean_shape_nme", "failure_rate")

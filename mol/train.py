@@ -28,11 +28,11 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
-from mol.evaluate import validation_scores
 from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mol.network.losses import MOLLoss
 from mol.network.model import MOL
 from mol.runlog import RunLog, Timing
+from mol.scoring.estimate import validation_scores
 
 # Settings that may differ between the parts of a resumed run: they do not touch the weights.
 _FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")

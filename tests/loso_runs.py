@@ -14,7 +14,7 @@ import yaml
 from mol.common.storage import write_csv, write_json, write_text
 from mol.loso import LosoConfig
 from mol.loso_scores import Fold, read_results, write_tables
-from mol.metrics import recognition_scores
+from mol.scoring.metrics import recognition_scores
 
 ENVIRONMENT = {
     "time": "2025-11-25T20:00:00+00:00",

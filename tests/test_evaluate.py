@@ -21,12 +21,13 @@ import mol.network.checkpoint
 import mol.train
 from mol.common.devices import start_fabric
 from mol.common.errors import CheckpointError, ClipError, SettingsError
-from mol.config import EvaluateConfig, TrainConfig
+from mol.config import TrainConfig
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
-from mol.evaluate import Evaluation, by_video, estimate, evaluate, evaluation_table, tvl1_errors
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
+from mol.scoring.estimate import by_video, estimate
+from mol.scoring.evaluate import EvaluateConfig, Evaluation, evaluate, evaluation_table, tvl1_errors
 from mol.train import train
 from mol.vision.tvl1 import tvl1_flow
 

@@ -27,16 +27,16 @@ import mol.loso
 import mol.network.checkpoint
 import mol.train
 from mol.common.errors import DataError, SettingsError
-from mol.config import EvaluateConfig, TrainConfig, read_config
+from mol.config import TrainConfig, read_config
 from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
 from mol.data.split import person
-from mol.evaluate import evaluate
 from mol.loso import LosoConfig, LosoResult, choose_folds, loso, plan_folds, resume_command, run_loso
 from mol.loso_scores import Fold, FoldResult, latex_table, write_tables
-from mol.metrics import recognition_scores
 from mol.network.checkpoint import OPTIMIZER, load_model, read_state
+from mol.scoring.evaluate import EvaluateConfig, evaluate
+from mol.scoring.metrics import recognition_scores
 from mol.train import TrainingInterrupted, train
 
 EMOTIONS = ("disgust", "happiness", "surprise")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mol.common.errors import ClipError
-from mol.metrics import (
+from mol.scoring.metrics import (
     confusion_matrix,
     endpoint_error,
     failure_rate,

@@ -29,13 +29,14 @@ from tiny_model import TinyMOL
 import mol.network.checkpoint
 import mol.train
 from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
-from mol.config import EvaluateConfig, LossConfig, ModelConfig, TrainConfig, read_config, save_config
+from mol.config import LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
 from mol.network.checkpoint import load_model, read_state
 from mol.network.losses import landmark_loss
 from mol.runlog import RunLog
+from mol.scoring.evaluate import EvaluateConfig
 from mol.train import StopSignal, TrainingInterrupted, learning_rate, train
 
 

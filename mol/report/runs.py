@@ -15,7 +15,7 @@ import numpy as np
 from mol.common.errors import DataError
 from mol.common.extras import require
 from mol.loso_scores import COMPOSITE, ERRORS, SCORES
-from mol.metrics import confusion_matrix
+from mol.scoring.metrics import confusion_matrix
 
 TITLES = {"accuracy": "Accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}
 

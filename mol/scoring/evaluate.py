@@ -12,41 +12,71 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from mol.common.checks import require_not_negative, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import available_cores, describe_environment
-from mol.common.errors import CheckpointError, ClipError, SettingsError
+from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
-from mol.config import EvaluateConfig
-from mol.data.cache import Cache, CacheSettings
+from mol.common.terminal import console, say
+from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
 from mol.data.split import person, split_by_subject
-from mol.metrics import (
-    RecognitionScores,
-    confusion_matrix,
-    endpoint_error,
-    failure_rate,
-    normalised_mean_error,
-    recognition_scores,
-    vote_videos,
-)
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.losses import MOLLoss
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
+from mol.scoring.estimate import FAILURE_THRESHOLD, Estimates, Videos, by_video, estimate, notes, predictions_table
+from mol.scoring.metrics import (
+    RecognitionScores,
+    confusion_matrix,
+    endpoint_error,
+    failure_rate,
+    recognition_scores,
+)
 from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
-FAILURE_THRESHOLD = 0.1
 _GALLERY_ROWS = 5
-_PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
-_SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
+
+
+@dataclass
+class EvaluateConfig:
+    """Evaluation of a trained network on people that it has never seen.
+
+    Attributes:
+        weights: run folder, or a checkpoint folder inside one.
+        cache: cache to evaluate on (several under the run's protocol); what the run was trained on when empty.
+        out: folder for evaluation.json, predictions.csv, confusion.csv and pictures; the run folder when empty.
+        people: people to evaluate (subject or dataset/subject); those held out of the run when empty.
+        batch_size: clips at once.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32" or "bf16-mixed".
+        tvl1_pairs: pairs of frames on which TV-L1 is compared; 0 leaves it out.
+        workers: processes for TV-L1; the number of cores when 0.
+        pictures: draw the confusion matrix (needs the extra "report").
+    """
+
+    weights: str
+    cache: str | list[str] | None = None
+    out: str | None = None
+    people: list[str] | None = None
+    batch_size: int = 16
+    device: str = "auto"
+    precision: str = "32"
+    tvl1_pairs: int = 64
+    workers: int = 0
+    pictures: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive(self, "batch_size")
+        require_not_negative(self, "tvl1_pairs", "workers")
 
 
 @dataclass(frozen=True)
@@ -120,104 +150,6 @@ class Evaluation:
     majority_class: str
     majority: RecognitionScores
     confusion: list[list[int]]
-
-
-class Estimates(NamedTuple):
-    """Per-clip answers and errors, float64 on the CPU.
-
-    Attributes:
-        probabilities: (n, C).
-        epe, zero_flow_epe: (n, T-1), pixels.
-        nme, mean_shape_nme: (n, T-1), inter-ocular distances.
-        loss: mean weighted loss.
-    """
-
-    probabilities: Tensor
-    epe: Tensor
-    zero_flow_epe: Tensor
-    nme: Tensor
-    mean_shape_nme: Tensor
-    loss: float
-
-
-class Videos(NamedTuple):
-    """One vote a video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
-
-    names: list[tuple[str, str, str]]
-    labels: np.ndarray
-    probabilities: np.ndarray
-
-    @property
-    def predictions(self) -> np.ndarray:
-        """Class of the highest mean probability of each video."""
-        return self.probabilities.argmax(1)
-
-
-@torch.inference_mode()
-def estimate(model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int) -> Estimates:
-    """Run the network in evaluation mode over the centre crops of all clips.
-
-    Args:
-        model: gives `MOLOutput`; left in evaluation mode.
-        clips: with their exact flow and landmarks.
-        loss: for `Estimates.loss`.
-        mean_shape: (68, 2), pixels of the centre crop.
-        batch_size: clips at once.
-    """
-    model.eval()
-    shape = mean_shape.to(clips.device)
-    parts: list[tuple[Tensor, ...]] = []
-    for batch in clips.evaluation_batches(batch_size):
-        output = model(batch.clips)
-        parts.append(
-            (
-                output.logits.double().softmax(1),
-                endpoint_error(output.flow, batch.flow),
-                endpoint_error(torch.zeros_like(batch.flow), batch.flow),
-                normalised_mean_error(output.landmarks, batch.landmarks),
-                normalised_mean_error(shape.expand_as(batch.landmarks), batch.landmarks),
-                loss(output, batch).total.double().expand(len(batch.label)),
-            )
-        )
-    probabilities, epe, zero_epe, nme, shape_nme, losses = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    return Estimates(probabilities, epe, zero_epe, nme, shape_nme, float(losses.mean()))
-
-
-def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilities: np.ndarray) -> Videos:
-    """Let the sub-clips of each video vote.
-
-    Args:
-        rows: index rows, a sub-clip each.
-        labels: (n,) class indices.
-        probabilities: (n, C).
-    Raises:
-        ClipError: sub-clips of one video with different labels.
-    """
-    names = [(str(row["dataset"]), str(row["subject"]), str(row["clip"])) for row in rows]
-    voted, videos = vote_videos(probabilities, names)
-    label_of: dict[tuple[str, str, str], int] = {}
-    for name, label in zip(names, labels.tolist(), strict=True):
-        if label_of.setdefault(name, label) != label:
-            raise ClipError(f"sub-clips of {'/'.join(name)} have labels {label_of[name]} and {label}; a video has one")
-    return Videos(videos, np.array([label_of[name] for name in videos]), voted)
-
-
-def validation_scores(
-    model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int
-) -> dict[str, float]:
-    """Loss, EPE, NME, accuracy and UF1 with their baselines, for curves; leaves the model in evaluation mode."""
-    found = estimate(model, clips, loss, mean_shape, batch_size)
-    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
-    recognition = recognition_scores(videos.labels, videos.predictions, found.probabilities.shape[1])
-    return {
-        "loss": found.loss,
-        "epe": float(found.epe.mean()),
-        "zero_flow_epe": float(found.zero_flow_epe.mean()),
-        "nme": float(found.nme.mean()),
-        "mean_shape_nme": float(found.mean_shape_nme.mean()),
-        "accuracy": recognition.accuracy,
-        "uf1": recognition.uf1,
-    }
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -400,17 +332,6 @@ def _result(
     )
 
 
-def notes(settings: CacheSettings, selection: str) -> list[str]:
-    """Why scores are no recognition results; empty where nothing speaks against them.
-
-    Args:
-        settings: of the cache.
-        selection: of the checkpoint.
-    """
-    synthetic = [_SYNTHETIC_NOTE] if settings.synthetic_clips else []
-    return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
-
-
 def _run_of(folder: Path) -> Path:
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
@@ -421,18 +342,6 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
     write_csv(out / "predictions.csv", *predictions_table(videos, classes))
-
-
-def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of predictions.csv: whose video, true and predicted class, and the classes' probabilities."""
-    header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
-    rows = [
-        [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
-        for name, label, prediction, probabilities in zip(
-            videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
-        )
-    ]
-    return header, rows
 
 
 def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:
@@ -477,3 +386,10 @@ def _example(model: nn.Module, clips: ResidentClips, index: int, classes: Sequen
         landmarks=batch.landmarks[0, pair].cpu().numpy(),
         landmarks_ours=output.landmarks[0, pair].float().cpu().numpy(),
     )
+
+
+def run_evaluate(config: EvaluateConfig) -> None:
+    """Score a trained network on people that it has never seen."""
+    result = evaluate(config)
+    console().print(evaluation_table(result))
+    say(f"written to {config.out or config.weights}")

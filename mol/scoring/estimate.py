@@ -1,0 +1,150 @@
+"""What a network says of clips: per sub-clip, pooled per video, and why scores may not be reported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mol.common.errors import ClipError
+from mol.data.cache import CacheSettings
+from mol.data.clips import ResidentClips
+from mol.network.losses import MOLLoss
+from mol.scoring.metrics import (
+    endpoint_error,
+    normalised_mean_error,
+    recognition_scores,
+    vote_videos,
+)
+
+FAILURE_THRESHOLD = 0.1
+
+
+_PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
+
+
+_SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
+
+
+class Estimates(NamedTuple):
+    """Per-clip answers and errors, float64 on the CPU.
+
+    Attributes:
+        probabilities: (n, C).
+        epe, zero_flow_epe: (n, T-1), pixels.
+        nme, mean_shape_nme: (n, T-1), inter-ocular distances.
+        loss: mean weighted loss.
+    """
+
+    probabilities: Tensor
+    epe: Tensor
+    zero_flow_epe: Tensor
+    nme: Tensor
+    mean_shape_nme: Tensor
+    loss: float
+
+
+class Videos(NamedTuple):
+    """One vote a video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+
+    names: list[tuple[str, str, str]]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """Class of the highest mean probability of each video."""
+        return self.probabilities.argmax(1)
+
+
+@torch.inference_mode()
+def estimate(model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int) -> Estimates:
+    """Run the network in evaluation mode over the centre crops of all clips.
+
+    Args:
+        model: gives `MOLOutput`; left in evaluation mode.
+        clips: with their exact flow and landmarks.
+        loss: for `Estimates.loss`.
+        mean_shape: (68, 2), pixels of the centre crop.
+        batch_size: clips at once.
+    """
+    model.eval()
+    shape = mean_shape.to(clips.device)
+    parts: list[tuple[Tensor, ...]] = []
+    for batch in clips.evaluation_batches(batch_size):
+        output = model(batch.clips)
+        parts.append(
+            (
+                output.logits.double().softmax(1),
+                endpoint_error(output.flow, batch.flow),
+                endpoint_error(torch.zeros_like(batch.flow), batch.flow),
+                normalised_mean_error(output.landmarks, batch.landmarks),
+                normalised_mean_error(shape.expand_as(batch.landmarks), batch.landmarks),
+                loss(output, batch).total.double().expand(len(batch.label)),
+            )
+        )
+    probabilities, epe, zero_epe, nme, shape_nme, losses = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
+    return Estimates(probabilities, epe, zero_epe, nme, shape_nme, float(losses.mean()))
+
+
+def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilities: np.ndarray) -> Videos:
+    """Let the sub-clips of each video vote.
+
+    Args:
+        rows: index rows, a sub-clip each.
+        labels: (n,) class indices.
+        probabilities: (n, C).
+    Raises:
+        ClipError: sub-clips of one video with different labels.
+    """
+    names = [(str(row["dataset"]), str(row["subject"]), str(row["clip"])) for row in rows]
+    voted, videos = vote_videos(probabilities, names)
+    label_of: dict[tuple[str, str, str], int] = {}
+    for name, label in zip(names, labels.tolist(), strict=True):
+        if label_of.setdefault(name, label) != label:
+            raise ClipError(f"sub-clips of {'/'.join(name)} have labels {label_of[name]} and {label}; a video has one")
+    return Videos(videos, np.array([label_of[name] for name in videos]), voted)
+
+
+def validation_scores(
+    model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int
+) -> dict[str, float]:
+    """Loss, EPE, NME, accuracy and UF1 with their baselines, for curves; leaves the model in evaluation mode."""
+    found = estimate(model, clips, loss, mean_shape, batch_size)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    recognition = recognition_scores(videos.labels, videos.predictions, found.probabilities.shape[1])
+    return {
+        "loss": found.loss,
+        "epe": float(found.epe.mean()),
+        "zero_flow_epe": float(found.zero_flow_epe.mean()),
+        "nme": float(found.nme.mean()),
+        "mean_shape_nme": float(found.mean_shape_nme.mean()),
+        "accuracy": recognition.accuracy,
+        "uf1": recognition.uf1,
+    }
+
+
+def notes(settings: CacheSettings, selection: str) -> list[str]:
+    """Why scores are no recognition results; empty where nothing speaks against them.
+
+    Args:
+        settings: of the cache.
+        selection: of the checkpoint.
+    """
+    synthetic = [_SYNTHETIC_NOTE] if settings.synthetic_clips else []
+    return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
+
+
+def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of predictions.csv: whose video, true and predicted class, and the classes' probabilities."""
+    header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
+    rows = [
+        [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
+        for name, label, prediction, probabilities in zip(
+            videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
+        )
+    ]
+    return header, rows
