@@ -10,14 +10,14 @@ from typing import Any
 import molkernels
 from mol.common.environment import hardware, versions
 from mol.common.extras import require
-from mol.common.terminal import console, say, tracking
+from mol.common.terminal import console, say
 from mol.config import TrainConfig
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
 from mol.demo import DemoConfig, run_demo
 from mol.loso import LosoConfig, run_loso
-from mol.predict import PredictConfig, describe_prediction, predict
+from mol.prediction.predict import PredictConfig, run_predict
 from mol.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
 from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
@@ -33,15 +33,6 @@ def run_train(config: TrainConfig) -> None:
     """Train the network."""
     result = train(config)
     say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")
-
-
-def run_predict(config: PredictConfig) -> None:
-    """Predict a video and say what came out."""
-    with tracking() as track:
-        prediction, files = predict(config, track)
-    say(describe_prediction(prediction))
-    for name, path in files.items():
-        say(f"{name:<12}{path}")
 
 
 def run_info(_: InfoConfig) -> None:

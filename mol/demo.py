@@ -20,7 +20,7 @@ from mol.common.storage import write_json
 from mol.common.terminal import console, counting, say, tracking
 from mol.config import LossConfig, RateConfig, TrainConfig
 from mol.pictures.contact_sheet import contact_sheet
-from mol.predict import PredictConfig, predict
+from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
 from mol.scoring.metrics import RecognitionScores
 from mol.synth.render import SynthSettings, synthesize

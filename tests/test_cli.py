@@ -12,7 +12,7 @@ import pytest
 from mol import cli, commands
 from mol.cli import COMMANDS, main, spell_out
 from mol.common.errors import SettingsError
-from mol.predict import PredictConfig
+from mol.prediction.predict import PredictConfig
 
 
 def errors_of(capsys, *arguments: str) -> str:

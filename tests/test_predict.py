@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from tiny_model import TinyMOL
 from torch import nn
 
-from mol import overlay
 from mol.common.errors import (
     CheckpointError,
     ClipError,
@@ -27,10 +26,11 @@ from mol.common.errors import (
 )
 from mol.network.checkpoint import save_checkpoint
 from mol.network.model import MOL, MOLOutput
-from mol.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
-from mol.predict import PredictConfig, predict, read_landmarks
-from mol.sliding import FaceFollower, Window, predict_video, window_starts
-from mol.storyboard import flow_at, points_at, timeline_of, window_at
+from mol.prediction import overlay
+from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
+from mol.prediction.predict import PredictConfig, predict, read_landmarks
+from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
+from mol.prediction.windows import FaceFollower, Window, predict_video, window_starts
 from mol.synth.faces import FaceImage, load_faces
 from mol.synth.render import write_frames_folder
 from mol.vision.align import align_clip, transform_points

@@ -10,10 +10,10 @@ import numpy as np
 
 from mol.common.terminal import Track
 from mol.network.model import FRAMES
-from mol.overlay import OverlayFrame, OverlayStyle, write_overlay
 from mol.pictures.faces import flow_maximum
 from mol.pictures.overview import Overview, Timeline, overview_picture
-from mol.sliding import Prediction, Window, inverse
+from mol.prediction.overlay import OverlayFrame, OverlayStyle, write_overlay
+from mol.prediction.windows import Prediction, Window, inverse
 from mol.vision.align import transform_points, warp_picture
 
 _STRIP = 8

@@ -17,10 +17,10 @@ from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import CheckpointError, MediaError, SettingsError
 from mol.common.storage import write_atomic, write_text
-from mol.common.terminal import Track, silently
+from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.model import FRAMES
-from mol.sliding import Prediction, Window, predict_video
+from mol.prediction.windows import Prediction, Window, predict_video
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
 
@@ -188,7 +188,7 @@ def write_prediction(
         StorageError: a file could not be written.
     """
     # Drawing needs the extra "report", predicting doesn't.
-    from mol.storyboard import overview_of, write_overlay_of
+    from mol.prediction.storyboard import overview_of, write_overlay_of
 
     out = Path(config.out)
     files = {"overview": out / "overview.png"}
@@ -296,3 +296,12 @@ def describe_prediction(prediction: Prediction) -> str:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
         lines.append(f"windows left out for want of one usable face: {len(prediction.skipped)} (frames {frames})")
     return "\n".join(lines)
+
+
+def run_predict(config: PredictConfig) -> None:
+    """Predict a video and say what came out."""
+    with tracking() as track:
+        prediction, files = predict(config, track)
+    say(describe_prediction(prediction))
+    for name, path in files.items():
+        say(f"{name:<12}{path}")

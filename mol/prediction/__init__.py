@@ -1,0 +1,1 @@
+"""A trained network at work on a video: windows, votes, overview and overlay."""
