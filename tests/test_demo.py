@@ -14,13 +14,13 @@ from tiny_model import TinyMOL
 
 from mol import demo
 from mol.common.errors import MissingExtraError, SettingsError
-from mol.config import LossConfig, RateConfig
 from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
 from mol.scoring.evaluate import Evaluation, FlowScores, LandmarkScores
 from mol.scoring.metrics import RecognitionScores
 from mol.synth.faces import load_faces
 from mol.synth.render import SynthSettings, write_frames_folder
-from mol.train import TrainingInterrupted
+from mol.training.settings import LossConfig, RateConfig
+from mol.training.train import TrainingInterrupted
 
 TINY = Recipe(
     SynthSettings(people=3),

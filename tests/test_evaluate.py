@@ -18,17 +18,17 @@ from tiny_model import TinyMOL
 from torch import nn
 
 import mol.network.checkpoint
-import mol.train
+import mol.training.train
 from mol.common.devices import start_fabric
 from mol.common.errors import CheckpointError, ClipError, SettingsError
-from mol.config import TrainConfig
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
 from mol.scoring.estimate import by_video, estimate
 from mol.scoring.evaluate import EvaluateConfig, Evaluation, evaluate, evaluation_table, tvl1_errors
-from mol.train import train
+from mol.training.settings import TrainConfig
+from mol.training.train import train
 from mol.vision.tvl1 import tvl1_flow
 
 
@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that held s4 out, made with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "MOL", TinyMOL)
+        patch.setattr(mol.training.train, "MOL", TinyMOL)
         patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         folder = tmp_path_factory.mktemp("evaluate") / "run"
         train(

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 from data_fixtures import dlib_detector
 
+from mol.arguments import read_config
 from mol.common.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
-from mol.config import read_config
 from mol.data import extract as extract_module
 from mol.data.cache import Cache, row_bytes
 from mol.data.extract import (

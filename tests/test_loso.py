@@ -25,9 +25,9 @@ from tiny_model import TinyMOL
 
 import mol.loso
 import mol.network.checkpoint
-import mol.train
+import mol.training.train
+from mol.arguments import read_config
 from mol.common.errors import DataError, SettingsError
-from mol.config import TrainConfig, read_config
 from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
@@ -37,7 +37,8 @@ from mol.loso_scores import Fold, FoldResult, latex_table, write_tables
 from mol.network.checkpoint import OPTIMIZER, load_model, read_state
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.scoring.metrics import recognition_scores
-from mol.train import TrainingInterrupted, train
+from mol.training.settings import TrainConfig
+from mol.training.train import TrainingInterrupted, train
 
 EMOTIONS = ("disgust", "happiness", "surprise")
 PEOPLE = [("one", "s1"), ("one", "s2"), ("one", "s10"), ("two", "s1")]
@@ -82,7 +83,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.train, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
     monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
 
 
@@ -104,7 +105,7 @@ def config(caches: list[str], tmp_path: Path) -> LosoConfig:
 def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LosoResult]:
     """A whole run with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "MOL", TinyMOL)
+        patch.setattr(mol.training.train, "MOL", TinyMOL)
         patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         run = tmp_path_factory.mktemp("loso") / "run"
         yield loso(
@@ -125,7 +126,7 @@ def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def half(done: LosoResult, caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LosoResult]:
     """Its first two folds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "MOL", TinyMOL)
+        patch.setattr(mol.training.train, "MOL", TinyMOL)
         patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
         config = read_config(LosoConfig, ["--config", str(done.run / "loso.yaml")], "mol loso")
         yield loso(replace(config, folds="1,2", run=str(tmp_path_factory.mktemp("loso") / "half")))
@@ -344,7 +345,7 @@ def scripted_looks(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], loo
         names = ("epe", "zero_flow_epe", "nme", "mean_shape_nme", "uf1")
         return {"loss": 1 - value, "accuracy": value, **dict.fromkeys(names, 0.5)}
 
-    monkeypatch.setattr(mol.train, "validation_scores", scores)
+    monkeypatch.setattr(mol.training.train, "validation_scores", scores)
 
 
 def test_the_last_step_is_tested_whatever_the_test_fold_said_before(
@@ -527,7 +528,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
     config: LosoConfig, done: LosoResult, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = iter(range(1000))
-    real = mol.train.learning_rate
+    real = mol.training.train.learning_rate
 
     def rate(settings: TrainConfig, step: int) -> float:
         if next(calls) == 4:  # the second step of the second fold
@@ -535,7 +536,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
         return real(settings, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "learning_rate", rate)
+        patch.setattr(mol.training.train, "learning_rate", rate)
         with pytest.raises(TrainingInterrupted):
             loso(config)
     assert f"mol loso --config {config.run}/loso.yaml --resume" in capsys.readouterr().out
@@ -574,9 +575,9 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
     program = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import mol.network.checkpoint, mol.loso, mol.train
+        import mol.network.checkpoint, mol.loso, mol.training.train
         from tiny_model import TinyMOL
-        mol.train.MOL = mol.network.checkpoint.MOL = TinyMOL
+        mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
         mol.loso.loso(mol.loso.LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,
             checkpoint_every=2, learning_rate=3e-3, device="cpu", resume=True, folds="1,2"))
@@ -585,7 +586,7 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(program)],
             stdout=subprocess.DEVNULL,
-            cwd=Path(mol.train.__file__).parents[1],
+            cwd=Path(mol.training.train.__file__).parents[1],
             env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         )
         reached = Path(config.run) / "folds" / "seed0" / moment
@@ -620,7 +621,7 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(mol.train.__file__).parents[1],
+        cwd=Path(mol.training.train.__file__).parents[1],
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "True"
@@ -767,7 +768,7 @@ def test_impossible_settings_are_refused_when_they_are_made(
 
 def test_a_training_that_diverges_names_its_fold(config: LosoConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "learning_rate", lambda *_: 1e30)
+        patch.setattr(mol.training.train, "learning_rate", lambda *_: 1e30)
         with pytest.raises(SettingsError, match="fold one/s1, seed 0: training diverged"):
             loso(config)
 

@@ -22,10 +22,9 @@ from tiny_model import TinyMOL
 
 import mol.network.checkpoint
 import mol.report.failures
-import mol.train
-from mol.cli import spell_out
+import mol.training.train
+from mol.arguments import read_config, spell_out
 from mol.common.errors import DataError, MOLError, SettingsError
-from mol.config import read_config
 from mol.loso import LosoConfig, loso
 from mol.report import ReportConfig, report
 from mol.report.charts import curve_picture, inline_svg, mean_curve
@@ -339,7 +338,7 @@ def test_no_failures_are_shown_where_none_are_wanted(tmp_path: Path):
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A real run of `mol loso` with a tiny network on a tiny cache."""
-    monkeypatch.setattr(mol.train, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
     monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     write_tiny_cache(tmp_path / "cache", people=3, videos=3, windows=2)
     loso(

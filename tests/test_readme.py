@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import molkernels as mk
-from mol.cli import COMMANDS, spell_out
+from mol.arguments import read_config, spell_out
+from mol.cli import COMMANDS
 from mol.commands import RUNNERS, SYNTH_LAYOUT
-from mol.config import read_config
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -27,17 +27,18 @@ from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
 import mol.network.checkpoint
-import mol.train
+import mol.training.train
+from mol.arguments import read_config
 from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
-from mol.config import LossConfig, ModelConfig, TrainConfig, read_config, save_config
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
 from mol.network.checkpoint import load_model, read_state
 from mol.network.losses import landmark_loss
-from mol.runlog import RunLog
 from mol.scoring.evaluate import EvaluateConfig
-from mol.train import StopSignal, TrainingInterrupted, learning_rate, train
+from mol.training.runlog import RunLog
+from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
+from mol.training.train import StopSignal, TrainingInterrupted, learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def real_config(cache: Cache, tmp_path: Path) -> TrainConfig:
 @pytest.fixture
 def config(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """The same with the tiny network in MOL's place."""
-    monkeypatch.setattr(mol.train, "MOL", TinyMOL)
+    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
     monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
     return real_config
 
@@ -152,7 +153,7 @@ def test_inner_validation_chooses_by_people_of_the_training_fold(
         names = ("epe", "zero_flow_epe", "nme", "mean_shape_nme", "accuracy", "uf1")
         return {"loss": next(losses), **dict.fromkeys(names, 0.5)}
 
-    monkeypatch.setattr(mol.train, "validation_scores", scores)
+    monkeypatch.setattr(mol.training.train, "validation_scores", scores)
     config = replace(config, inner_validation=0.3, selection="inner-val", validate_every=1)
     result = train(config)
     best, last = read_state(result.checkpoint), read_state(Path(config.run) / "checkpoints" / "last")
@@ -204,14 +205,14 @@ def test_a_signal_while_the_log_is_written_is_not_taken_for_saved(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Whoever is told that all is saved finds a checkpoint of that very step."""
-    write = mol.train.RunLog.write_training
+    write = mol.training.train.RunLog.write_training
 
-    def interrupted(log: mol.train.RunLog, step: int, rate: float) -> None:
+    def interrupted(log: mol.training.train.RunLog, step: int, rate: float) -> None:
         if step == at:
             signal.raise_signal(signal.SIGINT)
         write(log, step, rate)
 
-    monkeypatch.setattr(mol.train.RunLog, "write_training", interrupted)
+    monkeypatch.setattr(mol.training.train.RunLog, "write_training", interrupted)
     with pytest.raises(TrainingInterrupted) as stopped:
         train(replace(config, steps=2, log_every=1, checkpoint_every=100))
     assert read_state(Path(config.run) / "checkpoints" / "last")["step"] == stopped.value.step == 2
@@ -225,7 +226,7 @@ def signal_in_step(step: int, number: signal.Signals, patch: pytest.MonkeyPatch)
             os.kill(os.getpid(), number)
         return learning_rate(config, at)
 
-    patch.setattr(mol.train, "learning_rate", rate)
+    patch.setattr(mol.training.train, "learning_rate", rate)
 
 
 def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig) -> None:
@@ -239,14 +240,14 @@ def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig
 def test_the_real_network_resumes_bit_for_bit(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(real_config, batch_size=1, steps=2, checkpoint_every=1)
     other = replace(config, run=config.run + "-resumed", resume=True)
-    save = mol.train.save_checkpoint
+    save = mol.training.train.save_checkpoint
 
     def save_and_keep_the_first(folder: Path, *arguments: object) -> None:
         save(folder, *arguments)
         if arguments[-1]["step"] == 1 and not Path(other.run).exists():
             shutil.copytree(folder, Path(other.run) / "checkpoints" / "last")
 
-    monkeypatch.setattr(mol.train, "save_checkpoint", save_and_keep_the_first)
+    monkeypatch.setattr(mol.training.train, "save_checkpoint", save_and_keep_the_first)
     train(config)
     train(other)
     assert read_state(Path(other.run) / "checkpoints" / "last")["step"] == 2
@@ -285,17 +286,18 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, 
     program = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import mol.train
-        from mol.config import TrainConfig, read_config
+        from mol.arguments import read_config
+        from mol.training import train
+        from mol.training.settings import TrainConfig
         from tiny_model import TinyMOL
-        mol.train.MOL = TinyMOL
-        mol.train.train(read_config(TrainConfig, ["--config", {str(tmp_path / "settings.yaml")!r}], "mol train"))
+        train.MOL = TinyMOL
+        train.train(read_config(TrainConfig, ["--config", {str(tmp_path / "settings.yaml")!r}], "mol train"))
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(mol.train.__file__).parents[1],
+        cwd=Path(mol.training.train.__file__).parents[1],
     )
     log = Path(config.run) / "log.csv"
     deadline = time.monotonic() + 120
@@ -459,7 +461,7 @@ def test_a_diverged_training_stops_and_keeps_the_last_checkpoint(config: TrainCo
     train(config)
     before = weights(config.run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.train, "learning_rate", lambda *_: 1e30)
+        patch.setattr(mol.training.train, "learning_rate", lambda *_: 1e30)
         with pytest.raises(SettingsError, match=r"training diverged before step \d+ .*lower learning_rate"):
             train(replace(config, steps=9, resume=True))
     assert same(weights(config.run), before)

@@ -1,21 +1,19 @@
-"""Settings of training and evaluation: dataclasses, read once at the edge from YAML and the command line."""
+"""Settings of training: dataclasses, read once at the edge from YAML and the command line."""
 
 from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.data.clips import Augmentation
-
-Config = TypeVar("Config")
+from mol.network.losses import MOLLoss
 
 
 @dataclass
@@ -57,9 +55,9 @@ class LossConfig:
         w_ldm: weight of the landmark error in inter-ocular distances.
     """
 
-    w_me: float = 1.0
-    w_of: float = 10 / 7
-    w_ldm: float = 3.5
+    w_me: float = MOLLoss.w_me
+    w_of: float = MOLLoss.w_of
+    w_ldm: float = MOLLoss.w_ldm
 
     def __post_init__(self) -> None:
         require_not_negative(self, "w_me", "w_of", "w_ldm")
@@ -181,57 +179,6 @@ class TrainConfig(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_not_negative(self, "seed")
-
-
-def read_config(config_class: type[Config], arguments: Sequence[str], prog: str, description: str = "") -> Config:
-    """Build a configuration from ``--config FILE`` and ``--field value`` overrides; exits on ``--help``.
-
-    Yes/no fields can stand alone: ``--resume`` is ``--resume true``.
-
-    Args:
-        config_class: one of the dataclasses of this module.
-        arguments: command-line arguments after the command's name.
-        prog: the command, for the help text.
-        description: first line of the help text.
-    Raises:
-        SettingsError: an unknown name, a value of the wrong kind or a missing one.
-    """
-    parser = config_parser(config_class, prog, description)
-    try:
-        read = parser.instantiate(parser.parse_args(spell_out_flags(config_class, arguments)))
-        return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
-    except require("jsonargparse", "train").ArgumentError as error:
-        raise SettingsError(f"{' '.join(str(error).split())} See {prog} --help.") from error
-
-
-def config_parser(config_class: type, prog: str, description: str = "") -> Any:
-    """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
-    jsonargparse = require("jsonargparse", "train")
-    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
-    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
-    parser.add_class_arguments(config_class)
-    return parser
-
-
-def spell_out_flags(config_class: type, arguments: Iterable[str]) -> list[str]:
-    """Give every yes/no option that stands alone its value: ``--resume`` → ``--resume true``."""
-    flags = {f"--{name}" for name, kind in _options(config_class) if kind is bool}
-    given = list(arguments)
-    spelled: list[str] = []
-    for i, argument in enumerate(given):
-        spelled.append(argument)
-        if argument in flags and (i + 1 == len(given) or given[i + 1].startswith("--")):
-            spelled.append("true")
-    return spelled
-
-
-def _options(config_class: type, prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and types of all fields."""
-    options: list[tuple[str, Any]] = []
-    for name, kind in get_type_hints(config_class).items():
-        nested = dataclasses.is_dataclass(kind)
-        options += _options(kind, f"{prefix}{name}.") if nested else [(prefix + name, kind)]  # type: ignore[arg-type]
-    return options
 
 
 def save_config(config: Any, path: Path) -> None:

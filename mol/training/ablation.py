@@ -13,7 +13,7 @@ import difflib
 from typing import Any, TypeVar
 
 from mol.common.errors import SettingsError
-from mol.config import LossConfig, ModelConfig
+from mol.training.settings import LossConfig, ModelConfig
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no-fcc": {"model.fcc": False},

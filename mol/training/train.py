@@ -23,7 +23,7 @@ from mol.common.environment import describe_environment, versions
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_json
-from mol.config import TrainConfig, resume_command, save_config
+from mol.common.terminal import say
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
@@ -31,8 +31,9 @@ from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 from mol.network.losses import MOLLoss
 from mol.network.model import MOL
-from mol.runlog import RunLog, Timing
 from mol.scoring.estimate import validation_scores
+from mol.training.runlog import RunLog, Timing
+from mol.training.settings import TrainConfig, resume_command, save_config
 
 # Settings that may differ between the parts of a resumed run: they do not touch the weights.
 _FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
@@ -406,3 +407,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def run_train(config: TrainConfig) -> None:
+    """Train the network."""
+    result = train(config)
+    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")

@@ -1,0 +1,98 @@
+"""From a command line or a YAML file to a dataclass of settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any, TypeVar, get_origin, get_type_hints
+
+from mol.common.errors import SettingsError
+from mol.common.extras import require
+
+Config = TypeVar("Config")
+
+
+def read_config(
+    config_class: type[Config],
+    arguments: Sequence[str],
+    prog: str,
+    description: str = "",
+    positional: Sequence[str] = (),
+) -> Config:
+    """Build a configuration from ``--config FILE`` and ``--field value`` overrides; exits on ``--help``.
+
+    Args:
+        config_class: a dataclass of settings.
+        arguments: command-line arguments after the command's name, as people type them (see `spell_out`).
+        prog: the command, for the help text.
+        description: first line of the help text.
+        positional: fields that can be given without their names.
+    Raises:
+        SettingsError: an unknown name, a value of the wrong kind or a missing one.
+    """
+    parser = config_parser(config_class, prog, description)
+    try:
+        read = parser.instantiate(parser.parse_args(spell_out(config_class, positional, arguments)))
+        return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
+    except require("jsonargparse", "train").ArgumentError as error:
+        raise SettingsError(f"{' '.join(str(error).split())} See {prog} --help.") from error
+
+
+def config_parser(config_class: type, prog: str, description: str = "") -> Any:
+    """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
+    jsonargparse = require("jsonargparse", "train")
+    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
+    parser.add_class_arguments(config_class)
+    return parser
+
+
+def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Rewrite what people type as ``--name value`` throughout.
+
+    ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`, which takes all
+    remaining values if it is a list.
+
+    Raises:
+        SettingsError: more values without a name than there are names.
+    """
+    options = dict(_options(config_class))
+    flags = {f"--{name}" for name, kind in options.items() if kind is bool}
+    lists = {name for name, kind in options.items() if get_origin(kind) is list}
+    nameless = list(positional)
+    collected: dict[str, list[str]] = {}
+    given = list(arguments)
+    spelled: list[str] = []
+    previous = ""
+    while given:
+        argument = given.pop(0)
+        if not argument.startswith("-"):
+            if not nameless:
+                after = f" after the yes/no option {previous}" if previous in flags else ""
+                raise SettingsError(f"unexpected argument {argument!r}{after}; options are given as --name value")
+            if nameless[0] in lists:
+                collected.setdefault(nameless[0], []).append(argument)
+            else:
+                spelled += [f"--{nameless.pop(0)}", argument]
+            continue
+        option, equals, value = argument.partition("=")
+        option = option[:2] + option[2:].replace("-", "_")
+        spelled.append(option + equals + value)
+        previous = option
+        if equals or option in ("-h", "--help", "--print_config"):
+            continue
+        if option in flags and (not given or given[0].lower() not in ("true", "false", "yes", "no")):
+            spelled.append("true")
+        elif given:
+            spelled.append(given.pop(0))
+    return spelled + [word for name, values in collected.items() for word in (f"--{name}", json.dumps(values))]
+
+
+def _options(config_class: type, prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted names and types of all fields."""
+    options: list[tuple[str, Any]] = []
+    for name, kind in get_type_hints(config_class).items():
+        nested = dataclasses.is_dataclass(kind)
+        options += _options(kind, f"{prefix}{name}.") if nested else [(prefix + name, kind)]  # type: ignore[arg-type]
+    return options

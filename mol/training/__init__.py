@@ -1,0 +1,1 @@
+"""Training on one split of the people: settings, loop, log and ablations."""
