@@ -15,7 +15,7 @@ from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
 from mol.demo import DemoConfig, run_demo
-from mol.loso import LosoConfig, run_loso
+from mol.loso.run import LosoConfig, run_loso
 from mol.prediction.predict import PredictConfig, run_predict
 from mol.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate

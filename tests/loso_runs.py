@@ -12,8 +12,9 @@ import numpy as np
 import yaml
 
 from mol.common.storage import write_csv, write_json, write_text
-from mol.loso import LosoConfig
-from mol.loso_scores import Fold, read_results, write_tables
+from mol.loso.folds import Fold, read_results
+from mol.loso.run import LosoConfig
+from mol.loso.scores import write_tables
 from mol.scoring.metrics import recognition_scores
 
 ENVIRONMENT = {

@@ -23,7 +23,7 @@ import yaml
 from tiny_cache import moving_clip
 from tiny_model import TinyMOL
 
-import mol.loso
+import mol.loso.run
 import mol.network.checkpoint
 import mol.training.train
 from mol.arguments import read_config
@@ -32,8 +32,9 @@ from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
 from mol.data.split import person
-from mol.loso import LosoConfig, LosoResult, choose_folds, loso, plan_folds, resume_command, run_loso
-from mol.loso_scores import Fold, FoldResult, latex_table, write_tables
+from mol.loso.folds import Fold, FoldResult, choose_folds, plan_folds
+from mol.loso.run import LosoConfig, LosoResult, loso, resume_command, run_loso
+from mol.loso.scores import latex_table, write_tables
 from mol.network.checkpoint import OPTIMIZER, load_model, read_state
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.scoring.metrics import recognition_scores
@@ -186,14 +187,14 @@ def test_scores_are_pooled_over_folds_per_video(done: LosoResult) -> None:
 def test_a_vote_is_the_mean_over_the_sub_clips_of_a_video(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published error 6, in this pipeline: two windows that contradict each other are one answer."""
     seen: list[torch.Tensor] = []
-    real = mol.loso.estimate
+    real = mol.loso.run.estimate
 
     def estimate(*arguments: Any) -> Any:
         found = real(*arguments)
         seen.append(found.probabilities)
         return found
 
-    monkeypatch.setattr(mol.loso, "estimate", estimate)
+    monkeypatch.setattr(mol.loso.run, "estimate", estimate)
     result = loso(replace(config, folds=["two/s1"]))
     rows = table(result.run / "predictions.csv")
     assert seen[0].shape == (5, 3)
@@ -326,8 +327,8 @@ def test_the_test_fold_is_read_through_centre_crops(config: LosoConfig, monkeypa
 def test_folds_leave_the_data_that_they_share_as_it_was(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published error 3: every crop shifted the stored landmarks, and so would every fold."""
     held: list[ResidentClips] = []
-    real = mol.loso.ResidentClips
-    monkeypatch.setattr(mol.loso, "ResidentClips", lambda *arguments: held.append(real(*arguments)) or held[-1])
+    real = mol.loso.run.ResidentClips
+    monkeypatch.setattr(mol.loso.run, "ResidentClips", lambda *arguments: held.append(real(*arguments)) or held[-1])
     loso(replace(config, folds=["1", "2"]))
     pool = Pool.load(config.caches, config.protocol)
     fresh = ResidentClips(pool, range(len(pool)))
@@ -480,7 +481,7 @@ def names_of_checkpoints(run: Path) -> dict[str, set[str]]:
 
 def test_a_process_killed_before_it_tidied_up_is_tidied_up_after(config: LosoConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.loso, "_tidy", lambda *_: None)
+        patch.setattr(mol.loso.run, "_tidy", lambda *_: None)
         result = loso(replace(config, folds=["1"]))
     assert (fold_folder(result.run, "one", "s1") / "checkpoints" / "last" / OPTIMIZER).is_file()
     loso(replace(config, folds=["1"], resume=True))
@@ -555,7 +556,7 @@ def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_ta
         pass
 
     calls = iter(range(1000))
-    real = getattr(mol.loso, broken)
+    real = getattr(mol.loso.run, broken)
     first = 4 if broken == "write_json" else 1  # environment and folds.json come before the first fold.json
 
     def breaking(*arguments: Any) -> Any:
@@ -564,7 +565,7 @@ def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_ta
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.loso, broken, breaking)
+        patch.setattr(mol.loso.run, broken, breaking)
         with pytest.raises(PowerCutError):
             loso(replace(config, folds="1,2"))
     assert contents(loso(replace(config, folds="1,2", resume=True)).run) == contents(half.run)
@@ -575,10 +576,10 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
     program = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
-        import mol.network.checkpoint, mol.loso, mol.training.train
+        import mol.network.checkpoint, mol.loso.run, mol.training.train
         from tiny_model import TinyMOL
         mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
-        mol.loso.loso(mol.loso.LosoConfig(
+        mol.loso.run.loso(mol.loso.run.LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,
             checkpoint_every=2, learning_rate=3e-3, device="cpu", resume=True, folds="1,2"))
     """
@@ -611,7 +612,7 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
     program = f"""
         import sys
         from pathlib import Path
-        from mol.loso import _locked
+        from mol.loso.run import _locked
         with _locked(Path({str(held)!r}), wait=False) as ours:
             print(ours, flush=True)
             sys.stdin.readline()
@@ -635,7 +636,7 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
 
 def test_what_is_done_is_not_done_again(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     loso(replace(config, folds=["1"]))
-    monkeypatch.setattr(mol.loso, "_train_and_test", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(mol.loso.run, "_train_and_test", lambda *_: pytest.fail("trained again"))
     result = loso(replace(config, folds=["1"], resume=True))
     assert (result.done, result.busy_share) == (1, None)
 

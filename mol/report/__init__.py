@@ -12,7 +12,8 @@ from mol.common.devices import start_fabric
 from mol.common.errors import DataError, SettingsError
 from mol.common.storage import write_text
 from mol.common.terminal import say
-from mol.loso_scores import COMPOSITE
+from mol.loso.folds import COMPOSITE
+from mol.loso.results import LosoRun, read_log, read_run
 from mol.pictures.evaluation import confusion_picture, failure_picture
 from mol.report.charts import comparison_picture, curve_picture, inline_svg, people_picture
 from mol.report.compare import compare_runs, write_comparison_tables
@@ -20,7 +21,6 @@ from mol.report.compare_page import comparison_page
 from mol.report.failures import Failure, confident_failures, read_again
 from mol.report.html import Markup
 from mol.report.page import PageParts, readable, run_page
-from mol.report.runs import LosoRun, read_log, read_run
 from mol.report.tables import write_run_tables
 
 CURVES = {

@@ -14,9 +14,10 @@ import numpy as np
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_text
-from mol.loso_scores import COMPOSITE, ERRORS, SCORES
-from mol.report.runs import UNITS, LosoRun
-from mol.report.tables import PRINTED, heading, latex_table, plain
+from mol.loso.folds import COMPOSITE, ERRORS, SCORES
+from mol.loso.latex import latex_table
+from mol.loso.results import UNITS, LosoRun
+from mol.report.tables import PRINTED, heading, plain
 
 # Settings that say where a run lies and how it was watched; of the caches it is the content that counts.
 _ELSEWHERE = frozenset({"run", "resume", "folds", "caches", "log_every", "checkpoint_every", "keep_checkpoints"})

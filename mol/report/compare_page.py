@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from mol.loso.results import TITLES, UNITS
 from mol.report.compare import Comparison, PairedTest, difference, signed
 from mol.report.html import Markup, banner, element, facts, page, section, table
 from mol.report.page import cell, group_name
-from mol.report.runs import TITLES, UNITS
 from mol.report.tables import PRINTED
 
 

@@ -14,9 +14,9 @@ from mol.common.errors import CheckpointError, DataError, MOLError
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import fingerprint
+from mol.loso.results import LosoRun, Video
 from mol.network.checkpoint import load_model
 from mol.pictures.evaluation import Seen
-from mol.report.runs import LosoRun, Video
 
 # Probabilities that other kernels, devices or precisions may move; a different checkpoint moves them further.
 _TOLERANCE = 0.05

@@ -14,7 +14,7 @@ import numpy as np
 
 from mol.common.errors import DataError
 from mol.common.extras import require
-from mol.loso_scores import COMPOSITE, ERRORS, SCORES
+from mol.loso.folds import COMPOSITE, ERRORS, SCORES
 from mol.scoring.metrics import confusion_matrix
 
 TITLES = {"accuracy": "Accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}

@@ -5,23 +5,16 @@ What counts is what the folds' own folders hold, so that processes which share a
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json, write_text
+from mol.loso.folds import COMPOSITE, ERRORS, SCORES, FoldResult
 from mol.scoring.metrics import confusion_matrix, recognition_scores
-
-SCORES = ("accuracy", "war", "uar", "wf1", "uf1")
-ERRORS = ("epe_px", "zero_flow_epe_px", "nme", "mean_shape_nme", "failure_rate")
-COMPOSITE = "composite"
 
 Row = Mapping[str, str]
 Values = dict[str, float]
@@ -35,65 +28,6 @@ _SHOWN = (
     ("epe_px", "EPE (px)", 1, 3),
     ("nme", "NME (%)", 100, 2),
 )
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One person held out of one training.
-
-    Attributes:
-        number: of the person, from 1, in the order of the folds.
-        seed: of the training.
-        dataset, subject: the person.
-        folder: of the fold, relative to the run.
-    """
-
-    number: int
-    seed: int
-    dataset: str
-    subject: str
-    folder: str
-
-    @property
-    def person(self) -> str:
-        """``dataset/subject``."""
-        return f"{self.dataset}/{self.subject}"
-
-
-@dataclass(frozen=True)
-class FoldResult:
-    """A fold that is done: what its fold.json and predictions.csv say."""
-
-    fold: Fold
-    facts: dict[str, Any]
-    videos: list[dict[str, str]]
-
-
-def read_result(run: Path, fold: Fold) -> FoldResult | None:
-    """The result of a fold; None while it is not done (fold.json is written last).
-
-    Raises:
-        SettingsError: a file of a finished fold is damaged or missing.
-    """
-    folder = run / fold.folder
-    if not (folder / "fold.json").is_file():
-        return None
-    try:
-        facts = json.loads((folder / "fold.json").read_text(encoding="utf-8"))
-        with open(folder / "predictions.csv", encoding="utf-8", newline="") as file:
-            videos = list(csv.DictReader(file))
-        if len(videos) != facts["videos"]:
-            raise ValueError(f"predictions.csv has {len(videos)} videos, fold.json says {facts['videos']}")
-        return FoldResult(fold, facts, videos)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise SettingsError(
-            f"{folder} is damaged ({error}); delete its fold.json and go on with --resume, which makes the fold again"
-        ) from error
-
-
-def read_results(run: Path, folds: Sequence[Fold]) -> list[FoldResult]:
-    """Results of all folds that are done, in the order of `folds`."""
-    return [result for fold in folds if (result := read_result(run, fold)) is not None]
 
 
 def write_tables(run: Path, head: Mapping[str, Any], results: Sequence[FoldResult]) -> dict[str, Any]:

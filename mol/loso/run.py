@@ -2,7 +2,7 @@
 
     loso.yaml, environment.json, folds.json        what the run is
     folds/seed0/<dataset>-<subject>/               a run folder of `mol train`, then predictions.csv and fold.json
-    predictions.csv, subjects.csv, scores.*, …     made of all folds that are done (`mol.loso_scores`)
+    predictions.csv, subjects.csv, scores.*, …     made of all folds that are done (`mol.loso.scores`)
 
 A fold is done when its fold.json is there, which is written last. The data lies on the device once for all folds.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import shlex
 import shutil
 import time
@@ -35,7 +34,8 @@ from mol.common.terminal import console, duration, say
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint
 from mol.data.split import person
-from mol.loso_scores import COMPOSITE, Fold, describe_scores, read_result, read_results, score_table, write_tables
+from mol.loso.folds import COMPOSITE, Fold, choose_folds, names_of, plan_folds, read_result, read_results
+from mol.loso.scores import describe_scores, score_table, write_tables
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
 from mol.network.losses import MOLLoss
 from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
@@ -158,57 +158,9 @@ def loso(config: LosoConfig) -> LosoResult:
     return LosoResult(Path(config.run), scores, len(results), len(folds), busy)
 
 
-def plan_folds(pool: Pool, seeds: Sequence[int]) -> list[Fold]:
-    """A fold for each person and seed; a person is a data set's subject, two sets may number theirs alike.
-
-    Args:
-        pool: the data.
-        seeds: of the trainings.
-    Raises:
-        SettingsError: fewer than two people.
-    """
-    people = [
-        (dataset, subject)
-        for dataset in pool.datasets
-        for subject in sorted({str(row["subject"]) for row in pool.rows if row["dataset"] == dataset}, key=_natural)
-    ]
-    if len(people) < 2:
-        raise SettingsError(f"{pool.path} holds {len(people)} person under this protocol; at least two are needed")
-    names = [re.sub(r"[^A-Za-z0-9.-]", "_", f"{dataset}-{subject}") for dataset, subject in people]
-    # Names that differ only in odd characters must not share a folder, nor on file systems without case.
-    taken = Counter(name.lower() for name in names)
-    names = [f"{name}_{i}" if taken[name.lower()] > 1 else name for i, name in enumerate(names, 1)]
-    return [
-        Fold(number, seed, dataset, subject, f"folds/seed{seed}/{name}")
-        for seed in seeds
-        for number, ((dataset, subject), name) in enumerate(zip(people, names, strict=True), 1)
-    ]
-
-
-def choose_folds(folds: Sequence[Fold], wanted: str | Sequence[str] | None) -> list[Fold]:
-    """The folds of the people that are named by subject, ``dataset/subject``, number or range of numbers.
-
-    Args:
-        folds: all of them.
-        wanted: names, in a list or with commas between (text, so that SAMM's ``006`` keeps its zeros); all when empty.
-    Raises:
-        SettingsError: nobody fits a name or number.
-    """
-    if not wanted:
-        return list(folds)
-    numbers: set[int] = set()
-    for name in _names(wanted):
-        found = {fold.number for fold in folds if name in (fold.person, fold.subject)} or _numbers(name, folds)
-        if not found:
-            known = ", ".join(dict.fromkeys(f"{fold.number} {fold.person}" for fold in folds[:12]))
-            raise SettingsError(f"no fold {name!r}; there are {max(f.number for f in folds)} people: {known}, …")
-        numbers |= found
-    return [fold for fold in folds if fold.number in numbers]
-
-
 def resume_command(config: LosoConfig) -> str:
     """The command that goes on with a run, to be typed in the same folder."""
-    chosen = f" --folds {shlex.quote(','.join(_names(config.folds)))}" if config.folds else ""
+    chosen = f" --folds {shlex.quote(','.join(names_of(config.folds)))}" if config.folds else ""
     return f"mol loso --config {shlex.quote(str(Path(config.run) / 'loso.yaml'))} --resume{chosen}"
 
 
@@ -471,23 +423,3 @@ def _fold_line(opened: _Open, fold: Fold, scores: Mapping[str, Any], spent: Sequ
         f"{_place(fold, opened)}: {facts['correct']} of {facts['videos']} videos right; "
         f"{scored}; {duration(spent[-1])}{rest}"
     )
-
-
-def _names(wanted: str | Sequence[str]) -> list[str]:
-    if not isinstance(wanted, str):
-        return [str(name) for name in wanted]
-    return [name for part in wanted.strip(" []").split(",") if (name := part.strip(" '\""))]
-
-
-def _numbers(text: str, folds: Sequence[Fold]) -> set[int]:
-    """Fold numbers meant by ``7`` or ``1-10``; empty where there are none (``007`` is a name)."""
-    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text)
-    if match is None:
-        return set()
-    wanted = range(int(match[1]), int(match[2] or match[1]) + 1)
-    return {fold.number for fold in folds if fold.number in wanted}
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """Sorts ``s2`` before ``s10``."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text) if part]

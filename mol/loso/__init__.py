@@ -1,0 +1,1 @@
+"""Leave one subject out: folds, their results, pooled scores and tables."""
