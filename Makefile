@@ -69,7 +69,7 @@ sanitize: install
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	UBSAN_OPTIONS=print_stacktrace=1 OMP_NUM_THREADS=1 MOLKERNELS_LIBRARIES=build/sanitize \
 	$(BIN)/python -m pytest -m "not slow and not gpu" -k "[cpu and not compiles and not opcheck" \
-	  tests/test_ops.py tests/test_properties.py
+	  tests/molkernels/test_ops.py tests/molkernels/test_properties.py
 
 gpu:
 	$(PYTHON) -m bench.gpu

@@ -79,7 +79,7 @@ def sanitizer(tool: str) -> dict[str, Any]:
         return {"status": None, "output": "compute-sanitizer (CUDA toolkit) is not here"}
     pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-x", "-p", "no:cacheprovider", "-k", SANITIZED]
     # torch keeps freed blocks; without that each out-of-bounds access meets the edge of an allocation.
-    command = [program, "--tool", tool, "--error-exitcode", "9", *pytest, "tests/test_ops.py"]
+    command = [program, "--tool", tool, "--error-exitcode", "9", *pytest, "tests/molkernels/test_ops.py"]
     return run(command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 

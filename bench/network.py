@@ -29,7 +29,7 @@ PREDICTION = "prediction"
 # second, a new one every eighth, of which 5 fit, and gives the network 4 at a time.
 WINDOWS_A_SECOND, WINDOWS_AT_ONCE = 5, 4
 DTYPES = ("float32", "bfloat16")
-# Relative L2 error against float64, where all forms agree to 1e-9 (tests/test_baselines.py). In float32 two neighbours
+# Relative L2 error against float64, where all forms agree to 1e-9 (test_baselines.py). In float32 two neighbours
 # of nearly equal similarity may change places in a graph, and one such change moves the gradients by some per cent;
 # bfloat16 keeps 8 bits and changes many.
 TOLERANCES = {

@@ -1,6 +1,6 @@
 // Launching a kernel on torch's current stream of a tensor's device, with as much shared memory as the device grants.
 //
-// Only this header and ptx.cuh know that the code runs on a GPU: tests/emulator has twins of both (and of
+// Only this header and ptx.cuh know that the code runs on a GPU: tests/helpers/emulator has twins of both (and of
 // <cuda_runtime.h>) that run the same kernels on a CPU, one fibre a thread.
 #ifndef MOLKERNELS_LAUNCH_CUH
 #define MOLKERNELS_LAUNCH_CUH

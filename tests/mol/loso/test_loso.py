@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from places import ROOT, environment
 from tiny_cache import moving_clip
 from tiny_model import TinyMOL
 
@@ -574,8 +575,6 @@ def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_ta
 def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: LosoResult) -> None:
     """SIGKILL, once when a fold begins to train and once when the next has just saved a checkpoint."""
     program = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
         import mol.network.checkpoint, mol.loso.run, mol.training.train
         from tiny_model import TinyMOL
         mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
@@ -587,8 +586,7 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(program)],
             stdout=subprocess.DEVNULL,
-            cwd=Path(mol.training.train.__file__).parents[1],
-            env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+            env=environment(OMP_NUM_THREADS=str(torch.get_num_threads())),
         )
         reached = Path(config.run) / "folds" / "seed0" / moment
         deadline = time.monotonic() + 120
@@ -622,7 +620,7 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(mol.training.train.__file__).parents[1],
+        env=environment(),
     )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "True"
@@ -790,14 +788,13 @@ def test_options_of_the_command_line() -> None:
 
 
 def test_the_page_on_the_published_training_names_tests_that_exist() -> None:
-    root = Path(__file__).parent
-    page = (root.parent / "docs" / "released-training.md").read_text()
+    page = (ROOT / "docs" / "released-training.md").read_text()
     rows = [line for line in page.splitlines() if re.match(r"\| \d \|", line)]
     assert [row.split("|")[1].strip() for row in rows] == [str(i) for i in range(1, 10)]
     for row in rows:
         named = row.rsplit("|", 2)[1]
         files = re.findall(r"`(test_\w+\.py)`", named)
-        text = "".join((root / file).read_text() for file in files)
+        text = "".join(path.read_text() for file in files for path in (ROOT / "tests").rglob(file))
         tests = re.findall(r"`(test_\w+)`", named)
         assert tests
         assert all(f"def {test}(" in text for test in tests), named

@@ -2,16 +2,16 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 from data_fixtures import astronaut
+from places import ROOT
 
 from mol.cli import main
 from mol.data.cache import Cache
 from mol.synth.render import write_frames_folder
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "own_clips.py"
+EXAMPLE = ROOT / "examples" / "own_clips.py"
 
 
 def test_own_clips_become_a_cache(tmp_path):

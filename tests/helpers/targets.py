@@ -1,7 +1,7 @@
 """What the operators are tested on: every backend that can run here, on the device that it runs on.
 
 Beside the backends of `molkernels.available_backends` there is "cuda-emulated": the CUDA kernels, compiled for the CPU
-and run one fibre a GPU thread (tests/emulator), so that their logic is executed where there is no GPU; and "triton" on
+and run one fibre a GPU thread (helpers/emulator), so that their logic is executed where there is no GPU; and "triton" on
 the CPU: the Triton kernels in Triton's interpreter.
 """
 

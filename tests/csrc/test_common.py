@@ -4,14 +4,14 @@ import ctypes
 import itertools
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
 from molkernels import functional, reference
 
-COMMON = Path(__file__).resolve().parents[1] / "csrc" / "common"
+COMMON = ROOT / "csrc" / "common"
 
 WRAPPERS = """
 #include "cost_volume.h"

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pytest
 from data_fixtures import dlib_detector
+from places import environment
 
 from mol.arguments import read_config
 from mol.common.errors import CacheSettingsError, DataError, MediaError, MOLError, SettingsError, StorageError
@@ -431,14 +432,12 @@ def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path, straight):
 def start_extraction(manifest: Path, out: str) -> subprocess.Popen:
     """A process of its own that says how many clips are done."""
     script = (
-        "import sys; from test_extract import *\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from test_extract import *\n"
         "def tell(done, total): print(done, flush=True)\n"
         f"extract(config_of(Path({str(manifest)!r}), {out!r}, workers=2), tell)"
     )
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-c", script], env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True
     )
 
 

@@ -11,14 +11,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import molkernels as mk
 from molkernels import extension
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-import build  # noqa: E402
+import build
 
 BUILT = sorted(extension.record()["built"])
 SUPPORTED = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")

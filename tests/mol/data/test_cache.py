@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_fixtures import SMALL, small_clip, small_rows, write_small_cache
+from places import environment
 
 from mol.common.errors import CacheError, CacheSettingsError, ClipError, StorageError
 from mol.data.cache import Cache, CacheWriter, row_bytes
@@ -129,9 +130,7 @@ def test_killed_process_loses_no_written_row(tmp_path):
         f"writer = CacheWriter({str(tmp_path / 'set')!r}, SMALL, small_rows(4))\n"
         "writer.write(3, *small_clip(3)); os.kill(os.getpid(), signal.SIGKILL)"
     )
-    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*folders, os.environ.get("PYTHONPATH", "")])}
-    killed = subprocess.run([sys.executable, "-c", script], env=environment, check=False)
+    killed = subprocess.run([sys.executable, "-c", script], env=environment(), check=False)
     assert killed.returncode == -signal.SIGKILL
     with CacheWriter(tmp_path / "set", SMALL, small_rows(4)) as writer:
         assert writer.pending() == [0, 1, 2]

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from places import environment
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
@@ -284,8 +285,6 @@ def test_rows_logged_after_the_checkpoint_by_a_killed_process_are_dropped(config
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, tmp_path: Path) -> None:
     save_config(replace(config, steps=100_000, log_every=50), tmp_path / "settings.yaml")
     program = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
         from mol.arguments import read_config
         from mol.training import train
         from mol.training.settings import TrainConfig
@@ -297,7 +296,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, 
         [sys.executable, "-c", textwrap.dedent(program)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(mol.training.train.__file__).parents[1],
+        env=environment(),
     )
     log = Path(config.run) / "log.csv"
     deadline = time.monotonic() + 120

@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import emulator
 import pytest
 import torch
-
-import emulator
+from places import HELPERS, ROOT
 
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")
 
@@ -159,7 +159,7 @@ def test_sanitisers_find_an_overrun_of_shared_memory(spare, found):
         "LD_PRELOAD": " ".join(map(str, runtime)),
         "ASAN_OPTIONS": "detect_leaks=0",
         "MOLKERNELS_EMULATED_SANITIZE": "1",
-        "PYTHONPATH": f"{emulator.ROOT}:{emulator.ROOT / 'tests'}",
+        "PYTHONPATH": f"{ROOT}:{HELPERS}",
     }
     emulator.build([emulator.HERE / "probe.cu"], sanitize=True)  # not below the preloaded library
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)

@@ -2,10 +2,10 @@
 
 import math
 
+import emulator
 import pytest
 import torch
 
-import emulator
 from molkernels import reference
 
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")

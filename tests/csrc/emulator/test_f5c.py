@@ -1,9 +1,9 @@
 """csrc/cuda/f5c.cu in the emulator: the block against the reference in float64, and against its own operators."""
 
+import emulator
 import pytest
 import torch
 
-import emulator
 from molkernels import reference
 
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")

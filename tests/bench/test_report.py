@@ -3,16 +3,15 @@
 import copy
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
+from places import ROOT
 
 from bench import plots, report
 from bench.timing import paired_ratio, quantiles
 from mol.common.errors import SettingsError
 
-ROOT = Path(__file__).parent.parent
 SECONDS = {"published-loop": 0.2, "cpu": 0.01, "reference": 0.03, "compiled-reference": 0.02}
 OPERATOR = {"maps": 14, "channels": 128, "side": 16, "threads": 2}
 

@@ -4,13 +4,13 @@ A case holds no weights. They are rebuilt from names and shapes by integer arith
 """
 
 import json
-import pathlib
 import zlib
 
 import numpy as np
 import torch
+from places import DATA
 
-FOLDER = pathlib.Path(__file__).parent / "data" / "parity"
+FOLDER = DATA / "parity"
 
 
 def released_state(tag: str, num_classes: int) -> dict[str, torch.Tensor]:

@@ -1,9 +1,9 @@
 """csrc/cuda/knn.cu in the emulator: exactly the graph of the reference, whatever the precision of the products."""
 
+import emulator
 import pytest
 import torch
 
-import emulator
 from molkernels import reference
 
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")

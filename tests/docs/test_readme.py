@@ -2,17 +2,16 @@
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import torch
+from places import ROOT
 
 import molkernels as mk
 from mol.arguments import read_config, spell_out
 from mol.cli import COMMANDS
 from mol.commands import RUNNERS, SYNTH_LAYOUT
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,9 +1,9 @@
 """csrc/cuda/cost_volume.cu in the emulator, against the float64 reference."""
 
+import emulator
 import pytest
 import torch
 
-import emulator
 from molkernels import reference
 
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")

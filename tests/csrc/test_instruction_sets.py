@@ -3,17 +3,16 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 import molkernels as mk
 from molkernels import extension
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "csrc"))
 
-import build  # noqa: E402
+import build
 
 pytestmark = pytest.mark.skipif("cpu" not in mk.available_backends("cpu"), reason="the CPU library was not built")
 
@@ -31,7 +30,7 @@ def chosen(isa):
 
 
 def run_properties(**environment):
-    """tests/test_properties.py on the CPU backend, in a process of its own."""
+    """tests/molkernels/test_properties.py on the CPU backend, in a process of its own."""
     command = [
         sys.executable,
         "-m",
@@ -39,7 +38,7 @@ def run_properties(**environment):
         "-q",
         "-p",
         "no:cacheprovider",
-        "tests/test_properties.py",
+        "tests/molkernels/test_properties.py",
         "-k",
         "[cpu]",
     ]

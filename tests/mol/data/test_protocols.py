@@ -6,9 +6,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import cycle
-from pathlib import Path
 
 import pytest
+from places import ROOT
 
 from mol.common.errors import DataError, SettingsError
 from mol.data.manifest import Clip
@@ -25,7 +25,6 @@ from mol.data.protocols import (
     require_counts,
 )
 
-ROOT = Path(__file__).parent.parent
 CASME2_EMOTIONS = {
     "others": 98,
     "disgust": 62,

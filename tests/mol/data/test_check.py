@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from places import ROOT
 
 from mol.common.errors import DataError, SettingsError
 from mol.data.check import CheckDataConfig, Finding, check_data, ranges, run_check_data
@@ -353,7 +354,7 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(data, tmp_path):
         "        sys.exit(130)\n",
         encoding="utf-8",
     )
-    root = Path(__file__).parent.parent
+    root = ROOT
     process = subprocess.Popen(
         [sys.executable, str(script), data.manifest()],
         stdout=subprocess.PIPE,

@@ -32,7 +32,7 @@ from types import ModuleType
 import pytest
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 WORK = ROOT / "build" / "emulator"
 SCHEDULES = ("forward", "reverse", "random:1", "random:2")
 
