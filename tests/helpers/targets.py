@@ -1,8 +1,8 @@
 """What the operators are tested on: every backend that can run here, on the device that it runs on.
 
 Beside the backends of `molkernels.available_backends` there is "cuda-emulated": the CUDA kernels, compiled for the CPU
-and run one fibre a GPU thread (helpers/emulator), so that their logic is executed where there is no GPU; and "triton" on
-the CPU: the Triton kernels in Triton's interpreter.
+and run with one fibre per GPU thread (helpers/emulator), so that their logic is executed without a GPU; and "triton"
+on the CPU: the Triton kernels in Triton's interpreter.
 """
 
 import os
