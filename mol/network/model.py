@@ -169,9 +169,7 @@ class MOL(nn.Module):
         model = cls(num_classes=class_count(state), k=k, variant="released", dropout=dropout)
         own = model.state_dict()
         check_entries(state, to_released(own))
-        for name, value in to_ours(state):
-            own[name] = value.to(own[name].dtype)
-        model.load_state_dict(own)
+        model.load_state_dict(own | {name: value.to(own[name].dtype) for name, value in to_ours(state)})
         return model
 
     def released_state_dict(self) -> dict[str, Tensor]:

@@ -118,7 +118,7 @@ def tiny_parts(monkeypatch) -> list[str]:
         return write_tiny_cache(Path(path))
 
     monkeypatch.setattr(demo, "synthesize", synthesize)
-    for module in ("train", "checkpoint"):
+    for module in ("training.train", "network.checkpoint"):
         monkeypatch.setattr(f"mol.{module}.MOL", TinyMOL)
     return made
 
