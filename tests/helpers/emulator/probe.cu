@@ -1,6 +1,6 @@
 // Kernels that show whether the emulator, or a GPU, does what ptx.cuh says.
 #include "../../../csrc/cuda/launch.cuh"
-#include "../../csrc/cuda/ptx.cuh"
+#include "../../../csrc/cuda/ptx.cuh"
 
 namespace molkernels {
 namespace {
