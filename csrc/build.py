@@ -65,6 +65,11 @@ class Plan:
         """The libraries to build, of "cpu" and "cuda"."""
         return [name for name in ("cpu", "cuda") if name not in self.left_out]
 
+    @property
+    def lacks_headers(self) -> bool:
+        """Whether something is to be compiled and PyTorch's headers were not found."""
+        return bool(self.libraries) and self.headers is None
+
     def record(self) -> dict[str, object]:
         """What `molkernels.build_info()` says of the build."""
         built: dict[str, object] = {}
@@ -83,7 +88,7 @@ class Plan:
 
 
 def make_plan(environment: Mapping[str, str]) -> Plan:
-    """Look for compilers and headers.
+    """Look for compilers and headers; only `build` insists on the headers, so that a build can be planned without them.
 
     Raises:
         BuildError: what the environment asks for cannot be had, or is no valid value.
@@ -105,11 +110,6 @@ def make_plan(environment: Mapping[str, str]) -> Plan:
         reason = "no C++ compiler was found when molkernels was built"
         return _without(plan, reason)
     plan.headers = torch_headers()
-    if plan.headers is None:
-        raise BuildError(
-            "PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch), or build without "
-            "kernels: MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 pip install ..."
-        )
     if cuda != "0":
         _plan_cuda(plan, environment, required=cuda == "1")
     return plan
@@ -205,8 +205,13 @@ def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "
     """Compile and link what changed in the folder `work`, with more flags for g++; returns the path of each library.
 
     Raises:
-        BuildError: a compiler failed; its output is printed above.
+        BuildError: PyTorch's headers are missing, or a compiler failed (its output is printed above).
     """
+    if plan.lacks_headers:
+        raise BuildError(
+            "PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch), or build without "
+            "kernels: MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 pip install ..."
+        )
     work.mkdir(parents=True, exist_ok=True)
     (work / "build.ninja").write_text("\n".join(_ninja(plan, flags)) + "\n")
     if not (work / "empty.cpp").exists():

@@ -7,10 +7,14 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import venv
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import setuptools
 from places import ROOT
 
 import molkernels as mk
@@ -158,6 +162,96 @@ mk.F5C(8, 4, 2, backend="cpu")(torch.randn(2, 8, 4, 4)).sum().backward()
 """
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, check=True)
+
+
+@pytest.fixture(scope="module")
+def without_torch(tmp_path_factory):
+    """A Python with setuptools and without torch: a new environment with this one's setuptools linked in."""
+    folder = tmp_path_factory.mktemp("without-torch")
+    venv.create(folder / "env")
+    python = folder / "env" / "bin" / "python"
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    here = Path(setuptools.__file__).parent.parent
+    for name in ("setuptools", "_distutils_hack", f"setuptools-{setuptools.__version__}.dist-info"):
+        (site / name).symlink_to(here / name)
+    code = "import importlib.util, setuptools; assert importlib.util.find_spec('torch') is None"
+    subprocess.run([python, "-c", code], check=True)
+    return python
+
+
+def call_hook(python, project, call, **variables):
+    """What a function of csrc/pep517.py returns where `python` calls it as pip does; the finished process too."""
+    code = f"import sys, json; sys.path.insert(0, 'csrc'); import pep517; print(json.dumps(pep517.{call}))"
+    clean = {"PATH": os.environ["PATH"], "MOLKERNELS_CUDA": "0", **variables}
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=clean, cwd=project, check=False)
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else None, done
+
+
+@pytest.mark.parametrize("kind", ["wheel", "editable"])
+def test_the_hook_asks_for_torch_where_its_headers_are_missing_and_compiles_nothing(tmp_path, without_torch, kind):
+    project = copy_of_the_project(tmp_path)
+    asked, done = call_hook(without_torch, project, f"get_requires_for_build_{kind}()")
+    assert done.returncode == 0, done.stderr
+    assert asked == ["torch>=2.10"]
+    assert not (project / "build").exists()
+    asked, done = call_hook(without_torch, project, f"get_requires_for_build_{kind}()", MOLKERNELS_CPU="0")
+    assert asked == [], done.stderr
+    asked, done = call_hook(sys.executable, project, f"get_requires_for_build_{kind}()")
+    assert asked == [], done.stderr
+
+
+def test_an_sdist_needs_no_torch_and_a_wheel_without_it_is_refused_with_the_remedy(tmp_path, without_torch):
+    project = tmp_path / "project"
+    project.mkdir()
+    copy_of_the_project(project)
+    name, done = call_hook(without_torch, project, f"build_sdist({str(tmp_path)!r})")
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(tmp_path / name) as archive:
+        files = {path.partition("/")[2] for path in archive.getnames()}
+    assert {"csrc/pep517.py", "csrc/build.py", "csrc/cpu/isa.cpp", "setup.py", "pyproject.toml"} <= files
+    _, done = call_hook(without_torch, project, f"build_wheel({str(tmp_path)!r})")
+    assert done.returncode != 0
+    assert (
+        "molkernels: PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch)" in done.stderr
+    )
+
+
+@pytest.mark.slow
+def test_pip_install_works_without_torch_and_beside_it(tmp_path):
+    """In a new environment: pip fetches torch for the build, then builds beside the torch that it left there."""
+    project = tmp_path / "project"
+    project.mkdir()
+    copy_of_the_project(project)
+    # The same torch as here, for the isolated build too: pip ≥ 25.3 has a variable of its own for that.
+    (tmp_path / "constraints.txt").write_text(f"torch=={metadata.version('torch')}\n")
+    variables = dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), str(tmp_path / "constraints.txt"))
+    variables |= {"MOLKERNELS_CUDA": "0", "PYTHONPATH": ""}
+    venv.create(tmp_path / "env", with_pip=True)
+    python = str(tmp_path / "env" / "bin" / "python")
+
+    def run(*arguments):
+        done = subprocess.run(
+            [python, *arguments], capture_output=True, text=True, env=os.environ | variables, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def installed_kernels_run():
+        run(
+            "-c",
+            "import sys, torch, molkernels as mk\n"
+            "assert mk.__file__.startswith(sys.prefix), mk.__file__\n"
+            "mk.F5C(8, 4, 2, backend='cpu')(torch.randn(2, 8, 4, 4)).sum().backward()",
+        )
+
+    run("-c", "import importlib.util, sys; sys.exit(importlib.util.find_spec('torch') is not None)")
+    run("-m", "pip", "install", str(project))
+    installed_kernels_run()
+    run("-m", "pip", "uninstall", "--yes", "molkernels")
+    run("-m", "pip", "install", "setuptools>=77", "ninja")
+    shutil.rmtree(project / "build")
+    run("-m", "pip", "install", "--no-build-isolation", str(project))
+    installed_kernels_run()
 
 
 # What a library may take from outside: the stable C shims of libtorch, the C and C++ runtimes, the dynamic linker.

@@ -1,4 +1,4 @@
-"""setuptools as the build backend; asks for PyTorch's headers only where the installation has none to be found."""
+"""The build hook (PEP 517): setuptools' own, which also asks for PyTorch where its headers are needed and not found."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from setuptools.build_meta import *  # noqa: F403
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import build
+
 
 def _headers() -> list[str]:
-    import build
-
-    nothing_compiled = os.environ.get("MOLKERNELS_CPU") == "0" and os.environ.get("MOLKERNELS_CUDA") == "0"
-    return [] if nothing_compiled or build.torch_headers() else ["torch>=2.10"]
+    return ["torch>=2.10"] if build.make_plan(os.environ).lacks_headers else []
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
