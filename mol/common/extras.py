@@ -10,6 +10,13 @@ from typing import Any
 from mol.common.errors import MissingExtraError
 
 
+def install_command(extra: str) -> str:
+    """The command that adds the extra to this installation."""
+    from molkernels import installation  # here, because it imports PyTorch, and readers of pictures do without
+
+    return installation.install_command(extra)
+
+
 def require(module: str, extra: str) -> Any:
     """Import `module`, or say how to install it.
 
@@ -23,8 +30,7 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module} is needed here and cannot be imported ({error}). "
-            f'Install it with: pip install "molkernels[{extra}]"'
+            f"{module} is needed here and cannot be imported ({error}). Install it with: {install_command(extra)}"
         ) from error
 
 
@@ -39,7 +45,5 @@ def installed_file(distribution: str, file: str, extra: str) -> Path:
     except metadata.PackageNotFoundError:
         path = None
     if path is None or not path.is_file():
-        raise MissingExtraError(
-            f'{file} of {distribution} is not installed. Install it with: pip install "molkernels[{extra}]"'
-        )
+        raise MissingExtraError(f"{file} of {distribution} is not installed. Install it with: {install_command(extra)}")
     return path

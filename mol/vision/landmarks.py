@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from mol.common.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
-from mol.common.extras import require
+from mol.common.extras import install_command, require
 from mol.vision.points import POINTS
 
 
@@ -120,7 +120,7 @@ def installed_predictor() -> Path:
         if path.is_file():
             return path
     raise MissingExtraError(
-        'the 68-point landmark predictor is not installed. Install it with: pip install "molkernels[data]"'
+        f"the 68-point landmark predictor is not installed. Install it with: {install_command('data')}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.errors import ClipError, MissingExtraError
-from mol.common.extras import require
+from mol.common.extras import install_command, require
 
 _OPENCV_DISTRIBUTIONS = (
     "opencv-python",
@@ -74,7 +74,7 @@ def require_tvl1() -> Any:
     raise MissingExtraError(
         f"OpenCV {cv2.__version__} here has no usable TV-L1 (installed: {', '.join(installed) or 'unknown'}). "
         f"Exactly one distribution may be installed: pip uninstall -y {' '.join(installed)} && "
-        'pip install "molkernels[data]"'
+        + install_command("data")
     )
 
 

@@ -1,5 +1,7 @@
 """Finding the one face of a frame and its 68 points."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from mol.common.errors import FaceError, MissingExtraError, NoFaceError, Several
 from mol.vision import landmarks
 from mol.vision.landmarks import DlibDetector, Face, fill_gaps, landmarks_of_frames
 from mol.vision.points import FLIP_PERMUTATION, LEFT_EYE, RIGHT_EYE, SKELETON, interocular_distance
+from molkernels.installation import install_command
 
 
 def test_points_have_the_order_of_the_68_point_scheme():
@@ -84,7 +87,7 @@ def test_video_without_any_face_cannot_be_filled():
 
 def test_missing_predictor_names_the_extra(monkeypatch):
     monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"molkernels\[data\]"):
+    with pytest.raises(MissingExtraError, match=re.escape(install_command("data"))):
         DlibDetector()
 
 
