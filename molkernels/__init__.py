@@ -6,7 +6,7 @@
 `molkernels.functional` has the same as functions of tensors, `molkernels.reference` as formulas.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 from molkernels import functional
 from molkernels.dispatch import available_backends, backend, explain

@@ -135,7 +135,7 @@ def test_a_pure_python_wheel_fits_any_machine_and_says_what_it_lacks(tmp_path):
     project = tmp_path / "project"
     project.mkdir()
     path = wheel(tmp_path, copy_of_the_project(project), MOLKERNELS_CPU="0", MOLKERNELS_CUDA="0")
-    assert path.name.endswith("-py3-none-any.whl")
+    assert path.name == f"molkernels-{mk.__version__}-py3-none-any.whl"
     with zipfile.ZipFile(path) as archive:
         record = json.loads(archive.read("molkernels/_build.json"))
         assert not [name for name in archive.namelist() if name.endswith(".so")]
