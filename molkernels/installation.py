@@ -52,17 +52,18 @@ def _source(installed: metadata.Distribution, part: str) -> str | None:
         return NAME + part if installed.read_text("INSTALLER") else None
     origin: dict[str, Any] = json.loads(recorded)
     url = urlsplit(origin["url"])
-    where = f"subdirectory={origin['subdirectory']}" if "subdirectory" in origin else ""
+    address = origin["url"]
     if "vcs_info" in origin:
-        address = f"{origin['vcs_info']['vcs']}+{quote(origin['url'], safe=_URL)}@{origin['vcs_info']['commit_id']}"
-        if url.scheme == "file":  # which pip refuses after "@"
-            return f"{address}#{'&'.join(filter(None, (f'egg={NAME}{part}', where)))}"
-        return f"{NAME}{part} @ {address}" + (where and f"#{where}")
-    if url.scheme == "file":
+        if url.scheme == "file" and not url.netloc:  # pip wants a host there
+            address = address.replace("file://", "file://localhost", 1)
+        address = f"{origin['vcs_info']['vcs']}+{quote(address, safe=_URL)}@{origin['vcs_info']['commit_id']}"
+    elif url.scheme == "file":
         host = "" if url.netloc in ("", "localhost") else f"//{url.netloc}"
         path = Path(url2pathname(host + url.path))
         return f"{path}{part}" if path.exists() else None
-    return f"{NAME}{part} @ {origin['url']}" + (where and f"#{where}")
+    if "subdirectory" in origin:
+        address += f"#subdirectory={origin['subdirectory']}"
+    return f"{NAME}{part} @ {address}"
 
 
 def _requirements(installed: metadata.Distribution, extra: str) -> Iterator[str]:

@@ -100,7 +100,7 @@ def test_a_wheel_that_was_only_unpacked_is_not_looked_for_on_an_index(tmp_path):
         ),
         (
             {"url": "file:///home/me/my checkout", "vcs_info": {"commit_id": COMMIT, "vcs": "git"}},
-            f"git+file:///home/me/my%20checkout@{COMMIT}#egg=molkernels[train]",
+            f"molkernels[train] @ git+file://localhost/home/me/my%20checkout@{COMMIT}",
         ),
         (
             {"archive_info": HASH, "url": "https://example.org/molkernels-0.2.0-py3-none-any.whl"},
