@@ -1,11 +1,10 @@
 """The release workflow says what docs/publishing.md tells PyPI, and only its last job may publish."""
 
 import re
-from pathlib import Path
 
 import yaml
+from places import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 WORKFLOW = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text(encoding="utf-8"))
 GUIDE = (ROOT / "docs" / "publishing.md").read_text(encoding="utf-8")
 
