@@ -1,1 +1,1 @@
-"""What every wing stands on: errors, files, processes, devices and the terminal."""
+"""What every other part builds on: errors, files, processes, devices and the terminal."""

@@ -16,7 +16,7 @@ def require_positive(config: Any, *names: str) -> None:
 
 
 def require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
-    """Raise a `SettingsError` for a setting that is none of the allowed values."""
+    """Raise a `SettingsError` for a setting that is not one of the allowed values."""
     if getattr(config, name) not in allowed:
         shown = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"
         raise SettingsError(f"{name}={getattr(config, name)!r} must be {shown}")

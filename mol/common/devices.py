@@ -17,10 +17,10 @@ def start_fabric(device: str, precision: str) -> Any:
     """A `lightning_fabric.Fabric` on one device.
 
     Args:
-        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:N".
+        device: "auto" (CUDA if there is a device), "cpu", "cuda" or "cuda:N".
         precision: "32" or "bf16-mixed".
     Raises:
-        SettingsError: another name, or a device that this machine has not.
+        SettingsError: an unknown name, or a device that this machine does not have.
     """
     if precision not in PRECISIONS:
         raise SettingsError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
@@ -31,7 +31,7 @@ def start_fabric(device: str, precision: str) -> Any:
         device = "cuda" if count else "cpu"
     kind, _, index = device.partition(":")
     if kind == "cuda" and int(index or 0) >= count:
-        has = f"the {count} CUDA device(s) here" if count else "no CUDA device here"
+        has = f"this machine has {count} CUDA device(s)" if count else "PyTorch finds no CUDA device"
         raise SettingsError(f"device={device!r} is not available: {has}; use --device cpu or another number")
     fabric = require("lightning_fabric", "train")
     return fabric.Fabric(

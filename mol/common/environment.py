@@ -1,4 +1,4 @@
-"""What a run was made with: versions, hardware, command. Numbers are only comparable beside this."""
+"""What a run was made with: versions, hardware, command. Without these, figures can't be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-# Distributions that shape results or files; those that are not installed are left out.
+# Distributions that affect results or files; the ones that are not installed are omitted.
 _DISTRIBUTIONS = (
     "molkernels",
     "lightning-fabric",
@@ -42,8 +42,8 @@ def describe_environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, torch, numpy and the distributions that shape results."""
-    import torch  # here, so that processes that only count cores do without
+    """Versions of Python, torch, numpy and the distributions that affect results."""
+    import torch  # here, so that processes that only count cores don't import it
 
     found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     for name in _DISTRIBUTIONS:
@@ -57,7 +57,7 @@ def versions() -> dict[str, str]:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """Versions of distributions, ``"other distribution"`` where a module came some other way."""
+    """Versions of distributions; ``"other distribution"`` if the module was installed by another one."""
     found = {}
     for name in names:
         try:
@@ -82,7 +82,7 @@ def hardware() -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container is often fewer than there are."""
+    """Cores that this process may use; in a container often fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

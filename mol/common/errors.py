@@ -26,11 +26,11 @@ class SeveralFacesError(FaceError):
 
 
 class DataError(MOLError, ValueError):
-    """A data set on disk whose sheets, folders or manifest are not as expected; the message has path and row."""
+    """A data set on disk whose sheets, folders or manifest are not as expected; the message names path and row."""
 
 
 class CacheError(MOLError, ValueError):
-    """A cache folder that is damaged, incomplete or foreign."""
+    """A cache folder that is damaged, incomplete or not from this program."""
 
 
 class CacheSettingsError(CacheError):
@@ -38,7 +38,7 @@ class CacheSettingsError(CacheError):
 
 
 class CheckpointError(MOLError, ValueError):
-    """A checkpoint that is damaged, incomplete, foreign or of another model."""
+    """A checkpoint that is damaged, incomplete, not from this program, or of another model."""
 
 
 class StorageError(MOLError, OSError):
@@ -50,4 +50,4 @@ class SettingsError(MOLError, ValueError):
 
 
 class MissingExtraError(MOLError, ImportError):
-    """An optional dependency that is not installed; the message holds the pip line that installs it."""
+    """An optional dependency that is not installed; the message contains the command that installs it."""

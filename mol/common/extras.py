@@ -1,4 +1,4 @@
-"""Optional dependencies, imported where they are used, with an error that holds the line that installs them."""
+"""Optional dependencies, imported where they are used, with an error that says how to install them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mol.common.errors import MissingExtraError
 
 def install_command(extra: str) -> str:
     """The command that adds the extra to this installation."""
-    from molkernels import installation  # here, because it imports PyTorch, and readers of pictures do without
+    from molkernels import installation  # here: it imports PyTorch, which processes that read pictures don't need
 
     return installation.install_command(extra)
 
 
 def require(module: str, extra: str) -> Any:
-    """Import `module`, or say how to install it.
+    """Import `module`, or raise an error that says how to install it.
 
     Args:
         module: the import name, such as ``"cv2"``.
-        extra: the extra of this project that brings it, such as ``"data"``.
+        extra: the extra of this project that installs it, such as ``"data"``.
     Raises:
         MissingExtraError: the module is not installed.
     """
@@ -30,12 +30,12 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
-            f"{module} is needed here and cannot be imported ({error}). Install it with: {install_command(extra)}"
+            f"{module} is needed and cannot be imported ({error}). Install it with: {install_command(extra)}"
         ) from error
 
 
 def installed_file(distribution: str, file: str, extra: str) -> Path:
-    """Path of a data file that an installed distribution carries; the package is not imported.
+    """Path of a data file inside an installed distribution; the package is not imported.
 
     Raises:
         MissingExtraError: the distribution, or the file in it, is not installed.

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: write to a temporary name beside the target, sync, rename."""
+"""Files that are either complete or absent: write under a temporary name beside the target, sync, rename."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     """Call `write(temporary)` and move the result over `path`; on any failure `path` stays as it was.
 
     Args:
-        path: the file to create or replace. Its folder is created where it is missing.
-        write: writes a whole file to the path that it is given (same folder, same suffix).
+        path: the file to create or replace. Its folder is created if it is missing.
+        write: writes the whole file to the path that it receives (same folder, same suffix).
     Raises:
         StorageError: the file could not be written; nothing was overwritten and no temporary file is left.
     """
@@ -59,14 +59,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def usual_mode(path: Path) -> None:
-    """Give a file that was made private the mode of any new file."""
+    """Give a temporary file, which is private, the usual mode of a new file."""
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table atomically."""
+    """Write a table as CSV, atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

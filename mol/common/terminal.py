@@ -1,4 +1,4 @@
-"""What commands show on the terminal: plain lines on stdout, progress bars on stderr where it is a terminal."""
+"""What commands show on the terminal: plain lines on stdout, progress bars on stderr if it is a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mol.common.extras import require
 
 Track = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Goes through a sequence and shows under a heading how far it is, as ``rich.progress.track`` does."""
+"""Iterates over a sequence and shows its progress under a heading, as ``rich.progress.track`` does."""
 
 
 def console() -> Any:
@@ -18,13 +18,13 @@ def console() -> Any:
 
 
 def say(text: str) -> None:
-    """Print as it is: a path must not be taken for markup, nor broken at the width of the terminal."""
+    """Print literally: a path must not be read as markup, nor wrapped at the width of the terminal."""
     console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
 def tracking() -> Iterator[Track]:
-    """A progress bar for each sequence that is gone through; gives a `mol.common.terminal.Track`."""
+    """A progress bar for each sequence that is iterated over; yields a `Track`."""
     with _bars() as bars:
         yield lambda sequence, description: bars.track(sequence, description=description)
 
@@ -43,7 +43,7 @@ def silently(sequence: Sequence[Any], _: str) -> Iterable[Any]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, as short as a line of progress wants it."""
+    """Seconds, minutes or hours, rounded for a line of progress."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -20,7 +20,7 @@ class AlignSettings:
 
     Attributes:
         size: side of the aligned frame in pixels.
-        enlarge: side of the box over the larger side of the box around eyes, nose tip and mouth corners.
+        enlarge: side of the frame's box divided by the larger side of the box around eyes, nose tip and mouth corners.
         per: ``"clip"`` moves all frames by one transform, so that the detector's jitter does not become motion;
             ``"frame"`` takes each frame's own landmarks, as the released code does.
     """
@@ -51,7 +51,9 @@ def alignment_matrix(points: np.ndarray, settings: AlignSettings | None = None) 
     right_eye, left_eye = points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)
     distance = np.linalg.norm(left_eye - right_eye)
     if distance < 1e-3:
-        raise FaceError("the landmarks put both eyes at one place; the face cannot be aligned.")
+        raise FaceError(
+            "both eyes have the same landmarks; the face cannot be aligned. Leave this frame out or give landmarks of your own."
+        )
     cosine, sine = (left_eye - right_eye) / distance
     level = np.array([[cosine, sine], [-sine, cosine]])
     anchors = [right_eye, left_eye, *points[[_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER]]]
@@ -107,8 +109,8 @@ def align_clip(
     Returns:
         frames (T, size, size) uint8, points (T, 68, 2) float32, matrices (T, 2, 3) float64 original → aligned.
     Raises:
-        ClipError: frames and points do not belong together.
-        FaceError: landmarks that are not finite or degenerate.
+        ClipError: the shapes of frames and points do not fit.
+        FaceError: landmarks that are not finite, or degenerate.
     """
     settings = settings or AlignSettings()
     if frames.ndim != 3 or frames.dtype != np.uint8 or len(frames) == 0:

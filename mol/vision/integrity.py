@@ -1,8 +1,8 @@
-"""Whether a picture file is whole: some decoders fill what a truncated file lacks with grey and say nothing.
+"""Whether a picture file is complete: some decoders silently fill what a truncated file lacks with grey.
 
-Which of them do depends on the library, its version and how it is called, so the file itself is asked. Only its
-structure is looked at (and the checksums of PNG), which takes a fraction of decoding. Damage that keeps the structure,
-such as a changed byte in the middle of a JPEG, is not found.
+Which ones do depends on the library, its version and how it is called, so the file itself is checked. Only its
+structure is read (and the checksums of PNG), which takes a fraction of the time of decoding. Damage that keeps the
+structure, such as a changed byte in the middle of a JPEG, is not found.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ _EOI = 0xD9
 def truncation(data: bytes) -> str | None:
     """What is missing at the end of a picture file.
 
-    JPEG must run to its end-of-image marker, PNG to IEND with every checksum right, BMP as far as its header says;
-    what follows is ignored, some cameras fill up with zeros. Other kinds are not judged.
+    A JPEG must reach its end-of-image marker, a PNG its IEND with every checksum right, a BMP the length in its header;
+    anything after that is ignored, since some cameras pad with zeros. Other formats are not checked.
 
     Args:
         data: the whole file.
     Returns:
-        What is wrong, as the end of a sentence; None where nothing is.
+        What is wrong, as the end of a sentence; None if nothing is.
     """
     for signature, check in ((_JPEG, _jpeg), (_PNG, _png), (_BMP, _bmp)):
         if data.startswith(signature):
@@ -44,7 +44,7 @@ def _jpeg(data: bytes) -> str | None:
         marker = data[at + 1]
         if marker == _EOI:
             return None
-        if marker == 0xFF:  # a filling byte; the next one may start the marker
+        if marker == 0xFF:  # a fill byte; the next one may start the marker
             at += 1
         elif marker == 0x00 or marker in _BARE:
             at += 2

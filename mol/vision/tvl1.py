@@ -72,9 +72,8 @@ def require_tvl1() -> Any:
         return cv2
     installed = [name for name in _OPENCV_DISTRIBUTIONS if _is_installed(name)]
     raise MissingExtraError(
-        f"OpenCV {cv2.__version__} here has no usable TV-L1 (installed: {', '.join(installed) or 'unknown'}). "
-        f"Exactly one distribution may be installed: pip uninstall -y {' '.join(installed)} && "
-        + install_command("data")
+        f"OpenCV {cv2.__version__} has no usable TV-L1 (installed: {', '.join(installed) or 'unknown'}). "
+        f"Keep exactly one OpenCV distribution: pip uninstall -y {' '.join(installed)} && " + install_command("data")
     )
 
 

@@ -26,7 +26,7 @@ class Video:
     Attributes:
         frames: (L, H, W) uint8.
         fps: frames per second.
-        names: L names for messages: the picture's file name, or ``frame 17`` counted from 0.
+        names: L names for messages: the picture's file name, or ``frame 17``, counted from 0.
     """
 
     frames: np.ndarray
@@ -38,7 +38,7 @@ class Video:
 
 
 def read_video(path: str | Path, folder_fps: float = 25.0) -> Video:
-    """Read a video file, or a folder of pictures sorted by the number in their names.
+    """Read a video file, or a folder of pictures in the order of the numbers in their names.
 
     Args:
         path: a file that FFmpeg can read, or a folder such as ``img1.jpg … img46.jpg`` (zero padding not needed).
@@ -85,7 +85,7 @@ def read_picture(path: str | Path) -> np.ndarray:
 
 
 def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
-    """Read some frames of a video file; nothing behind the last of them is decoded, and no other frame is kept.
+    """Read some frames of a video file; nothing after the last of them is decoded, and no other frame is kept.
 
     Args:
         path: a file that FFmpeg can read.
@@ -93,7 +93,7 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
     Returns:
         (len(numbers), H, W) uint8.
     Raises:
-        MediaError: the file cannot be read so far, ends before the last of the frames, or changes its picture size.
+        MediaError: the file cannot be read up to there, ends before the last of the frames, or changes its picture size.
     """
     path = Path(path)
     wanted = set(numbers)
@@ -117,11 +117,11 @@ def numbered_pictures(folder: Path) -> dict[int, Path]:
             continue
         digits = re.findall(r"\d+", path.stem)
         if not digits:
-            raise MediaError(f"{path} has no number in its name; frames are put in order by their numbers, rename it.")
+            raise MediaError(f"{path} has no number in its name, which gives a frame its place; rename it.")
         number = int(digits[-1])
         if number in numbered:
             raise MediaError(
-                f"{numbered[number].name} and {path.name} in {folder} carry the same frame number {number}; "
+                f"{numbered[number].name} and {path.name} in {folder} have the same frame number {number}; "
                 "keep one video per folder."
             )
         numbered[number] = path
@@ -200,7 +200,7 @@ def _read_file(path: Path) -> Video:
 
 def _check_sizes(frames: Sequence[np.ndarray], path: Path) -> None:
     if any(frame.shape != frames[0].shape for frame in frames):
-        raise MediaError(f"{path} changes its picture size on the way; convert it to one size first.")
+        raise MediaError(f"{path} changes its picture size in the middle; convert it to one size first.")
 
 
 @contextmanager
@@ -224,11 +224,13 @@ def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], float]]:
             yield counted(_decode(container, stream, fps, path)), fps
     except av.error.FFmpegError as error:
         where = f"frame {taken} of {path} cannot be read" if taken else f"{path} cannot be read as a video"
-        raise MediaError(f"{where}: {error.strerror}. The file is damaged, truncated or of an unknown kind.") from error
+        raise MediaError(
+            f"{where}: {error.strerror}. The file is damaged, truncated or in an unknown format."
+        ) from error
 
 
 def _decode(container: Any, stream: Any, fps: float, path: Path) -> Iterator[np.ndarray]:
-    """Yield grey frames, then check that the file held as much as its header announced."""
+    """Yield grey frames, then check that the file held as much as its header promised."""
     stream.thread_type = "AUTO"
     packets, end = 0, 0.0
     for packet in container.demux(stream):
@@ -248,13 +250,13 @@ def _decode(container: Any, stream: Any, fps: float, path: Path) -> Iterator[np.
 
 
 def _upright(frame: Any) -> np.ndarray:
-    """Grey picture, turned as the player would: telephones store the rotation beside the frame."""
+    """The grey picture, rotated as a player would show it: phones store the rotation beside the frame."""
     picture = frame.to_ndarray(format="gray")
     return np.ascontiguousarray(np.rot90(picture, getattr(frame, "rotation", 0) // 90))
 
 
 def _announced_seconds(stream: Any) -> float:
-    """Length that a Matroska header states for the stream, 0 where the container has no such entry."""
+    """Length that a Matroska header gives for the stream; 0 if the container has no such entry."""
     parts = str(stream.metadata.get("DURATION", "0")).split(":")
     try:
         return float(sum(float(part) * 60**power for power, part in enumerate(reversed(parts))))

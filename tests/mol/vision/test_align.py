@@ -99,7 +99,7 @@ def test_aligned_clip_has_the_size_that_was_set():
 def test_unusable_landmarks_are_refused():
     with pytest.raises(FaceError, match="finite"):
         alignment_matrix(np.full((68, 2), np.nan))
-    with pytest.raises(FaceError, match="both eyes at one place"):
+    with pytest.raises(FaceError, match="both eyes have the same landmarks"):
         alignment_matrix(np.ones((68, 2)))
 
 
