@@ -1,4 +1,4 @@
-"""Checkpoints without pickle: a folder of safetensors and JSON, replaced whole or not at all.
+"""Checkpoints without pickle: a folder of safetensors and JSON, replaced as a whole or not at all.
 
     checkpoints/last/weights.safetensors     the network's parameters and buffers
     checkpoints/last/optimizer.safetensors   the optimizer's moments; its settings as JSON in the header
@@ -52,13 +52,13 @@ class Trained(NamedTuple):
 
 
 def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint folder, replacing the one that is there only when the new one is whole and on the disk.
+    """Write a checkpoint folder, which replaces the previous one only when it is complete and on the disk.
 
     Args:
         folder: such as ``run/checkpoints/last``.
-        model: a module with a ``config`` from which ``type(model)(**config)`` builds it again.
-        optimizer: None writes none (a checkpoint to predict with).
-        state: what else belongs in state.json; ``format``, ``model`` and ``files`` are added here.
+        model: a module with a ``config``, such that ``type(model)(**config)`` rebuilds it.
+        optimizer: None for a checkpoint that is only used to predict.
+        state: everything else in state.json; ``format``, ``model`` and ``files`` are added here.
     Raises:
         StorageError: the disk is full or not writable; what was there before is untouched.
     """
@@ -79,7 +79,7 @@ def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None,
         _replace_folder(temporary, folder)
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise StorageError(
-            f"could not write the checkpoint {folder}: {_reason(error)}; the one before it is untouched. "
+            f"could not write the checkpoint {folder}: {_reason(error)}; the previous one is untouched. "
             "Free some space, then go on from it with --resume."
         ) from error
     finally:
@@ -87,33 +87,33 @@ def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None,
 
 
 def find_checkpoint(path: Path | str) -> Path:
-    """The checkpoint folder meant by `path`: itself, or in a run folder ``checkpoints/best`` before ``…/last``.
+    """The checkpoint folder that `path` means: itself, or in a run folder ``checkpoints/best``, then ``…/last``.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     path = Path(path)
     if path.is_file():
-        raise CheckpointError(f"{path} is a file; give the run folder, or the checkpoint folder that holds {STATE}")
+        raise CheckpointError(f"{path} is a file; give the run folder, or the checkpoint folder that contains {STATE}")
     for candidate in (path, path / "checkpoints" / "best", path / "checkpoints" / "last"):
         for folder in (candidate, candidate.with_name(candidate.name + ".old")):
             if (folder / STATE).is_file():
                 return folder
-    raise CheckpointError(f"no checkpoint in {path}: neither {STATE} nor checkpoints/last/{STATE} is there")
+    raise CheckpointError(f"no checkpoint in {path}: it has neither {STATE} nor checkpoints/last/{STATE}")
 
 
 def read_state(folder: Path | str) -> dict[str, Any]:
     """Read and check state.json, and the size and checksum of the files beside it.
 
     Raises:
-        CheckpointError: a file is missing, damaged, foreign or of a newer format.
+        CheckpointError: a file is missing, damaged, not from this program, or of a newer format.
     """
     folder = Path(folder)
     path = folder / STATE
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; {folder} is no checkpoint") from error
+        raise CheckpointError(f"{path} is missing; {folder} is not a checkpoint") from error
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint or train again") from error
     if not isinstance(state, dict) or (missing := [key for key in _REQUIRED if key not in state]):
@@ -136,14 +136,14 @@ def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None 
     Returns:
         The content of state.json.
     Raises:
-        CheckpointError: damaged, foreign, or of another model; neither argument was changed.
+        CheckpointError: damaged, not from this program, or of another model; neither argument was changed.
     """
     folder = Path(folder)
     state = read_state(folder)
     saved, wanted = _with_switches(state["model"]), _with_switches(json.loads(json.dumps(model.config)))
     if saved != wanted:
         raise CheckpointError(
-            f"{folder} holds a model with other settings: {_difference(saved, wanted)}; "
+            f"{folder} contains a model with other settings: {_difference(saved, wanted)}; "
             "build the model with the checkpoint's settings"
         )
     weights = _read_tensors(folder / WEIGHTS)
@@ -162,7 +162,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
         path: run folder or checkpoint folder.
         device: where to put it.
     Raises:
-        CheckpointError: no checkpoint there, or it is damaged, foreign, or of settings that cannot be built.
+        CheckpointError: no checkpoint, or one that is damaged, not from this program, or cannot be built.
     """
     folder = find_checkpoint(path)
     config = read_state(folder)["model"]
@@ -201,7 +201,7 @@ def _write_optimizer(folder: Path, optimizer: Optimizer) -> str:
 
 
 def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
-    """A state dict for `optimizer`, its moments laid out in memory as the parameters are."""
+    """A state dict for `optimizer`; its moments have the memory layout of the parameters."""
     from safetensors import SafetensorError, safe_open
 
     tensors = _read_tensors(path)
@@ -209,10 +209,10 @@ def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             groups = json.loads((file.metadata() or {})["param_groups"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} holds no optimizer state of this program ({error})") from error
+        raise CheckpointError(f"{path} contains no optimizer state of this program ({error})") from error
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
-        raise CheckpointError(f"{path} belongs to an optimizer over other parameters")
+        raise CheckpointError(f"{path} belongs to an optimizer of other parameters")
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         index, name = key.split(".", 1)
@@ -234,10 +234,10 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.load_file(path)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; copy the checkpoint folder whole") from error
+        raise CheckpointError(f"{path} is missing; copy the whole checkpoint folder") from error
     except (OSError, require("safetensors", "train").SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); use another checkpoint or train again"
+            f"{path} is damaged or not a safetensors file ({error}); use another checkpoint or train again"
         ) from error
 
 
@@ -247,7 +247,7 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) 
     if missing := sorted(expected.keys() - weights.keys()):
         raise CheckpointError(f"{path} lacks {_some(missing)}; it is of another model or damaged")
     if extra := sorted(weights.keys() - expected.keys()):
-        raise CheckpointError(f"{path} has entries that the model has not: {_some(extra)}; it is of another model")
+        raise CheckpointError(f"{path} has entries that the model lacks: {_some(extra)}; it is of another model")
     for name, value in weights.items():
         wanted = expected[name]
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
@@ -261,18 +261,18 @@ def _check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) 
 
 def _check_file(path: Path, expected: Mapping[str, int]) -> None:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing; copy the checkpoint folder whole")
+        raise CheckpointError(f"{path} is missing; copy the whole checkpoint folder")
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise CheckpointError(
-            f"{path} has {size} bytes instead of {expected['bytes']}: it was cut off or replaced; copy it again"
+            f"{path} has {size} bytes instead of {expected['bytes']}: it was truncated or replaced; copy it again"
         )
     if _fingerprint(path) != expected:
         raise CheckpointError(f"{path} is damaged: its checksum is not the one in {STATE}; copy it again")
 
 
 def _replace_folder(new: Path, folder: Path) -> None:
-    """Rename `new` to `folder`; a folder of that name is kept as ``.old`` until the new one is in place."""
+    """Rename `new` to `folder`; an existing one is kept as ``.old`` until the new one is in place."""
     old = folder.with_name(folder.name + ".old")
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -299,7 +299,7 @@ def _sync(path: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        # Some file systems cannot sync a folder; that is no reason to give up a checkpoint.
+        # Some file systems cannot sync a folder; that is no reason to lose a checkpoint.
         if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
             raise
     finally:
@@ -315,7 +315,7 @@ def _fingerprint(path: Path) -> dict[str, int]:
 
 
 def _with_switches(settings: Any) -> dict[str, Any]:
-    """Model settings with the switches that checkpoints of version 0.1.0 lack; their networks were whole."""
+    """Model settings with the switches that early checkpoints lack; their networks were complete."""
     settings = settings if isinstance(settings, Mapping) else {}
     graph = GRAPH_OF_VARIANT.get(settings.get("variant", ""))
     return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, **settings}

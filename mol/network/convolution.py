@@ -1,8 +1,8 @@
 """Convolutions that become matrix products where PyTorch's own are slow on the CPU: tiny maps, few output channels.
 
-At 2×2 pixels a 3×3 convolution from 1024 to 1024 channels has 38 MB of weights for the 16 KB that it makes of a map.
+At 2×2 pixels a 3×3 convolution from 1024 to 1024 channels reads 38 MB of weights to write a map of 16 KB.
 PyTorch's CPU convolutions rearrange such weights at every call and reach a tenth of the processor's rate in the
-gradient; a matrix product over the weights as they lie reaches four times as much (docs/performance.md). A convolution
+gradient; a matrix product over the weights in place reaches four times as much (docs/performance.md). A convolution
 to two channels fills a fraction of its vectors: PyTorch's reach a twentieth of the processor's rate. On other devices,
 and for larger maps, these are PyTorch's own convolutions.
 """
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Pixels of the smaller map up to which the product was measured to be the faster one, with 14 maps and with 224.
+# Pixels of the smaller map up to which the product was measured to be faster, with 14 maps and with 224.
 CONV_PIXELS, TRANSPOSED_PIXELS = 4, 16
 
 

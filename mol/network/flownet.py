@@ -32,7 +32,7 @@ class ConvNorm(nn.Module):
     def forward(
         self, x: Tensor, groups: int, order: Sequence[int] | None = None, inputs: Tensor | None = None
     ) -> Tensor:
-        """y for x (N, C, H, W); `inputs` (indices) names the input channels that x holds, where it holds only some."""
+        """y for x (N, C, H, W); `inputs` has the indices of the input channels in x, if x holds only some."""
         weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
         y = convolution.conv2d(x, weight, self.conv.stride[0], int(self.conv.padding[0]))
         return self.norm(y, groups, order, SLOPE)
@@ -99,15 +99,15 @@ class FlowNetC(nn.Module):
 
     @torch.no_grad()
     def initialise(self) -> None:
-        """Start where motion can be seen.
+        """Start at values from which motion is visible.
 
-        Between two frames a face changes by a few hundredths of what two faces differ by. Half of the filters of
-        conv3_1 start on the difference of both frames' features and as much of their sum, so that flow, which is
-        change over slope, is not hidden; its norm brings them to the size of the others.
+        Two frames of a face differ by a few hundredths of what two faces differ by. Half of the filters of conv3_1
+        start on the difference of both frames' features and on a similar part of their sum, so that flow, which is
+        change over slope, is not hidden; the norm scales them to the size of the others.
 
-        The decoder has no norms; each level starts by passing on the variance that it gets. Its flow starts at zero,
-        and as a pyramid: each predictor hands on the coarser flow, bilinearly enlarged, to which it learns to add. So
-        the gradient reaches every level at once.
+        The decoder has no norms; each level starts by keeping the variance of its input. Its flow starts at zero and as
+        a pyramid: each predictor passes on the coarser flow, bilinearly enlarged, and learns to add to it. So the
+        gradient reaches every level at once.
         """
         first, second = self.conv3_1.conv.weight[:128, -256:].chunk(2, 1)
         change, both = first.clone(), SMALL_CHANGE * second.clone()
@@ -127,7 +127,7 @@ class FlowNetC(nn.Module):
             enlarge.weight.copy_(torch.eye(2)[:, :, None, None] * torch.outer(tap, tap))
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
-        """Flow of all pairs; `count` is T, `per_frame` keeps a frame's batch statistics to itself."""
+        """Flow of all pairs; `count` is T, `per_frame` computes batch statistics per frame."""
         groups = count - 1 if per_frame else 1
         encoder_groups = count if per_frame else 1
         # A loop over pairs sees the inner frames twice: I_1, I_2, I_2, I_3, …
@@ -148,7 +148,7 @@ class FlowNetC(nn.Module):
         u2 = torch.cat([_pairs(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], 1)
         u1 = torch.cat([_pairs(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], 1)
         finest = self.upsample0(u1)
-        # Under autocast the frames alone would make the whole of it float32.
+        # Under autocast the float32 frames would otherwise make the whole map float32.
         first_frames = _pairs(frames, count)[0].to(finest.dtype)
         u0 = torch.cat([first_frames, finest, self.upflow0(self.predict1(u1))], 1)
         return self.predict0(u0)

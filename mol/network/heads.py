@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-POINTS = 68
+from mol.vision.points import POINTS
 
 
 def conv_stack() -> nn.Sequential:
@@ -17,7 +17,7 @@ def conv_stack() -> nn.Sequential:
 
 
 def keep_variance(stack: nn.Sequential) -> None:
-    """Initialise linear layers so that each passes on the variance that it gets; PyTorch's default leaves a third."""
+    """Initialise linear layers so that each keeps the variance of its input; PyTorch's default leaves a third of it."""
     for name, parameter in stack.named_parameters():
         if name.endswith("weight"):
             nn.init.kaiming_normal_(parameter, nonlinearity="linear")
@@ -58,7 +58,7 @@ class EmotionHead(nn.Module):
 
     @torch.no_grad()
     def initialise(self, gain: float = 10.0) -> None:
-        """Start on the difference of both frames' features, enlarged: the emotion lies in small motion."""
+        """Start on the amplified difference of both frames' features: the emotion is in small motion."""
         first, second = self.conv.weight.chunk(2, 1)
         first.mul_(gain)
         second.copy_(-first)

@@ -28,7 +28,7 @@ GRAPHS = ("channel", "position")
 
 
 class MOLOutput(NamedTuple):
-    """What the network says of a batch of clips."""
+    """The network's estimates for a batch of clips."""
 
     logits: Tensor
     """(B, num_classes)."""
@@ -48,13 +48,13 @@ class MOL(nn.Module):
         num_classes: number of emotions, at least 2.
         k: neighbours in the CCC graphs, 1 to 16.
         variant: "paper" (the figure of the paper) or "released" (bit for bit the function of the released code).
-        batch_stats: "clip" pools all frames in the batch norms' training statistics, "frame" keeps each frame's to
-            itself and updates the running ones in frame order, as the released code does. Default: "clip" for
+        batch_stats: "clip" pools all frames in the batch norms' training statistics; "frame" computes them per
+            frame and updates the running ones in frame order, as the released code does. Default: "clip" for
             paper, "frame" for released.
         dropout: of the emotion head.
         backend: of the kernels; see `molkernels.functional`.
-        fcc, ccc: False takes FCC (z = x) or CCC (y = z) out of both F5C blocks.
-        f5c: False puts the identity in the place of both blocks: all heads work on the convolution stack.
+        fcc, ccc: False removes FCC (z = x) or CCC (y = z) from both F5C blocks.
+        f5c: False replaces both blocks by the identity: all heads work on the convolution stack.
         graph: of CCC, "channel" or "position". Default: "channel" for paper, "position" for released.
     Shapes:
         clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`.
@@ -159,8 +159,8 @@ class MOL(nn.Module):
         """The released network with the weights of a released-layout state dict.
 
         Args:
-            state_dict: the 175 entries of a released checkpoint (a leading ``module.`` is taken off).
-            k: neighbours; the checkpoint does not hold it.
+            state_dict: the 175 entries of a released checkpoint (a leading ``module.`` is removed).
+            k: neighbours; the checkpoint does not contain it.
             dropout: of the emotion head.
         Raises:
             CheckpointError: entries that are missing, extra or of a wrong shape, all named.
@@ -176,13 +176,13 @@ class MOL(nn.Module):
         """The inverse of `from_released`, exact: all entries, in the released layout.
 
         Raises:
-            SettingsError: the variant is not "released", or not whole.
+            SettingsError: the variant is not "released", or parts of the network are switched off.
         """
         if self.variant != "released":
             raise SettingsError(f"variant is {self.variant!r}; only variant='released' has a released layout")
         if departures := self._departures():
             raise SettingsError(
-                f"this network has {', '.join(departures)}; the released layout holds the whole released network only. "
+                f"this network has {', '.join(departures)}; the released layout needs the complete network. "
                 "Save it with mol.network.checkpoint.save_checkpoint"
             )
         return to_released(self.state_dict())
@@ -217,7 +217,7 @@ class WithoutFCC(nn.Module):
 
 
 class WithoutF5C(nn.Module):
-    """The identity in the place of F5C."""
+    """The identity instead of F5C."""
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
         """As `molkernels.F5C`."""
@@ -225,10 +225,10 @@ class WithoutF5C(nn.Module):
 
 
 def f5c_block(block: mk.F5C, fcc: bool, ccc: bool) -> nn.Module:
-    """The parts of an F5C block that are wanted, under the names that they have in the whole one.
+    """The wanted parts of an F5C block, under the names that they have in the complete one.
 
-    Parts are taken from a whole block, and not made alone, so that an ablated network draws the random numbers of
-    the whole one: from one seed, all that remains starts with the same values.
+    Parts are taken from a complete block instead of being made alone, so that an ablated network draws the same
+    random numbers: from one seed, all that remains starts with the same values.
     """
     if fcc:
         return block if ccc else WithoutCCC(block)
@@ -254,7 +254,7 @@ def _check_switches(switches: Mapping[str, Any], graph: str | None) -> None:
 
 
 def check_clips(clips: Any) -> None:
-    """Refuse what the network cannot take.
+    """Raise an error for clips that the network cannot take.
 
     Raises:
         ClipError: not a floating tensor of shape (B, 1, 8, 128, 128); on the CPU also NaN or infinite values.

@@ -1,4 +1,4 @@
-"""Batch norm over groups of samples: frames that run as one batch and yet keep statistics of their own."""
+"""Batch norm over groups of samples: frames that run as one batch and still have statistics of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from molkernels.modules import update_running_statistics
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics can be shared by groups of samples.
+    """BatchNorm2d with separate training statistics for groups of samples.
 
-    Sample n belongs to group n mod G. With G groups the result is that of G separate calls, one a group, and the
-    running statistics are what those calls would leave behind; with one group this is BatchNorm2d.
+    Sample n belongs to group n mod G. With G groups the result is that of G separate calls, one per group, and the
+    running statistics are what those calls would leave; with one group this is BatchNorm2d.
 
     Shapes:
         (N, C, H, W) → (N, C, H, W), N a multiple of G.
@@ -23,7 +23,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor, groups: int = 1, order: Sequence[int] | None = None, slope: float = 1.0) -> Tensor:
         """Normalise x; negative values of the result are multiplied by `slope`, as LeakyReLU does.
 
-        `order` lists the groups in the order (and as often) as their statistics are folded in.
+        `order` lists the groups in the order in which (and as often as) their statistics enter the running ones.
         """
         if groups == 1 or not self.training:
             return _activate(super().forward(x), slope)
@@ -34,7 +34,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         weight, bias = self.weight.repeat(groups), self.bias.repeat(groups)
         y = F.batch_norm(wide, mean, var, weight, bias, True, 1.0, self.eps)
         update_running_statistics(self, mean.view(groups, channels), var.view(groups, channels), order)
-        # Before the view: autograd copies the whole map where a view is changed in place.
+        # Before the view: autograd copies the whole map if a view is changed in place.
         return _activate(y, slope).view_as(x)
 
 

@@ -51,9 +51,7 @@ def alignment_matrix(points: np.ndarray, settings: AlignSettings | None = None) 
     right_eye, left_eye = points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)
     distance = np.linalg.norm(left_eye - right_eye)
     if distance < 1e-3:
-        raise FaceError(
-            "both eyes have the same landmarks; the face cannot be aligned. Leave this frame out or give landmarks of your own."
-        )
+        raise FaceError("both eyes have the same landmarks; the face cannot be aligned. Leave this frame out.")
     cosine, sine = (left_eye - right_eye) / distance
     level = np.array([[cosine, sine], [-sine, cosine]])
     anchors = [right_eye, left_eye, *points[[_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER]]]

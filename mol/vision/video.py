@@ -93,7 +93,7 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
     Returns:
         (len(numbers), H, W) uint8.
     Raises:
-        MediaError: the file cannot be read up to there, ends before the last of the frames, or changes its picture size.
+        MediaError: the file cannot be read up to there, ends before the last frame, or changes its picture size.
     """
     path = Path(path)
     wanted = set(numbers)
@@ -117,7 +117,7 @@ def numbered_pictures(folder: Path) -> dict[int, Path]:
             continue
         digits = re.findall(r"\d+", path.stem)
         if not digits:
-            raise MediaError(f"{path} has no number in its name, which gives a frame its place; rename it.")
+            raise MediaError(f"{path} has no number in its name; rename it, since frames are ordered by number.")
         number = int(digits[-1])
         if number in numbered:
             raise MediaError(

@@ -100,7 +100,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused_and_not_run(saved: Path, tm
     torch.save({"conv.weight": Bomb()}, saved / "weights.safetensors")
     fingerprint = mol.network.checkpoint._fingerprint(saved / "weights.safetensors")
     rewrite_state(saved, files={"weights.safetensors": fingerprint})
-    with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged or no safetensors file"):
+    with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged or not a safetensors file"):
         load_checkpoint(saved, TinyMOL())
     assert not mark.exists()
 
@@ -117,7 +117,7 @@ def test_a_full_disk_overwrites_nothing(saved: Path) -> None:
     limit, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(StorageError, match=r"checkpoints/last: .*the one before it is untouched.*--resume"):
+        with pytest.raises(StorageError, match=r"checkpoints/last: .*the previous one is untouched.*--resume"):
             save_checkpoint(saved, *trained(1), {**STATE, "step": 4})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -183,7 +183,7 @@ def test_load_model_builds_the_network_in_evaluation_mode(saved: Path, monkeypat
 def test_truncated_files_are_named(saved: Path, name: str, keep: int) -> None:
     path = saved / name
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=rf"{name} has \d+ bytes instead of \d+: it was cut off"):
+    with pytest.raises(CheckpointError, match=rf"{name} has \d+ bytes instead of \d+: it was truncated"):
         load_checkpoint(saved, *trained())
 
 
@@ -237,7 +237,7 @@ def test_missing_extra_and_misshapen_weights_are_named_and_change_nothing(saved:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     spoilt = {
         r"lacks conv\.weight": {name: value for name, value in weights.items() if name != "conv.weight"},
-        r"entries that the model has not: extra": {**weights, "extra": torch.zeros(1)},
+        r"entries that the model lacks: extra": {**weights, "extra": torch.zeros(1)},
         r"emotion\.bias is \(4,\) torch\.float32, the model needs \(3,\)": {**weights, "emotion.bias": torch.zeros(4)},
         r"emotion\.bias is \(3,\) torch\.float16": {**weights, "emotion.bias": torch.zeros(3).half()},
         r"emotion\.bias has NaN": {**weights, "emotion.bias": torch.full((3,), float("nan"))},
@@ -251,9 +251,9 @@ def test_missing_extra_and_misshapen_weights_are_named_and_change_nothing(saved:
 
 def test_an_optimizer_over_other_parameters_is_refused(saved: Path) -> None:
     model, _ = trained()
-    with pytest.raises(CheckpointError, match="an optimizer over other parameters"):
+    with pytest.raises(CheckpointError, match="an optimizer of other parameters"):
         load_checkpoint(saved, model, torch.optim.AdamW(list(model.parameters())[:3]))
     shutil.copy(saved / "weights.safetensors", saved / "optimizer.safetensors")
     rewrite_state(saved, files={})
-    with pytest.raises(CheckpointError, match="holds no optimizer state"):
+    with pytest.raises(CheckpointError, match="contains no optimizer state"):
         load_checkpoint(saved, model, torch.optim.AdamW(model.parameters()))
