@@ -1,4 +1,4 @@
-"""A network with MOL's interface that trains in milliseconds: what is tested with it is the code around the network."""
+"""Networks with MOL's interface that train in milliseconds, to test the code around the network."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mol.network.model import MOLOutput
 
 
 class TinyMOL(nn.Module):
-    """Convolution, BatchNorm and dropout on frames averaged to 16×16, one linear head an output."""
+    """Convolution, BatchNorm and dropout on frames averaged to 16×16, one linear head per output."""
 
     def __init__(self, num_classes: int = 3, k: int = 4, variant: str = "paper", **settings: object) -> None:
         super().__init__()
@@ -36,5 +36,24 @@ class TinyMOL(nn.Module):
         """Clips (B, 1, 8, 128, 128) → MOLOutput."""
         maps = F.relu(self.norm(self.conv(F.avg_pool2d(clips[:, 0], 8))))
         features = self.dropout(F.avg_pool2d(maps, 4).flatten(1))
+        flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
+        return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
+
+
+class SmallestMOL(TinyMOL):
+    """Batch norm and one linear layer per output: checkpoints of 125 KB, as in tests/data/version-0.1."""
+
+    def __init__(self, num_classes: int = 2, k: int = 4, variant: str = "paper", **settings: object) -> None:
+        nn.Module.__init__(self)
+        self.config = {"num_classes": num_classes, "k": k, "variant": variant, **settings}
+        self.norm = nn.BatchNorm2d(8)
+        self.emotion = nn.Linear(32, num_classes)
+        self.landmarks = nn.Linear(32, 7 * 68 * 2)
+        self.flow = nn.Conv2d(8, 14, 1)
+
+    def forward(self, clips: Tensor) -> MOLOutput:
+        """Clips (B, 1, 8, 128, 128) → MOLOutput."""
+        maps = self.norm(F.avg_pool2d(clips[:, 0], 32))
+        features = F.avg_pool2d(maps, 2).flatten(1)
         flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
         return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))

@@ -11,14 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from places import DATA
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from tiny_model import SmallestMOL
+from torch import Tensor
 
 import mol.network.checkpoint
 import mol.training.train
-from mol import MOLOutput
 from mol.arguments import read_config
 from mol.data.cache import Cache
 from mol.loso.run import LosoConfig, loso
@@ -26,33 +25,6 @@ from mol.report.report import ReportConfig, report
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.training.settings import TrainConfig
 from mol.training.train import train
-
-
-class SmallestMOL(nn.Module):
-    """The network of these runs: batch norm and one linear layer per output, so that its checkpoints are small."""
-
-    def __init__(self, num_classes: int = 2, k: int = 4, variant: str = "paper", **settings: object) -> None:
-        super().__init__()
-        self.config = {"num_classes": num_classes, "k": k, "variant": variant, **settings}
-        self.norm = nn.BatchNorm2d(8)
-        self.emotion = nn.Linear(32, num_classes)
-        self.landmarks = nn.Linear(32, 7 * 68 * 2)
-        self.flow = nn.Conv2d(8, 14, 1)
-
-    def initialise_outputs(self, mean_shape: Tensor) -> None:
-        """Start at the baselines, as MOL does."""
-        with torch.no_grad():
-            self.landmarks.weight.zero_()
-            self.landmarks.bias.copy_(mean_shape.repeat(7, 1).flatten())
-            self.flow.weight.zero_()
-            self.flow.bias.zero_()
-
-    def forward(self, clips: Tensor) -> MOLOutput:
-        """Clips (B, 1, 8, 128, 128) → MOLOutput."""
-        maps = self.norm(F.avg_pool2d(clips[:, 0], 32))
-        features = F.avg_pool2d(maps, 2).flatten(1)
-        flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
-        return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
 
 
 @pytest.fixture
