@@ -6,11 +6,10 @@
 `molkernels.functional` has the same as functions of tensors, `molkernels.reference` as formulas.
 """
 
-__version__ = "0.2.0"
-
 from molkernels import functional
 from molkernels.dispatch import available_backends, backend, explain
 from molkernels.extension import build_info
 from molkernels.modules import CCC, F5C, FCC, CostVolume
+from molkernels.version import __version__ as __version__
 
 __all__ = ["CCC", "F5C", "FCC", "CostVolume", "available_backends", "backend", "build_info", "explain", "functional"]

@@ -17,6 +17,7 @@ import torch
 
 from molkernels import triton
 from molkernels.installation import install_command
+from molkernels.version import __version__
 
 # Where the libraries lie: beside this file, or a folder with another build of them (`make sanitize` has one).
 FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
@@ -102,8 +103,6 @@ def instruction_set() -> str:
 
 def build_info() -> dict[str, Any]:
     """Versions, and what was built, with what and for what, or why not: JSON-able."""
-    from molkernels import __version__
-
     backends: dict[str, Any] = {"reference": "plain PyTorch"}
     for name in ("cpu", "cuda"):
         reason = missing(name)
