@@ -36,7 +36,7 @@ def _extras() -> list[tuple[str, str]]:
     """For each optional part whether it can be used, and the line that installs it."""
     rows = []
     for extra, modules in (
-        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl", "pandas")),
+        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl")),
         ("train", ("lightning_fabric", "jsonargparse", "safetensors", "tensorboard", "sklearn", "rich")),
         ("report", ("matplotlib",)),
     ):

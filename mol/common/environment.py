@@ -26,7 +26,6 @@ _DISTRIBUTIONS = (
     "dlib-bin",
     "av",
     "openpyxl",
-    "pandas",
     "matplotlib",
 )
 
