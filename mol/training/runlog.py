@@ -18,8 +18,10 @@ from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.common.terminal import duration
+from mol.network.losses import LossTerms
 
-TRAINING_COLUMNS = ("loss", "loss_emotion", "loss_flow", "loss_landmarks", "gradient_norm")
+_TERMS = {name: f"loss_{name}" for name in LossTerms._fields if name != "total"}
+TRAINING_COLUMNS = ("loss", *_TERMS.values(), "gradient_norm")
 COLUMNS = (
     "step",
     "split",
@@ -99,8 +101,8 @@ class RunLog:
         with _storage_errors(self._path.parent):
             self._board.close()
 
-    def add(self, losses: tuple[Tensor, ...], gradient_norm: Tensor) -> None:
-        """Add one step's losses (total, emotion, flow, landmarks) without waiting for the device."""
+    def add(self, losses: LossTerms, gradient_norm: Tensor) -> None:
+        """Add one step's losses without waiting for the device."""
         values = torch.stack([value.detach().float() for value in (*losses, gradient_norm)])
         self._sums = values if self._sums is None else self._sums + values
         self._count += 1
@@ -248,7 +250,5 @@ def _storage_errors(path: Path) -> Iterator[None]:
 
 
 def _losses(values: Mapping[str, float]) -> str:
-    return (
-        f"loss {values['loss']:.3f} (emotion {values['loss_emotion']:.3f}, flow {values['loss_flow']:.3f}, "
-        f"landmarks {values['loss_landmarks']:.4f})"
-    )
+    terms = ", ".join(f"{name} {values[column]:.4f}" for name, column in _TERMS.items())
+    return f"loss {values['loss']:.3f} ({terms})"

@@ -35,7 +35,7 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
 from mol.network.checkpoint import load_model, read_state
-from mol.network.losses import landmark_loss
+from mol.network.losses import LossTerms, landmark_loss
 from mol.scoring.evaluate import EvaluateConfig
 from mol.training.runlog import RunLog
 from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
@@ -352,7 +352,7 @@ def test_a_terminal_gets_a_bar_with_losses_speed_and_time_left(tmp_path: Path) -
     text = io.StringIO()
     value = torch.tensor(0.25)
     with RunLog(tmp_path, 4, 0, 2, Console(file=text, force_terminal=True, width=160)) as log:
-        log.add((value, value, value, value), value)
+        log.add(LossTerms(*[value] * len(LossTerms._fields)), value)
         log.write_training(1, 1e-4)
     for part in ("training", "1/4", "loss 0.250 (emotion 0.250", "clips/s", "left"):
         assert part in text.getvalue()
