@@ -29,8 +29,13 @@ RESULTS = Path(__file__).parent / "results"
 # Small shapes, every operator forward and backward, and knn: what runs under a sanitizer in minutes.
 SANITIZED = "on-gpu and (agree_with_float64 or knn or f5c_inference or any_strides)"
 SANITIZERS = ("memcheck", "racecheck")
-# All that have the mark `gpu`; the others may import what a machine for measuring has not.
-FILES = [f"tests/test_{name}.py" for name in ("ops", "properties", "training_curves", "gpu")]
+# Every file with tests marked `gpu`; the others may import packages that a machine for measuring does not have.
+FILES = (
+    "tests/molkernels/test_ops.py",
+    "tests/molkernels/test_properties.py",
+    "tests/molkernels/test_gpu.py",
+    "tests/mol/training/test_training_curves.py",
+)
 TAIL = 4000
 
 
