@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from bench import counts, machine
-from bench.loso import RESULTS, fit_line, measured_steps, step_seconds
-from bench.network import FRAMES, LOSS_WEIGHTS, PUBLISHED, random_batch
+from bench.hours import fit_line, measured_steps, step_seconds
+from bench.network import FRAMES, LOSS_WEIGHTS, random_batch
+from bench.record import PUBLISHED, RESULTS
 from mol import MOL
+from mol.common.environment import available_cores
 from mol.network.losses import MOLLoss
 
 OWN = ("cuda", "cpu", "triton", "reference")  # in the order in which `auto` takes them
@@ -623,7 +625,7 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str]) -> int:
     """Print an estimate, or with --check how far predictions are off: status 1 where one is off by more than 20 %."""
     arguments = _arguments(argv)
-    torch.set_num_threads(machine.usable_cores())  # results folders of processors are named by their threads
+    torch.set_num_threads(available_cores())  # results folders of processors are named by their threads
     try:
         results = load_results(arguments.check or sorted(arguments.results.glob("*/*.json")))
         if arguments.check is None:

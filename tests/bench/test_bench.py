@@ -8,7 +8,7 @@ import pytest
 import torch
 from places import ROOT
 
-from bench import counts, gpu, machine, memory, ops, report
+from bench import counts, gpu, machine, memory, ops, record, report
 from bench.baselines import correlation_sampler
 from bench.groups import Check, Contender, Group, measure, relative_error
 from bench.test_ops import operators
@@ -89,7 +89,7 @@ def test_a_measured_run_is_saved_and_reads_as_a_table(tmp_path, capsys):
     ]
     about = {"device": "A CPU, 2 threads", "torch": "2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
     peak = {"contender": "reference", "dtype": "float32", "batch": 2, "peak_bytes": 2**30, "imports_bytes": 2**29}
-    path = report.save(report.assemble(about, LIMITS, rows, [peak], []), tmp_path)
+    path = record.save(record.assemble(about, LIMITS, rows, [peak], []), tmp_path)
     assert path == tmp_path / "a-cpu-2-threads" / "2026-01-02-abc.json"
     assert report.main([str(path)]) == 0
     assert "| published-loop | float32 |" in capsys.readouterr().out
