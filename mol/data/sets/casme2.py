@@ -32,17 +32,16 @@ from mol.data.sets.collector import (
     relative_path,
     required,
 )
-from mol.data.sets.sheets import (
-    SheetRow,
+from mol.data.sets.folders import (
     clip_folder,
     find_folders,
     find_sheet,
     other_sets,
-    read_sheet,
     require_folder,
     subject_folders,
     unlisted_folders,
 )
+from mol.data.sets.sheets import SheetRow, read_sheet
 
 FPS = 200.0
 CLIPS = 255

@@ -25,13 +25,13 @@ from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
-    folders_by_name,
     missing_frames,
     named_emotion,
     relative_path,
     required,
 )
-from mol.data.sets.sheets import SheetRow, as_text, find_folders, find_sheet, read_cells, subfolders
+from mol.data.sets.folders import find_folders, find_sheet, folders_by_name, subfolders
+from mol.data.sets.sheets import SheetRow, as_text, read_cells
 
 FPS = 30.0
 PICTURES = ("rawpic", "longVideoFaceCropped")

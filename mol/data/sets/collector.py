@@ -10,7 +10,6 @@ from typing import Literal
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, Note, OnError, key
-from mol.data.sets.sheets import subfolders
 
 
 class ClipCollector:
@@ -157,11 +156,6 @@ def named_emotion(text: str, spellings: Mapping[str, str]) -> str:
             f"the emotion {text!r} is none of this data set's: {', '.join(sorted(set(spellings.values())))}{meant}"
         )
     return spellings[plain]
-
-
-def folders_by_name(parent: Path) -> dict[str, Path]:
-    """The folders in a folder by their names in lower case; empty where there is no such folder."""
-    return {path.name.lower(): path for path in subfolders(parent)} if parent.is_dir() else {}
 
 
 def relative_path(path: Path, root: Path) -> str:

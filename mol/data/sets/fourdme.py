@@ -24,13 +24,13 @@ from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
     check_order,
-    folders_by_name,
     missing_frames,
     named_emotion,
     relative_path,
     required,
 )
-from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.data.sets.folders import find_folders, find_sheet, folders_by_name
+from mol.data.sets.sheets import SheetRow, read_sheet
 
 FPS = 60.0
 PICTURES = ("gray_micro", "gray_micro_crop")

@@ -28,7 +28,8 @@ from mol.data.sets.collector import (
     relative_path,
     required,
 )
-from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet, subfolders
+from mol.data.sets.folders import find_folders, find_sheet, subfolders
+from mol.data.sets.sheets import SheetRow, read_sheet
 
 FPS = 90.0
 _COLUMNS = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, check_interval, missing_frames, named_emotion, relative_path
-from mol.data.sets.sheets import require_folder, subfolders
+from mol.data.sets.folders import require_folder, subfolders
 
 _FPS = {"casme2": 200.0, "samm": 200.0, "smic": 100.0}
 _CLIP_NAMES = {

@@ -25,23 +25,21 @@ from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import (
     ClipCollector,
     check_interval,
-    folders_by_name,
     missing_frames,
     named_emotion,
     relative_path,
     required,
 )
-from mol.data.sets.sheets import (
-    SheetRow,
+from mol.data.sets.folders import (
     find_folders,
     find_sheet,
+    folders_by_name,
     other_sets,
-    read_sheet,
-    read_titles,
     require_folder,
     subfolders,
     subject_folders,
 )
+from mol.data.sets.sheets import SheetRow, read_sheet, read_titles
 from mol.vision.video import PICTURE_SUFFIXES
 
 Part = Literal["HS", "VIS", "NIR"]
@@ -126,7 +124,7 @@ def load_smic_extended(root: Path, on_error: OnError = "raise", part: Part = "HS
     found = ClipCollector(on_error)
     for row in read_sheet(sheet, COLUMNS, required=required_titles):
         if not row.text("subject") and not row.text("clip"):
-            found.note("warning", row.source, "the row names no clip; it is left out.")
+            found.note("warning", row.source, "the row has no clip name; it is left out.")
             continue
         with found.row(row.source, row.text("clip")) as where:
             _add_extended(found, where, row, folders, root, FPS[part])

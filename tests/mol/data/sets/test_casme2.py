@@ -212,7 +212,7 @@ def test_row_without_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_row_of_an_unknown_subject_is_an_error(tmp_path: Path) -> None:
     write_set(tmp_path, [row()])
     write_book(tmp_path / SHEET, [HEADER, row(subject="s1")])
-    with pytest.raises(DataError, match="'s1' has no folder beside sub01"):
+    with pytest.raises(DataError, match="no folder 's1' next to sub01"):
         load_casme2(tmp_path)
 
 
@@ -238,7 +238,7 @@ def test_clip_that_stands_twice_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_sheet_names_what_is_there(tmp_path: Path) -> None:
     write_set(tmp_path, [row()], sheet="CASME2-ObjectiveClasses.xlsx")
-    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found there are CASME2-ObjectiveClasses\.xlsx"):
+    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found there: CASME2-ObjectiveClasses\.xlsx"):
         load_casme2(tmp_path)
 
 

@@ -266,7 +266,7 @@ def test_row_that_names_no_clip_is_a_warning(tmp_path: Path) -> None:
     write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])])
     total = (None, None, None, 20, *(None,) * 13)
     write_book(tmp_path / LONG / "SMIC-HS-E_annotation.xlsx", [HEADER, row(1, "s1_ne_01", [1020, 1045]), total])
-    assert "row 3: the row names no clip" in notes(load_smic_extended(tmp_path), "warning")[0]
+    assert "row 3: the row has no clip name" in notes(load_smic_extended(tmp_path), "warning")[0]
 
 
 def test_missing_sheet_of_the_extended_set_is_an_error(tmp_path: Path) -> None:
