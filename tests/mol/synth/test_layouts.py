@@ -16,7 +16,8 @@ from data_fixtures import dlib_detector
 
 from mol.common.errors import SettingsError, StorageError
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
-from mol.data.protocols import apply, count_differences, find_protocol
+from mol.data.protocol import apply, count_differences
+from mol.data.protocols import find_protocol
 from mol.data.sets.registry import SETS
 from mol.synth.faces import load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, deal

@@ -9,7 +9,8 @@ from tiny_sets import notes, write_frames
 
 from mol.common.errors import DataError
 from mol.data.manifest import key
-from mol.data.protocols import apply, find_protocol
+from mol.data.protocol import apply
+from mol.data.protocols import find_protocol
 from mol.data.sets.released import load_released
 
 CLIPS = {
