@@ -6,27 +6,16 @@ a set is never mistaken for the whole set. `mol.data.protocols` has the known on
 
 from __future__ import annotations
 
-import re
 import typing
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mol.common.errors import DataError
+from mol.data.sets.registry import SETS
 
 AS_LABELLED = "as-labelled"
 AS_LABELLED_NOTE = "Takes its classes from the clips; checks no counts. For your own videos and synthetic clips."
-
-# How each set names its subjects; a clip of another set under this set's name is a mistake, whatever its label.
-_SUBJECTS = {
-    "casme2": (r"sub\d{2}", "sub01"),
-    "samm": (r"\d{3}", "006"),
-    "smic": (r"s\d{1,2}", "s1"),
-    "casme-sq": (r"s\d{1,2}", "s15"),
-    "casme3": (r"spNO\.\d+", "spNO.1"),
-    "mmew": (r"S\d{2}", "S13"),
-    "4dme": (r"sub_\d+", "sub_01"),
-}
 
 
 class HasLabelFields(typing.Protocol):
@@ -172,13 +161,13 @@ def _emotions(protocol: Protocol, clip: HasLabelFields) -> Mapping[str, str]:
 
 
 def _check_spelling(clip: HasLabelFields) -> None:
-    pattern, example = _SUBJECTS.get(clip.dataset, (".+", ""))
-    if re.fullmatch(pattern, clip.subject):
+    own = SETS.get(clip.dataset)
+    if own is None or own.allows_subject(clip.subject):
         return
-    fits = [dataset for dataset, (other, _) in _SUBJECTS.items() if re.fullmatch(other, clip.subject)]
-    hint = f"that is how {' and '.join(fits)} spell theirs; " if fits else ""
+    fits = [other.name for other in SETS.values() if other.subject_pattern and other.allows_subject(clip.subject)]
+    hint = f"that looks like a subject of {' or '.join(fits)}; " if fits else ""
     raise DataError(
-        f"{_key(clip)}: {clip.dataset} has no subject {clip.subject!r} (its people are spelled like {example}); "
+        f"{_key(clip)}: {clip.dataset} has no subject {clip.subject!r} (its subjects have names like {own.subject}); "
         f"{hint}make the manifest again with the right --dataset and --root."
     )
 

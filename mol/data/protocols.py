@@ -6,19 +6,19 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from mol.common.errors import SettingsError
 from mol.data.protocol import AS_LABELLED, AS_LABELLED_NOTE, HasLabelFields, Protocol, as_labelled
+from mol.data.sets import casme2, samm, smic
+from mol.data.sets.collector import spellings
+from mol.data.sets.dataset import DataSet
 
 
-def _same(*emotions: str) -> dict[str, str]:
-    return {emotion: emotion for emotion in emotions}
-
-
-def _numbered(pattern: str, numbers: Iterable[int]) -> frozenset[str]:
-    return frozenset(pattern.format(number) for number in numbers)
+def _annotated(dataset: DataSet, classes: Sequence[str]) -> dict[str, dict[str, int]]:
+    """The counts of a data set whose emotions are the classes."""
+    return {dataset.name: {name: dataset.counts[name] for name in classes}}
 
 
 _MEGC_CASME2 = {"disgust": "negative", "repression": "negative", "happiness": "positive", "surprise": "surprise"}
@@ -27,17 +27,19 @@ _MEGC_SAMM = {
     "happiness": "positive",
     "surprise": "surprise",
 }
-_THREE = _same("negative", "positive", "surprise")
+_THREE = spellings("negative", "positive", "surprise")
 _BY_VALENCE = {
     **dict.fromkeys(("anger", "disgust", "fear", "sadness"), "negative"),
     "happiness": "positive",
     "surprise": "surprise",
 }
+_CASME2_FIVE = ("surprise", "happiness", "disgust", "repression", "others")
+_SAMM_FIVE = ("surprise", "happiness", "anger", "contempt", "others")
 _SEVEN = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "others")
 
-_CASME2_PEOPLE = _numbered("sub{:02d}", range(1, 27))
-_SAMM_PEOPLE = _numbered("{:03d}", set(range(6, 38)) - {8, 27, 29})
-_SMIC_PEOPLE = _numbered("s{}", (*range(1, 7), 8, 9, *range(11, 16), *range(18, 21)))
+_CASME2_PEOPLE = frozenset(casme2.SET.people)
+_SAMM_PEOPLE = frozenset(samm.SET.people)
+_SMIC_PEOPLE = frozenset(smic.SET.people)
 _RELEASED = "the published code of MOL (Shao et al., IEEE TPAMI 2025)"
 _RELEASED_IDS = ("surprise", "positive", "negative")
 
@@ -50,7 +52,7 @@ _ALL = (
         counts={
             "casme2": {"negative": 88, "positive": 32, "surprise": 25},
             "samm": {"negative": 92, "positive": 26, "surprise": 15},
-            "smic": {"negative": 70, "positive": 51, "surprise": 43},
+            **_annotated(smic.SET, ("negative", "positive", "surprise")),
         },
         subject_counts={"casme2": 24, "samm": 28, "smic": 16},
         people={"casme2": _CASME2_PEOPLE - {"sub10", "sub18"}, "smic": _SMIC_PEOPLE},
@@ -62,17 +64,17 @@ _ALL = (
     ),
     Protocol(
         name="casme2-5",
-        classes=("surprise", "happiness", "disgust", "repression", "others"),
-        emotions={"casme2": _same("surprise", "happiness", "disgust", "repression", "others")},
-        counts={"casme2": {"surprise": 25, "happiness": 32, "disgust": 63, "repression": 27, "others": 99}},
+        classes=_CASME2_FIVE,
+        emotions={"casme2": spellings(*_CASME2_FIVE)},
+        counts=_annotated(casme2.SET, _CASME2_FIVE),
         source="Yan et al., CASME II, PLoS ONE 2014; counts of the distributed sheet",
         note="246 clips; sadness (7) and fear (2) are excluded. The number of subjects is not checked.",
     ),
     Protocol(
         name="samm-5",
-        classes=("surprise", "happiness", "anger", "contempt", "others"),
-        emotions={"samm": _same("surprise", "happiness", "anger", "contempt", "others")},
-        counts={"samm": {"surprise": 15, "happiness": 26, "anger": 57, "contempt": 12, "others": 26}},
+        classes=_SAMM_FIVE,
+        emotions={"samm": spellings(*_SAMM_FIVE)},
+        counts=_annotated(samm.SET, _SAMM_FIVE),
         source="Davison et al., SAMM, IEEE TAC 2018; counts of the distributed sheet",
         note="136 clips; disgust (9), fear (8) and sadness (6) are excluded. The number of subjects is not checked.",
     ),
@@ -89,8 +91,8 @@ _ALL = (
     ),
     Protocol(
         name="released-casme2-5",
-        classes=("surprise", "happiness", "disgust", "repression", "others"),
-        emotions={"casme2": _same("surprise", "happiness", "disgust", "repression", "others")},
+        classes=_CASME2_FIVE,
+        emotions={"casme2": spellings(*_CASME2_FIVE)},
         subjects={"casme2": _CASME2_PEOPLE - {"sub18"}},
         subject_counts={"casme2": 25},
         source=_RELEASED,
@@ -107,8 +109,8 @@ _ALL = (
     ),
     Protocol(
         name="released-samm-5",
-        classes=("surprise", "happiness", "anger", "contempt", "others"),
-        emotions={"samm": _same("surprise", "happiness", "anger", "contempt", "others")},
+        classes=_SAMM_FIVE,
+        emotions={"samm": spellings(*_SAMM_FIVE)},
         subjects={"samm": _SAMM_PEOPLE - {"024"}},
         subject_counts={"samm": 28},
         source=_RELEASED,
@@ -119,7 +121,7 @@ _ALL = (
         classes=_RELEASED_IDS,
         emotions={"smic": _THREE},
         subjects={"smic": _SMIC_PEOPLE},
-        counts={"smic": {"negative": 70, "positive": 51, "surprise": 43}},
+        counts=_annotated(smic.SET, _RELEASED_IDS),
         subject_counts={"smic": 16},
         source=_RELEASED + "; counts of SMIC-HS",
         note="The clips of megc2019 under other class ids.",
@@ -141,7 +143,7 @@ _ALL = (
     Protocol(
         name="casme3-7",
         classes=_SEVEN,
-        emotions={"casme3": _same(*_SEVEN)},
+        emotions={"casme3": spellings(*_SEVEN)},
         source="Li et al., CAS(ME)³, IEEE TPAMI 2023",
         note="Part A as annotated (860 rows in the distributed sheet). No counts are checked.",
     ),
@@ -162,7 +164,7 @@ _ALL = (
     Protocol(
         name="mmew-7",
         classes=_SEVEN,
-        emotions={"mmew": _same(*_SEVEN)},
+        emotions={"mmew": spellings(*_SEVEN)},
         source="Ben et al., IEEE TPAMI 2022",
         note="As annotated. No counts are checked.",
     ),

@@ -15,19 +15,12 @@ from pathlib import Path
 from mol.common.errors import DataError
 from mol.data.sets.sheets import SHEET_SUFFIXES
 
-# Names that only one data set carries, for the message when a root is another set's.
-_TELLTALES = {
-    "casme2": ("casme2-coding*", "casme2_raw_selected", "casme2-raw"),
-    "samm": ("samm*micro_facs*",),
-    "smic": ("smic_all_*", "smic-e_raw*", "smic?*?e_annotation*"),
-    "casme-sq": ("code_final.xlsx",),
-    "casme3": ("cas(me)3*",),
-    "mmew": ("mmew_micro*",),
-    "4dme": ("4dme_*",),
-}
+
+class SetNotFoundError(DataError):
+    """The root does not contain the data set: its sheet or its pictures are missing."""
 
 
-def find_sheet(root: Path, patterns: Sequence[str], what: str, own: str = "") -> Path:
+def find_sheet(root: Path, patterns: Sequence[str], what: str) -> Path:
     """Find an annotation sheet under `root`, at most three levels deep.
 
     Args:
@@ -35,9 +28,10 @@ def find_sheet(root: Path, patterns: Sequence[str], what: str, own: str = "") ->
         patterns: file names with ``*`` and ``?``; the first pattern that matches any file is used. Of several files,
             the one whose name sorts last (names contain dates) and is nearest to the root is returned.
         what: what the sheet is, for the error message.
-        own: key of the data set; where it is given, the message names the other sets that the folder looks like.
+
     Raises:
-        DataError: the folder or the sheet is missing; the message says what is needed and which sheets are there.
+        DataError: the folder is missing.
+        SetNotFoundError: the sheet is missing; the message says what is needed and which sheets are there.
     """
     require_folder(root)
     files = [path for path in _files(root, depth=3) if not path.name.startswith(("~$", "."))]
@@ -47,8 +41,7 @@ def find_sheet(root: Path, patterns: Sequence[str], what: str, own: str = "") ->
             return max(found, key=lambda path: (path.name.lower(), -len(path.parts), str(path)))
     others = sorted(path.name for path in files if path.suffix.lower() in (*SHEET_SUFFIXES, ".xls"))
     there = f"Sheets found there: {', '.join(others)}." if others else "There is no sheet at all."
-    hint = other_sets(root, own) if own else ""
-    raise DataError(f"no {what} under {root}: a file {' or '.join(patterns)} is needed. {there}{hint}")
+    raise SetNotFoundError(f"no {what} under {root}: expected a file {' or '.join(patterns)}. {there}")
 
 
 def find_folders(root: Path, names: Sequence[str], depth: int = 4) -> list[Path]:
@@ -67,19 +60,6 @@ def find_folders(root: Path, names: Sequence[str], depth: int = 4) -> list[Path]
     order = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
     found = [path for path in _folders(root, depth, set(order)) if _holds_other_folders(path)]
     return sorted(found, key=lambda path: (order[path.name.lower()], str(path)))
-
-
-def other_sets(root: Path, own: str) -> str:
-    """A sentence for messages: which sets but `own` have names of theirs in `root`, at most two levels down."""
-    entries = _entries(root)
-    entries += [inner for entry in entries if entry.is_dir() for inner in _entries(Path(entry.path))]
-    names = {root.resolve().name.lower(), *(entry.name.lower() for entry in entries)}
-    sets = [
-        key
-        for key, patterns in _TELLTALES.items()
-        if key != own and any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
-    ]
-    return f" It looks like another data set: --dataset {' or '.join(sets)}." if sets else ""
 
 
 def require_folder(root: Path) -> None:
@@ -149,6 +129,16 @@ def unlisted_folders(subjects: Mapping[str, Path], listed: Collection[str]) -> d
 def folders_by_name(parent: Path) -> dict[str, Path]:
     """The folders in a folder by lower-case name; empty if there is no such folder."""
     return {path.name.lower(): path for path in subfolders(parent)} if parent.is_dir() else {}
+
+
+def names_within(root: Path, depth: int) -> set[str]:
+    """Lower-case names of `root` and of the files and folders in it, at most `depth` levels deep."""
+    names = {root.resolve().name.lower()}
+    for entry in _entries(root) if depth else ():
+        names.add(entry.name.lower())
+        if entry.is_dir():
+            names |= names_within(Path(entry.path), depth - 1)
+    return names
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:

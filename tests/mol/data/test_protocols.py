@@ -214,7 +214,7 @@ def test_the_same_emotion_has_another_id_in_another_protocol():
 )
 def test_a_subject_of_one_set_in_another_is_refused(dataset, subject, owner):
     protocol = PROTOCOLS["megc2019"]
-    with pytest.raises(DataError, match=rf"{dataset} has no subject '{subject}'.*{owner}[^;]* spell.*--dataset"):
+    with pytest.raises(DataError, match=rf"{dataset} has no subject '{subject}'.*a subject of [^;]*{owner}.*--dataset"):
         apply(protocol, [clip(dataset, subject, "c", "surprise")])
 
 

@@ -8,7 +8,7 @@ import pytest
 from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
-from mol.data.sets.folders import clip_folder, find_folders, find_sheet, other_sets, subject_folders, unlisted_folders
+from mol.data.sets.folders import clip_folder, find_folders, find_sheet, subject_folders, unlisted_folders
 
 COLUMNS = {"subject": ("Subject",), "onset": ("OnsetFrame", "Onset"), "emotion": ("Estimated Emotion",)}
 HEADER = ("Subject", "OnsetFrame", None, "Estimated Emotion")
@@ -23,7 +23,7 @@ def test_newest_sheet_is_found_by_name(tmp_path: Path) -> None:
 def test_missing_sheet_lists_what_is_needed_and_what_is_there(tmp_path: Path) -> None:
     write_book(tmp_path / "docs" / "ObjectiveClasses.xlsx", [HEADER])
     with pytest.raises(
-        DataError, match=r"no coding sheet .*: a file coding-\*\.xlsx is needed.*ObjectiveClasses\.xlsx"
+        DataError, match=r"no coding sheet .*: expected a file coding-\*\.xlsx\..*ObjectiveClasses\.xlsx"
     ):
         find_sheet(tmp_path, ["coding-*.xlsx"], "coding sheet")
 
@@ -86,9 +86,3 @@ def test_folders_that_no_row_names_are_listed(tmp_path: Path) -> None:
     assert unlisted_folders({"sub01": tmp_path / "sub01"}, ["sub01/ep01"]) == {
         "sub01/EP02": tmp_path / "sub01" / "EP02"
     }
-
-
-def test_other_sets_are_recognised_by_their_sheets(tmp_path: Path) -> None:
-    write_book(tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx", [HEADER])
-    assert "--dataset samm" in other_sets(tmp_path, own="casme2")
-    assert other_sets(tmp_path, own="samm") == ""
