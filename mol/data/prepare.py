@@ -27,7 +27,7 @@ class PrepareConfig:
     """Read a data set as it was distributed and list its clips in a manifest.
 
     Attributes:
-        dataset: name of the data set; ``mol prepare --help`` lists all of them, docs/datasets.md describes each.
+        dataset: a name from the list at the end of the help text; docs/datasets.md describes each data set.
         root: folder into which the archives were unpacked; for generic, the table or its folder.
         out: folder of the manifest; manifests/<dataset> by default.
         on_error: "raise" stops at the first clip that cannot be used, "skip" drops such clips and lists them.

@@ -1,15 +1,18 @@
 """The recognition protocols that are known by name.
 
-``docs/protocols.md`` explains them; ``python -m mol.data.protocols`` prints the table on that page.
+``docs/protocols.md`` explains them. ``python -m mol.data.protocols`` prints the table on that page;
+``python -m mol.data.protocols docs/protocols.md`` writes it there.
 """
 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from mol.common.errors import SettingsError
+from mol.common.markdown import publish
 from mol.data.protocol import AS_LABELLED, AS_LABELLED_NOTE, HasLabelFields, Protocol, as_labelled
 from mol.data.sets import casme2, samm, smic
 from mol.data.sets.collector import spellings
@@ -229,4 +232,4 @@ def _asserted(protocol: Protocol) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(markdown_table())
+    publish(markdown_table(), "table", sys.argv[1:])

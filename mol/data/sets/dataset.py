@@ -34,6 +34,7 @@ class DataSet:
         subject_pattern: regular expression that matches every subject's name; empty if any name is allowed.
         people: all subjects, where known.
         counts: emotion → number of clips as annotated; empty if not known.
+        protocols: protocols to use, where `mol.data.protocols` does not tell; empty otherwise.
         stated_clips: number of clips according to the authors, where `counts` is not known; 0 if neither is.
     """
 
@@ -54,6 +55,7 @@ class DataSet:
     people: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
     stated_clips: int = 0
+    protocols: str = ""
 
     @property
     def clips(self) -> int:

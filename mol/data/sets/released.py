@@ -79,8 +79,9 @@ data/
     ),
     remarks=(
         "The licences of the original data sets apply. Subjects and clips get the names that they have in the official "
-        "archives (`sub01`, `EP19_05f`), and each clip belongs to its original data set. Use a protocol `released-*`."
+        "archives (`sub01`, `EP19_05f`), and each clip belongs to its original data set."
     ),
+    protocols="`released-*`",
 )
 
 

@@ -70,7 +70,7 @@ SET = DataSet(
         'Li et al., "Towards Reading Hidden Emotions: A Comparative Study of Spontaneous Micro-Expression Spotting and '
         'Recognition Methods", IEEE Transactions on Affective Computing 9 (4), 2018'
     ),
-    access="the Center for Machine Vision and Signal Analysis, University of Oulu; it comes with SMIC",
+    access="the Center for Machine Vision and Signal Analysis, University of Oulu, with the signed licence agreement",
     url="https://www.oulu.fi/cmvs/node/41319",
     tree="""
 SMIC-E/

@@ -11,6 +11,7 @@ import pytest
 from places import ROOT
 
 from mol.common.errors import DataError, SettingsError
+from mol.common.markdown import generated_part
 from mol.data.manifest import Clip
 from mol.data.protocol import AS_LABELLED, apply, as_labelled, count_differences, left_out, require_counts
 from mol.data.protocols import PROTOCOLS, find_protocol, markdown_table, protocol_for
@@ -261,4 +262,4 @@ def test_the_page_holds_the_table_that_the_code_prints():
     ).stdout.strip()
     assert printed == markdown_table()
     page = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
-    assert page.split("<!-- table: start -->")[1].split("<!-- table: end -->")[0].strip() == printed
+    assert generated_part(page, "table") == printed, "run python -m mol.data.protocols docs/protocols.md"
