@@ -1,10 +1,10 @@
 """Did it get slower? `python -m bench.compare OLD.json NEW.json [--allow 0.05] [--all] [--missing-ok]`
 
-Two runs were not made in the same minutes, so every time is taken relative to the baselines of the same round: the
-machine's drift cancels, which it would not between two plain medians. Prints a Markdown table.
+Two runs are made at different times, so every time is divided by the baselines' times of the same round. This cancels
+the machine's drift, which the difference of two medians would not. Prints a Markdown table.
 
-Exit status 0: no regression. 1: a row is slower beyond noise and `--allow`, fails a check that it passed, is missing or
-cannot be compared, or a training step's peak memory grew by more than 5 %. 2: the results cannot be compared at all.
+Exit status 0: no regression. 1: a row is slower beyond noise and `--allow`, fails a check that it passed before, is
+missing or cannot be compared, or a training step's peak memory grew by more than 5 %. 2: the files cannot be compared.
 """
 
 import argparse
@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import BASELINES, Result, Row, above_imports, case, digits, label, load, named, timed_together
+from bench.record import BASELINES, Result, Row, above_imports, case, label, load, named, timed_together
+from bench.tables import digits, markdown_table
 from mol.common.errors import MOLError, SettingsError
 from mol.common.extras import require
 
 CONFIDENCE = 0.99
 MEMORY_ALLOWANCE = 0.05
-TRIMMED_FROM = 10  # rounds; of fewer, trimming would leave too little to estimate the noise from
+TRIMMED_FROM = 10  # rounds; with fewer, trimming would leave too few to estimate the noise from
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One line of the table: the row, its figures as text, and whether it makes the comparison fail."""
+    """A line of the table: the row, its figures as text, and whether it makes the comparison fail."""
 
     row: str
     old: str
@@ -39,17 +40,17 @@ class Verdict:
 
 
 def interval(old: np.ndarray, new: np.ndarray) -> tuple[float, float, float]:
-    """Ratio new / old of two samples of log seconds, between the bounds of its 99 % confidence interval.
+    """The ratio new / old of two samples of log seconds with its 99 % confidence interval.
 
     exp(m_new − m_old ± t s), m the mean over rounds, s² = s_old² + s_new² with Welch's degrees of freedom; from 10
-    rounds on Yuen's form (Biometrika 1974), which trims a fifth of the rounds at either end, so that interruptions
-    weigh little. A bootstrap over three or five rounds would be too narrow: it cannot see a spread that so few rounds
-    hide, and Student's t can.
+    rounds on Yuen's form (Biometrika 1974), which trims a fifth of the rounds at either end, so interruptions have
+    little weight. A bootstrap over three or five rounds would be too narrow, because so few rounds hide part of the
+    spread; Student's t accounts for that.
 
     Args:
-        old, new: log seconds relative to the baselines, an entry a round.
+        old, new: log seconds relative to the baselines, one entry per round.
     Returns:
-        (low, ratio, high); (0, ratio, inf) where a run has a single round.
+        (low, ratio, high); (0, ratio, inf) if a run has a single round.
     """
     samples = [_trimmed(old), _trimmed(new)]
     difference = samples[1][0] - samples[0][0]
@@ -75,29 +76,29 @@ def _trimmed(values: np.ndarray) -> tuple[float, float, int]:
 
 
 def relative(row: Row, baselines: Sequence[Row]) -> np.ndarray:
-    """Log seconds of a row less the mean log seconds of the baselines, round by round."""
+    """Log seconds of a row minus the mean log seconds of the baselines, round by round."""
     return np.log(row["durations"]) - np.mean([np.log(other["durations"]) for other in baselines], axis=0)
 
 
 def compare(
     old: Result, new: Result, allow: float = 0.05, everyone: bool = False, missing_ok: bool = False
 ) -> list[Verdict]:
-    """Every row of the backends of molkernels in `old`, beside its like in `new`.
+    """Compare the rows of molkernels' backends in `old` with those in `new`.
 
     Args:
         old, new: results of the same device and number of threads.
         allow: a regression is a ratio whose whole interval lies above 1 + `allow`.
-        everyone: the baselines' rows as well.
-        missing_ok: rows and figures that `new` lacks do not fail.
+        everyone: compare the baselines' rows as well.
+        missing_ok: rows and figures that `new` lacks are no failure.
     Raises:
         SettingsError: the devices or numbers of threads differ.
     """
     for key in ("device", "threads"):
         was, now = old["machine"][key], new["machine"][key]
         if was != now:
-            raise SettingsError(f"{key} differs: {was} before, {now} now; compare runs of the same machine and setting")
+            raise SettingsError(f"{key} differs: {was} before, {now} now; compare runs with equal {key}")
     if not 0 <= allow < math.inf:
-        raise SettingsError(f"--allow is a share of the time and not negative, such as 0.05; it is {allow}")
+        raise SettingsError(f"--allow is {allow}, but must be a non-negative share of the time, such as 0.05")
     before, after = _by_row(old, everyone), _by_row(new, everyone)
     verdicts = [
         _timed(row, after[key], old, new, allow, missing_ok) if key in after
@@ -135,7 +136,7 @@ def _timed(was: Row, now: Row, old: Result, new: Result, allow: float, missing_o
 
 
 def _baselines(result: Result, row: Row) -> dict[str, Row]:
-    """By name: the baselines in float32 that were timed in the rounds of `row`."""
+    """The baselines in float32 that were timed in the same rounds as `row`, by name."""
     return {
         other["contender"]: other
         for other in result["rows"]
@@ -148,7 +149,7 @@ def _baselines(result: Result, row: Row) -> dict[str, Row]:
 
 
 def _memory(old: Sequence[Row], new: Sequence[Row], everyone: bool, missing_ok: bool) -> Iterator[Verdict]:
-    """Peaks above the imports, which are torch's own."""
+    """Compare peaks above the imports, because the imports are torch's own."""
     found = {_memory_key(row): row for row in new}
     for row in old:
         if row["contender"] in BASELINES and not everyone:
@@ -178,12 +179,12 @@ def _ms(row: Row) -> str:
 
 
 def table(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a Markdown table, the failing ones in bold."""
-    lines = ["| row | old ms | new ms | new / old (99 %) | verdict |", "| --- | --- | --- | --- | --- |"]
-    for line in verdicts:
-        verdict = f"**{line.verdict}**" if line.fails else line.verdict
-        lines.append(f"| {line.row} | {line.old} | {line.new} | {line.ratio} | {verdict} |")
-    return "\n".join(lines)
+    """The verdicts as a Markdown table, with failures in bold."""
+    titles = ["row", "old ms", "new ms", "new / old (99 %)", "verdict"]
+    return markdown_table(
+        titles,
+        ([v.row, v.old, v.new, v.ratio, f"**{v.verdict}**" if v.fails else v.verdict] for v in verdicts),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,9 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Fails where NEW is slower than OLD.")
     parser.add_argument("old", type=Path, metavar="OLD.json")
     parser.add_argument("new", type=Path, metavar="NEW.json")
-    parser.add_argument("--allow", type=float, default=0.05, help="share that a row may be slower (default: 0.05)")
-    parser.add_argument("--all", action="store_true", help="the baselines' rows as well")
-    parser.add_argument("--missing-ok", action="store_true", help="do not fail for what NEW lacks")
+    parser.add_argument("--allow", type=float, default=0.05, help="by what share a row may be slower (default: 0.05)")
+    parser.add_argument("--all", action="store_true", help="compare the baselines' rows as well")
+    parser.add_argument("--missing-ok", action="store_true", help="rows that NEW lacks are no failure")
     options = parser.parse_args(arguments)
     try:
         old, new = load(options.old), load(options.new)

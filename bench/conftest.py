@@ -1,32 +1,31 @@
-"""One run of `pytest bench/`: the machine's limits first, then groups measured as they are asked for."""
+"""A run of `pytest bench/`: the machine's limits first, then each group when a test first asks for it."""
 
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 
-from bench import machine, memory, ops, report
+from bench import machine, memory, ops, record, report
 from bench.groups import Group, Row, measure
 from bench.timing import ReplayClock
 from mol.common.allocator import keep_freed_memory
+from mol.common.environment import available_cores
 
 CLOCK = ReplayClock()
-RESULTS = Path(__file__).parent / "results"
 
 
 class Cases(NamedTuple):
-    """What a test is made for: `make(device, full, threads)` gives a `pytest.param` of the `names` for each."""
+    """The parameters of a test: `make(device, full, threads)` yields a `pytest.param` of the `names` for each case."""
 
     names: tuple[str, ...]
     make: Callable[[str, bool, int], Iterator[Any]]
 
 
 class Run:
-    """What has been measured so far in this session."""
+    """The measurements of this session so far."""
 
     def __init__(self, device: str, full: bool) -> None:
         self.device, self.full = device, full
@@ -39,7 +38,7 @@ class Run:
         self._peaks: dict[tuple[str, str, str], int] | None = None
 
     def row(self, key: Hashable, build: Callable[[], Group], contender: str, threads: int) -> Row:
-        """The figures of one contender; its whole group is measured when it is first asked for."""
+        """The figures of a contender; its whole group is measured on the first request."""
         if key not in self._rows:
             with _threads(threads):
                 if threads not in self.limits:
@@ -48,7 +47,7 @@ class Run:
         return self._rows[key][contender]
 
     def operator_peak(self, op: str, direction: str, contender: str) -> int | None:
-        """Bytes that one call needs at its peak, or None if that was not measured (max-autotune, which takes long).
+        """Bytes that one call needs at its peak; None for max-autotune, where that takes too long to measure.
 
         All operators of the session are measured in one child process.
         """
@@ -57,9 +56,9 @@ class Run:
         return self._peaks.get((op, direction, contender))
 
     def as_json(self) -> dict[str, object]:
-        """Everything of this run, as it is saved."""
+        """The whole run as it is saved."""
         rows = [asdict(row) for group in self._rows.values() for row in group.values()]
-        return report.assemble(self.machine, self.limits[self.threads], rows, self.memory, ops.left_out())
+        return record.assemble(self.machine, self.limits[self.threads], rows, self.memory, ops.left_out())
 
 
 _RUN = pytest.StashKey[Run]()
@@ -81,7 +80,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     options.addoption(
         "--full",
         action="store_true",
-        help="sweeps over maps, side, k, threads and batch, and torch.compile in every mode for every subject",
+        help="also sweep maps, side, k, threads and batch, and every mode of torch.compile for every subject",
     )
     options.addoption("--threads", type=int, default=None, help="threads of PyTorch (default: all cores)")
     options.addoption(
@@ -90,17 +89,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    keep_freed_memory()  # as in the program `mol`, and for every contender alike
-    # torch._inductor's own call of a deprecated check; nothing a reader of the figures can act on.
+    keep_freed_memory()  # as the program `mol` does, for every contender alike
+    # Raised by torch._inductor itself.
     config.addinivalue_line("filterwarnings", "ignore:`torch._prims_common.check` is deprecated:FutureWarning")
     config.addinivalue_line("filterwarnings", "ignore:TypedStorage is deprecated:UserWarning")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Make the tests that the module lists in `CASES`."""
+    """Parametrise the tests that the module lists in `CASES`."""
     cases = metafunc.module.CASES[metafunc.function.__name__]
     config = metafunc.config
-    threads = config.getoption("--threads") or machine.usable_cores()
+    threads = config.getoption("--threads") or available_cores()
     metafunc.parametrize(
         cases.names, list(cases.make(config.getoption("--device"), config.getoption("--full"), threads))
     )
@@ -110,7 +109,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def bench_run(request: pytest.FixtureRequest) -> Run:
     """The session's measurements."""
     config = request.config
-    torch.set_num_threads(config.getoption("--threads") or machine.usable_cores())
+    torch.set_num_threads(config.getoption("--threads") or available_cores())
     run = Run(config.getoption("--device"), config.getoption("--full"))
     calls = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     standard = [(call["op"], call["direction"]) for call in calls if "op" in call and call["point"].sweep is None]
@@ -121,7 +120,7 @@ def bench_run(request: pytest.FixtureRequest) -> Run:
 
 @pytest.fixture
 def replay(benchmark) -> Callable[[Row], None]:
-    """Fail where a row is not right; else hand its recorded times to pytest-benchmark."""
+    """Fail if a row exceeds its tolerance; otherwise pass its recorded times to pytest-benchmark."""
 
     def play(row: Row) -> None:
         assert row.error <= row.tolerance, f"{row.contender} is off the reference by {row.error:.1e}: not timed"
@@ -141,5 +140,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("")
     terminalreporter.write_line(report.markdown(result))
     if config.getoption("--save-results"):
-        path = report.save(result, RESULTS)
+        path = record.save(result, record.RESULTS)
         terminalreporter.write_line(f"\nsaved to {path}")

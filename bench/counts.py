@@ -1,8 +1,8 @@
 """Least work of each operation, counted by hand: floating-point operations and bytes that must move.
 
 A multiply-add counts two operations. Bytes are those of inputs, parameters and outputs, each once, at the contender's
-precision; what an implementation moves besides is its own affair and shows as a lower share of the limit.
-Backward passes count the products they cannot avoid: one for the input and one for the weights of each forward one.
+precision; whatever else an implementation moves shows as a lower share of the limit. Backward passes count the products
+that they cannot avoid: for each forward product, one for the input and one for the weights.
 """
 
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class Work:
     def seconds_at(
         self, flops_per_second: float, bytes_per_second: float, bytes_per_element: int
     ) -> tuple[float, float]:
-        """What arithmetic and traffic take at these rates; the longer of the two is the limit."""
+        """Seconds of arithmetic and of traffic at these rates; the longer of the two is the limit."""
         return self.flops / flops_per_second, self.elements * bytes_per_element / bytes_per_second
 
 
 def fcc(n: int, c: int, h: int, w: int, training: bool) -> Work:
-    """Two circular correlations a pixel, of H and of W terms; x and y (training: statistics, dx, dy as well)."""
+    """Two circular correlations per pixel, of H and of W terms; x and y (training: also statistics, dx, dy)."""
     size = n * c * h * w
     forward = 2 * size * (h + w)
     return Work(3 * forward, 6 * size) if training else Work(forward, 2 * size)
 
 
 def ccc(n: int, c: int, p: int, k: int, graph: str, training: bool) -> Work:
-    """The similarities and the products with W1 and W2, of which the position graph needs k (one holds the node)."""
+    """Similarities and products with W1 and W2, of which the position graph needs k + 1 (one is with the node)."""
     nodes, length = (c, p) if graph == "channel" else (p, c)
     similarities = 2 * n * nodes * nodes * length
     products = 2 if graph == "channel" else k + 1
@@ -45,7 +45,7 @@ def ccc(n: int, c: int, p: int, k: int, graph: str, training: bool) -> Work:
 
 
 def f5c(n: int, c: int, h: int, w: int, k: int, graph: str, training: bool) -> Work:
-    """FCC and CCC; the map between them need not leave the chip."""
+    """FCC and CCC; the map between them can stay on the chip."""
     first = fcc(n, c, h, w, training)
     second = ccc(n, c, h * w, k, graph, training)
     return Work(first.flops + second.flops, second.elements)
@@ -64,7 +64,7 @@ def _pairs_inside(length: int, radius: int, stride: int) -> int:
 
 
 def mol_released(batch: int, frames: int, parameters: int, training: bool) -> Work:
-    """The released network: stack and flow encoder once a frame, the 216 dead cost-volume channels left out.
+    """The released network: stack and flow encoder once per frame, without the 216 dead cost-volume channels.
 
     A training step is three times the forward products (AdamW's arithmetic is not counted), and touches every parameter
     ten times: read in forward and backward, gradient written, four reads and three writes of AdamW.

@@ -1,20 +1,18 @@
-"""Everything that only a GPU can show, in one run: `make gpu`, or `python -m bench.gpu [FOLDER]`.
+"""Build, test, sanitize and measure on a GPU in one run: `make gpu`, or `python -m bench.gpu [FOLDER]`.
 
-Builds the extension for the GPU at hand with the torch of the Python that runs this (no network, nothing installed),
-runs `pytest -m gpu`, a short part of it under compute-sanitizer (memcheck and racecheck), and the benchmarks there.
-Writes <FOLDER>/<device>/<date>-<commit>-gpu.json; FOLDER is bench/results unless given. Exit status 1 if a step
-failed; the JSON is written all the same and says which.
+Builds the extension for the machine's GPU with the torch of the running Python (without network or installation), then
+runs `pytest -m gpu`, a short part of it under compute-sanitizer (memcheck and racecheck), and the benchmarks. Writes
+<FOLDER>/<device>/<date>-<commit>-gpu.json, where FOLDER is bench/results by default. If a step failed, the exit status
+is 1, and the JSON, which is written anyway, says which.
 """
 
 import itertools
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,20 +20,24 @@ from typing import Any
 import torch
 
 from bench import machine
-from bench.report import FORMAT
+from bench.record import FORMAT, RESULTS, save
 from molkernels.triton import tuning
 
-RESULTS = Path(__file__).parent / "results"
-# Small shapes, every operator forward and backward, and knn: what runs under a sanitizer in minutes.
+# Every operator on small shapes, forward and backward, and knn: what takes minutes under a sanitizer.
 SANITIZED = "on-gpu and (agree_with_float64 or knn or f5c_inference or any_strides)"
 SANITIZERS = ("memcheck", "racecheck")
-# All that have the mark `gpu`; the others may import what a machine for measuring has not.
-FILES = [f"tests/test_{name}.py" for name in ("ops", "properties", "training_curves", "gpu")]
+# Every file with tests marked `gpu`; the others may import packages that a machine for measuring does not have.
+FILES = (
+    "tests/molkernels/test_ops.py",
+    "tests/molkernels/test_properties.py",
+    "tests/molkernels/test_gpu.py",
+    "tests/mol/training/test_training_curves.py",
+)
 TAIL = 4000
 
 
 def run(command: list[str], **environment: str) -> dict[str, Any]:
-    """Run a step; its exit status, seconds and the end of what it printed."""
+    """Run a step; returns its command, exit status, seconds and the end of its output."""
     print("$", " ".join(command), flush=True)
     begin = time.monotonic()
     done = subprocess.run(
@@ -56,7 +58,7 @@ def run(command: list[str], **environment: str) -> dict[str, Any]:
 
 
 def build() -> dict[str, Any]:
-    """Compile for the first device's architecture, unless TORCH_CUDA_ARCH_LIST asks for others."""
+    """Compile for the first device's architecture, or for those in TORCH_CUDA_ARCH_LIST."""
     major, minor = torch.cuda.get_device_capability()
     architectures = os.environ.get("TORCH_CUDA_ARCH_LIST") or f"{major}.{minor}"
     command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
@@ -64,7 +66,7 @@ def build() -> dict[str, Any]:
 
 
 def tests() -> dict[str, Any]:
-    """`pytest -m gpu`, with the counts of its last line."""
+    """Run `pytest -m gpu`; adds the counts of its last line."""
     step = run([sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", *FILES])
     step["counts"] = {
         kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", step["output"])
@@ -73,18 +75,18 @@ def tests() -> dict[str, Any]:
 
 
 def sanitizer(tool: str) -> dict[str, Any]:
-    """A selection of the tests under one of compute-sanitizer's tools."""
+    """Run a selection of the tests under one of compute-sanitizer's tools."""
     program = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
     if program is None:
-        return {"status": None, "output": "compute-sanitizer (CUDA toolkit) is not here"}
+        return {"status": None, "output": "compute-sanitizer was not found; it is part of the CUDA toolkit"}
     pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-x", "-p", "no:cacheprovider", "-k", SANITIZED]
-    # torch keeps freed blocks; without that each out-of-bounds access meets the edge of an allocation.
+    # torch caches freed blocks; without the cache each out-of-bounds access crosses the edge of an allocation.
     command = [program, "--tool", tool, "--error-exitcode", "9", *pytest, "tests/molkernels/test_ops.py"]
     return run(command, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
 
 
 def benchmarks() -> dict[str, Any]:
-    """Every group of operators and of the network on the device, in the format of `pytest bench/ --save-results`."""
+    """Measure every group of operators and of the network, in the format of `pytest bench/ --save-results`."""
     from bench import memory, network, ops
     from bench.groups import measure
 
@@ -104,9 +106,9 @@ def benchmarks() -> dict[str, Any]:
 
 
 def main(folder: Path) -> int:
-    """Run the steps, write the JSON."""
+    """Run the steps and write the JSON; returns the exit status."""
     if not torch.cuda.is_available():
-        print("make gpu: torch finds no CUDA device on this machine", file=sys.stderr)
+        print("make gpu: PyTorch finds no CUDA device on this machine", file=sys.stderr)
         return 2
     result: dict[str, Any] = {"format": FORMAT, "machine": machine.describe("cuda"), "steps": {"build": build()}}
     steps = result["steps"]
@@ -117,21 +119,11 @@ def main(folder: Path) -> int:
         try:
             result |= benchmarks()
             result["tuned"] = tuning.measured()  # tile sizes, with MOLKERNELS_AUTOTUNE=1
-        except Exception as error:  # the other steps' results are worth keeping
+        except Exception as error:  # keep the other steps' results
             steps["benchmarks"] = {"status": 1, "output": repr(error)}
-    path = write(result, folder)
+    path = save(result, folder, "-gpu")
     print(f"saved to {path}")
     return int(any(step["status"] not in (0, None) for step in steps.values()))
-
-
-def write(result: Mapping[str, Any], folder: Path) -> Path:
-    """Save as JSON under the device's name."""
-    about = result["machine"]
-    name = f"{about['date'][:10]}-{about['commit']}-gpu.json"
-    path = folder / machine.slug(str(about["device"])) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
 
 
 if __name__ == "__main__":

@@ -11,11 +11,9 @@ from bench import machine
 from bench.counts import Work
 from bench.timing import paired_ratio, quantiles, time_interleaved
 
-BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}
-
 
 class Check(NamedTuple):
-    """How far a contender is off its oracle, and how far it may be: relative L2 error, the worst of all results."""
+    """A contender's error against its oracle and the largest allowed one: relative L2, the worst of all results."""
 
     error: float
     tolerance: float
@@ -30,10 +28,10 @@ class Contender:
     """One way to compute what its group computes.
 
     Attributes:
-        name: who: "published-loop", the name of a backend, "compiled-reference".
+        name: a backend, or a baseline of `bench.record.BASELINES`.
         dtype: "float32" or "bfloat16".
         run: what is timed.
-        check: compares with the oracle; called before anything is timed.
+        check: compares it with the oracle; called before anything is timed.
     """
 
     name: str
@@ -51,13 +49,14 @@ class Group:
     """What is computed, on which shapes, and the least work that it takes.
 
     Attributes:
-        subject, task: what every result of it is found by, such as "f5c" and "forward".
+        subject, task: identify it in results, such as "f5c" and "forward".
         name: the heading, such as "f5c released, forward".
-        shape: the shapes in words; `sizes` the same in numbers, without the threads.
+        shape: the shapes in words.
+        sizes: the shapes in numbers, without the threads.
         work: counted in `bench.counts`.
-        contenders: who is timed, in turns.
-        sweep: the key of `sizes` (or "threads") along which this is one of several points; None in every run.
-        budget: seconds of timing, but at least `least_rounds` rounds.
+        contenders: what is timed, in turns.
+        sweep: the key of `sizes` (or "threads") that is varied if this point belongs to a sweep; None otherwise.
+        budget: seconds of timing, after at least `least_rounds` rounds.
     """
 
     subject: str
@@ -75,7 +74,7 @@ class Group:
 
 @dataclass
 class Row:
-    """The figures of one contender in one group; JSON-able by `dataclasses.asdict`."""
+    """The figures of one contender in one group; `dataclasses.asdict` makes JSON values of it."""
 
     group: str
     subject: str
@@ -99,15 +98,15 @@ class Row:
 
 
 def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Row]:
-    """Check every contender, time those that are right, and relate them to each other and to the machine's limits.
+    """Check every contender, time the correct ones, and relate their times to each other and to the machine's limits.
 
     Args:
-        group: its contenders' checks run first, so that compilation and warm-up are over when timing begins.
-        limits: as returned by `bench.machine.measure_limits`. A product and a copy take part in every round, so that
-            the share of the limit is one of the same moment; `limits` gives the other dtypes' rates relative to it.
+        group: the contenders' checks run first, so compilation and warm-up are over when timing begins.
+        limits: as returned by `bench.machine.measure_limits`. A product and a copy take part in every round, so the
+            share of the limit refers to the same moment; `limits` gives the rates of other dtypes relative to them.
 
     Returns:
-        One row a contender, by `Contender.key`; a contender over its tolerance has no times.
+        One row per contender, by `Contender.key`; a contender over its tolerance has no times.
     """
     checks = {contender.key: contender.check() for contender in group.contenders}
     rows = {contender.key: _row(group, contender, checks[contender.key]) for contender in group.contenders}
@@ -140,7 +139,7 @@ def _row(group: Group, contender: Contender, check: Check) -> Row:
         error=check.error,
         tolerance=check.tolerance,
         flops=group.work.flops,
-        bytes=group.work.elements * BYTES_PER_ELEMENT[contender.dtype],
+        bytes=group.work.elements * machine.BYTES_PER_ELEMENT[contender.dtype],
     )
 
 
@@ -151,8 +150,8 @@ def _share(
     moments: Sequence[machine.Moment],
     limits: Mapping[str, Mapping[str, float]],
 ) -> tuple[float, str]:
-    """The median over the rounds of the least time over the measured one, and which limit makes the least time."""
-    faster, width = limits["gemm"][dtype] / limits["gemm"]["float32"], BYTES_PER_ELEMENT[dtype]
+    """The median over the rounds of least over measured time, and which limit determines the least time."""
+    faster, width = limits["gemm"][dtype] / limits["gemm"]["float32"], machine.BYTES_PER_ELEMENT[dtype]
     least = [work.seconds_at(m.flops_per_second * faster, m.bytes_per_second, width) for m in moments]
     arithmetic, traffic = (quantiles(seconds)[1] for seconds in zip(*least, strict=True))
     share = quantiles([max(pair) / seconds for pair, seconds in zip(least, durations, strict=True)])[1]

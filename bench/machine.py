@@ -1,6 +1,5 @@
-"""The machine a result was measured on, and its limits measured in the same run."""
+"""The machine that a result was measured on, and its limits, measured in the same run."""
 
-import os
 import platform
 import re
 import subprocess
@@ -12,8 +11,11 @@ from typing import NamedTuple
 import torch
 
 from bench.timing import quantiles, time_interleaved
+from mol.common.environment import processor, versions
 
 ROOT = Path(__file__).resolve().parent.parent
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}
+DTYPES = tuple(BYTES_PER_ELEMENT)  # what is measured
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
 GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
 GAUGE_ELEMENTS, GAUGE_SIDE = 16 * 2**20, 1024
@@ -21,13 +23,14 @@ _BEYOND_AVX2 = {"AVX-512": "avx512f", "bfloat16": "avx512_bf16|amx_bf16"}
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
-    """Device, versions, date and commit of this run: JSON-able."""
+    """Device, versions, date and commit of this run, as JSON values."""
+    found = versions()
     return {
         "device": processor_name() if device == "cpu" else torch.cuda.get_device_name(),
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
+        "python": found["python"],
+        "torch": found["torch"],
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
@@ -36,7 +39,7 @@ def describe(device: str = "cpu") -> dict[str, object]:
 
 
 def gpu_state() -> dict[str, str]:
-    """Driver, clocks and power limit of the first CUDA device as nvidia-smi finds them; nothing is changed."""
+    """Driver, clocks and power limit of the first CUDA device, as nvidia-smi reports them."""
     fields = ("driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
     command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
     try:
@@ -47,22 +50,14 @@ def gpu_state() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Model, what it has beyond AVX2, and the threads in use: "AMD EPYC (AVX-512, bfloat16), 2 threads".
+    """Model, instruction sets beyond AVX2, and threads in use: "AMD EPYC (AVX-512, bfloat16), 2 threads".
 
-    Clouds give several generations of a processor one model name.
+    Cloud providers give several generations of a processor the same model name; the instruction sets tell them apart.
     """
-    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    if match := re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE):
-        name = match.group(1)
     beyond = ", ".join(what for what, flags in _BEYOND_AVX2.items() if re.search(rf"\b({flags})\b", text))
-    return f"{name}{f' ({beyond})' if beyond else ''}, {torch.get_num_threads()} threads"
-
-
-def usable_cores() -> int:
-    """The cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{processor()}{f' ({beyond})' if beyond else ''}, {torch.get_num_threads()} threads"
 
 
 def fewer_threads(threads: int) -> list[int]:
@@ -76,7 +71,7 @@ def slug(text: str) -> str:
 
 
 def commit() -> str:
-    """The short hash of the checkout's commit, with "-dirty" after it where tracked files differ."""
+    """The short hash of the checkout's commit, followed by "-dirty" if tracked files differ from it."""
     hash_ = _git("rev-parse", "--short", "HEAD")
     if not hash_:
         return "uncommitted"
@@ -92,14 +87,18 @@ def _git(*arguments: str) -> str:
 
 
 def computes_in_bfloat16(device: str) -> bool:
-    """Whether torch's own products in bfloat16 run on instructions for it.
+    """Whether torch's own products in bfloat16 use bfloat16 instructions.
 
-    Elsewhere they are emulated value by value, hundreds of times slower than float32, and not worth a minute of a
-    benchmark.
+    Otherwise they are emulated value by value, hundreds of times more slowly than float32, and not worth measuring.
     """
     if device == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def torch_dtypes(device: str) -> tuple[str, ...]:
+    """The dtypes in which PyTorch's own operators are measured: bfloat16 only where it is not emulated."""
+    return DTYPES if computes_in_bfloat16(device) else DTYPES[:1]
 
 
 class Moment(NamedTuple):
@@ -110,9 +109,9 @@ class Moment(NamedTuple):
 
 
 class Gauge:
-    """A float32 product and a copy that are timed in every round, beside what is measured.
+    """A float32 product and a copy that are timed in every round together with the contenders.
 
-    Other tenants of a machine and its clock make its limits a matter of the minute.
+    A machine's limits change by the minute with its clock and its other tenants.
     """
 
     def __init__(self, device: str) -> None:
@@ -127,23 +126,22 @@ class Gauge:
             run()
 
     def take(self, times: dict[str, list[float]]) -> list[Moment]:
-        """Take the gauge's own times out of those of all runs."""
+        """Remove the gauge's own times from `times`; returns the limits round by round."""
         rounds = zip(times.pop("gauge-gemm"), times.pop("gauge-copy"), strict=True)
         return [Moment(2 * self.side**3 / gemm, 2 * self.source.nbytes / copy) for gemm, copy in rounds]
 
 
 def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:
-    """What the hardware can do at most, by `torch.copy_` and `torch.mm`.
+    """The most that the hardware can do, measured with `torch.copy_` and `torch.mm`.
 
     Returns:
         {"copy": {"bytes_per_second": bytes/s}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}; a copy of n bytes
-        counts 2 n (one read, one write). The fast quantile (0.2 of the times) is the limit. Where bfloat16 is emulated
-        its limit is that of float32, which kernels convert to.
+        counts as 2 n (one read, one write). The limit is the 0.2 quantile of the times. If bfloat16 is emulated, its
+        limit is that of float32, which kernels convert to.
     """
     source, target = torch.randn(COPY_ELEMENTS, device=device), torch.empty(COPY_ELEMENTS, device=device)
     side = GEMM_SIDE if device == "cpu" else GPU_GEMM_SIDE
-    dtypes = ("float32", "bfloat16") if computes_in_bfloat16(device) else ("float32",)
-    a = {name: torch.randn(side, side, device=device).to(getattr(torch, name)) for name in dtypes}
+    a = {name: torch.randn(side, side, device=device).to(getattr(torch, name)) for name in torch_dtypes(device)}
     runs = {name: lambda matrix=matrix: torch.mm(matrix, matrix) for name, matrix in a.items()}
     runs["copy"] = lambda: target.copy_(source)
     times = time_interleaved(runs, budget=5.0, device=device)
@@ -151,5 +149,5 @@ def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:
     moved = 2 * source.nbytes
     return {
         "copy": {"bytes_per_second": moved / fast["copy"]},
-        "gemm": {name: 2 * side**3 / fast.get(name, fast["float32"]) for name in ("float32", "bfloat16")},
+        "gemm": {name: 2 * side**3 / fast.get(name, fast["float32"]) for name in DTYPES},
     }

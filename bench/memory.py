@@ -1,10 +1,10 @@
-"""Peak memory, as a program of its own: the resident set of a process that does nothing else.
+"""Peak memory, measured in a process that does nothing else.
 
     python -m bench.memory network CONTENDER [--batch 2]        # training steps; CONTENDER such as reference-float32
     python -m bench.memory operators f5c:forward fcc:forward-backward ...
 
-with `--threads N` and `--device cpu|cuda`. On the CPU the resident-set peak, on a GPU the peak of torch's allocator.
-Prints one line of JSON for each contender.
+with `--threads N` and `--device cpu|cuda`. The peak is that of the resident set on the CPU, and of torch's allocator on
+a GPU. Prints one line of JSON per contender.
 """
 
 import argparse
@@ -26,17 +26,17 @@ STEPS = 2
 
 
 def measure(key: str, device: str, batch: int) -> dict[str, Any]:
-    """Peak of a training step of the network's contender `key`, in a process of its own.
+    """Measure the peak of a training step of the network's contender `key` in a separate process.
 
     Returns:
-        {"contender", "dtype", "batch", "peak_bytes", "imports_bytes"}: the peak of the child, and its peak up to the
-        moment before it made the model.
+        {"contender", "dtype", "batch", "peak_bytes", "imports_bytes"}: the peak of the child, and its peak before it
+        created the model.
     """
     return _child("network", key, "--batch", str(batch), "--device", device)[0]
 
 
 def measure_operators(operators: Sequence[tuple[str, str]], device: str) -> dict[tuple[str, str, str], int]:
-    """Peak of one call of every contender of the operators (name, direction), above what was held before, in bytes."""
+    """Bytes that one call of each contender of the operators (name, direction) needs above what was held before."""
     lines = _child("operators", *(f"{op}:{direction}" for op, direction in operators), "--device", device)
     return {(line["op"], line["direction"], line["contender"]): line["peak_bytes"] for line in lines}
 
@@ -50,10 +50,9 @@ def _child(*arguments: str) -> list[dict[str, Any]]:
 
 
 def resident_peak() -> int:
-    """Bytes of this process's resident-set peak since it began to run its program.
+    """Bytes of this process's resident-set peak since it started its program.
 
-    Linux's own figure for the address space is taken, because `getrusage` also remembers the process that it was
-    forked from.
+    On Linux this is VmHWM of the address space, because `getrusage` includes the process that it was forked from.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -67,9 +66,9 @@ def resident_peak() -> int:
 
 
 def peak_of(run: Callable[[], object], device: str) -> int:
-    """Bytes that `run` needs at its peak above what is held before; at least 0.
+    """Bytes that `run` needs at its peak above what was held before; at least 0.
 
-    On Linux the kernel's peak is set back first. Elsewhere only what passes the highest peak so far is seen.
+    On Linux the kernel's peak is reset first. Elsewhere only memory beyond the highest peak so far is counted.
     """
     gc.collect()
     if device == "cuda":
@@ -84,14 +83,14 @@ def peak_of(run: Callable[[], object], device: str) -> int:
 
 
 def _give_back() -> None:
-    """Return freed memory to the system, and begin a new peak."""
+    """Return freed memory to the system, and reset the peak."""
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def network_peak(key: str, device: str, batch: int) -> None:
-    """Two training steps of the contender `key`, then its figures on standard output."""
+    """Do two training steps of the contender `key`, then print its figures."""
     from bench import network
 
     peak = resident_peak if device == "cpu" else torch.cuda.max_memory_allocated
@@ -106,7 +105,7 @@ def network_peak(key: str, device: str, batch: int) -> None:
 
 
 def operator_peaks(op: str, direction: str, device: str) -> None:
-    """The second call of every contender of an operator at the standard point, one line of figures each."""
+    """Measure the second call of every contender of an operator at the standard point; prints one line each."""
     from bench import ops
 
     for contender in ops.group(op, direction, ops.STANDARD, device).contenders:
@@ -116,10 +115,10 @@ def operator_peaks(op: str, direction: str, device: str) -> None:
 
 
 def main() -> None:
-    """Measure what the command line names."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kind", choices=("network", "operators"))
-    parser.add_argument("names", nargs="+")
+    parser.add_argument("names", nargs="+", help="contenders, or operators as NAME:DIRECTION")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -1,6 +1,6 @@
 """The groups of the whole network in its released variant: forward pass, training step, and a second of video.
 
-Every contender has the same weights and the same clips. Dropout is off, so that their results can be compared.
+Every contender has the same weights and the same clips. Dropout is off, so their results can be compared.
 """
 
 import copy
@@ -16,6 +16,7 @@ import molkernels as mk
 from bench import counts, machine
 from bench.baselines.published import PublishedMOL, training_loss
 from bench.groups import Check, Contender, Group, worst_error
+from bench.record import COMPILED, PREDICTION, PUBLISHED, REFERENCE
 from mol import MOL
 from mol.network.losses import MOLLoss
 
@@ -23,15 +24,12 @@ BATCH, FRAMES, SIZE = 2, 8, 128
 BATCHES = (1, 8)  # of the sweep
 LOSS_WEIGHTS = (1.0, 10 / 7, 3.5)  # emotion, flow, landmarks, as in the released code
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 1e-3
-PUBLISHED, COMPILED = "published-loop", "compiled-reference"
-PREDICTION = "prediction"
-# A second of video at 200 frames a second, the rate of CASME II and SAMM: `mol predict` then reads windows of half a
-# second, a new one every eighth, of which 5 fit, and gives the network 4 at a time.
-WINDOWS_A_SECOND, WINDOWS_AT_ONCE = 5, 4
-DTYPES = ("float32", "bfloat16")
+# In a second of video at 200 frames per second, the rate of CASME II and SAMM, `mol predict` reads 5 windows of half a
+# second, one every eighth of a second, and gives the network 4 at a time.
+WINDOWS_PER_SECOND, WINDOWS_AT_ONCE = 5, 4
 # Relative L2 error against float64, where all forms agree to 1e-9 (test_baselines.py). In float32 two neighbours
-# of nearly equal similarity may change places in a graph, and one such change moves the gradients by some per cent;
-# bfloat16 keeps 8 bits and changes many.
+# of nearly equal similarity may change places in a graph, and one such change moves the gradients by a few per cent;
+# bfloat16 keeps 8 bits and changes many neighbours.
 TOLERANCES = {
     "forward": {"float32": 5e-3, "bfloat16": 1e-1},
     "training step": {"float32": 1e-1, "bfloat16": 5e-1},
@@ -58,7 +56,7 @@ class Batch:
 
 
 def random_batch(batch: int = BATCH) -> Batch:
-    """Noise clips, small flow, landmarks in the frame; the same at each call."""
+    """Noise clips, small flow, landmarks within the frame; the same at each call."""
     generator = torch.Generator().manual_seed(0)
     return Batch(
         torch.randn(batch, 1, FRAMES, SIZE, SIZE, generator=generator),
@@ -69,7 +67,7 @@ def random_batch(batch: int = BATCH) -> Batch:
 
 
 def random_state() -> dict[str, Tensor]:
-    """A released-layout state dict of random weights, with batch-norm statistics off their initial values."""
+    """Random weights in the released layout, with batch-norm statistics that differ from their initial values."""
     torch.manual_seed(0)
     model = PublishedMOL(dropout=0.0)
     for module in model.modules():
@@ -92,9 +90,9 @@ class Network:
         else:
             self.model = MOL.from_released(dict(state), dropout=0.0)
         self.model.to(device)
-        # Its parameters and mode are the model's own.
+        # Shares the model's parameters and mode.
         self.call = torch.compile(self.model, dynamic=False) if self.backend == COMPILED else self.model
-        fused = self.backend != PUBLISHED  # as `mol train` has it; the published code has PyTorch's default
+        fused = self.backend != PUBLISHED  # as in `mol train`; the published code uses PyTorch's default
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=fused or None
         )
@@ -133,7 +131,7 @@ class Network:
         return loss
 
     def released_gradients(self) -> dict[str, Tensor]:
-        """Gradients under the released checkpoint's names, without what is never trained."""
+        """Gradients by the released checkpoint's names, without parameters that are never trained."""
         if isinstance(self.model, PublishedMOL):
             named = self.model.named_parameters()
             return {name: p.grad.flatten() for name, p in named if p.grad is not None}
@@ -144,13 +142,13 @@ class Network:
         if self.backend == PUBLISHED:
             yield
             return
-        backend = "reference" if self.backend == COMPILED else self.backend
+        backend = REFERENCE if self.backend == COMPILED else self.backend
         with mk.backend(backend), torch.autocast(self.device, torch.bfloat16, enabled=self.dtype == "bfloat16"):
             yield
 
 
 def _through_released_layout(model: Any) -> dict[str, Tensor]:
-    """Move the gradients through `released_state_dict`: it only renames, cuts and joins."""
+    """Rename the gradients with `released_state_dict`, which only renames, splits and concatenates."""
     carrier = copy.deepcopy(model)
     with torch.no_grad():
         for source, target in zip(model.parameters(), carrier.parameters(), strict=True):
@@ -159,8 +157,8 @@ def _through_released_layout(model: Any) -> dict[str, Tensor]:
 
 
 def contender_keys(device: str, compiled: bool = False) -> list[str]:
-    """The keys of the contenders of every group, with `compiled` that of torch.compile as well (minutes)."""
-    dtypes = DTYPES if machine.computes_in_bfloat16(device) else DTYPES[:1]  # its convolutions are torch's own
+    """The keys of the contenders of every group; `compiled` adds torch.compile, which takes minutes."""
+    dtypes = machine.torch_dtypes(device)  # the convolutions are torch's own, whatever the backend
     names = [*mk.available_backends(device), *([COMPILED] if compiled else [])]
     return [f"{PUBLISHED}-float32", *(f"{name}-{dtype}" for name in names for dtype in dtypes)]
 
@@ -168,14 +166,14 @@ def contender_keys(device: str, compiled: bool = False) -> list[str]:
 def group(
     task: str, device: str, batch_size: int, keys: Sequence[str], sweep: str | None = None, rounds: int = 3
 ) -> Group:
-    """The contenders `keys` for "forward", "training step" or "prediction" (which has a batch of its own).
+    """The contenders `keys` for "forward", "training step" or "prediction" (which has its own batch size).
 
-    There are at least `rounds` rounds, each of which takes the published loop 5 to 18 s on 2 cores.
-    A float32 contender is held against the reference backend in float64: outputs (forward, prediction), or loss and all
-    gradients (training step), the latter as one vector.
+    There are at least `rounds` rounds, each of which takes the published loop 5 to 18 s on 2 cores. Contenders are
+    compared with the reference backend in float64: by outputs (forward, prediction), or by the loss and all gradients
+    as one vector (training step).
     """
     torch.compiler.reset()
-    clips = WINDOWS_A_SECOND if task == PREDICTION else batch_size
+    clips = WINDOWS_PER_SECOND if task == PREDICTION else batch_size
     state, batch = random_state(), random_batch(clips).to(device)
     results = {"forward": _outputs, "training step": loss_and_gradients, PREDICTION: Network.predict}[task]
     exact = results(in_float64("reference-float32", state, device), batch.double())
@@ -187,7 +185,7 @@ def group(
         def check() -> Check:
             error = worst_error(results(network, batch), exact)
             if task == "training step":
-                network.optimizer.step()  # makes its moments here, not in the first timed round
+                network.optimizer.step()  # creates its moments here, not in the first timed round
             return Check(error, TOLERANCES[task][network.dtype])
 
         return Contender(network.backend, network.dtype, lambda: timed(batch), check)

@@ -10,32 +10,29 @@ import molkernels as mk
 from bench import counts, machine
 from bench.baselines import correlation_sampler, layout, published
 from bench.groups import Check, Contender, Group, worst_error
+from bench.record import AUTOTUNED, COMPILED, PUBLISHED, REFERENCE, SAMPLER
 from molkernels import functional, reference
 
 CHANNELS = 128
 FLOW_CHANNELS, RADIUS, STRIDE = 256, 10, 2
 EPS = 1e-5
-DTYPES = ("float32", "bfloat16")
-# Relative L2 error of float32 against float64. Where a graph is made of computed features, two neighbours of nearly
-# equal similarity may change places, which moves a few entries of the gradient.
+# Relative L2 error of float32 against float64. In a graph of computed features, two neighbours of nearly equal
+# similarity may change places, which changes a few entries of the gradient.
 TOLERANCE = 2e-5
 TOLERANCE_WITH_GRAPH = 2e-3
 DIRECTIONS = ("forward", "forward-backward")
-LOOP, COMPILED, AUTOTUNED, SAMPLER = (
-    "published-loop", "compiled-reference", "max-autotune", "spatial-correlation-sampler",
-)  # fmt: skip
 
 Function = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
 class Point:
-    """What an operator is measured on; the defaults are 2 clips of 7 pairs through one F5C.
+    """The shapes an operator is measured on; by default those of 2 clips of 7 pairs in one F5C.
 
     Attributes:
         maps: N of (N, 128, side, side).
         side: H = W.
-        k: neighbours, where there is a graph.
+        k: neighbours, for operators with a graph.
         sweep: the field that differs from the standard point, or None.
         autotuned: whether `torch.compile(mode="max-autotune")` takes part.
     """
@@ -64,14 +61,14 @@ class Case:
     """One operator in its three forms, as functions of the same tensors.
 
     Attributes:
-        tensors: the inputs and parameters, float32, all of which need a gradient.
+        tensors: inputs and parameters, float32, all of which require a gradient.
         call: the operator through `molkernels.functional`, on the backend given as `backend`.
         truth: the operator's formula in `molkernels.reference`.
-        loop: the published form; takes no arguments but runs on `loop_leaves`.
-        loop_leaves: the tensors that the published form differentiates.
+        loop: the published form; takes no arguments and runs on `loop_leaves`.
+        loop_leaves: the tensors whose gradients the published form computes.
         arrange: puts the gradients of `loop_leaves` in the order of `tensors`.
         name, shape, sizes, work: as in `bench.groups.Group`.
-        tolerance: relative L2 error that float32 may have against float64.
+        tolerance: largest relative L2 error of float32 against float64.
     """
 
     tensors: tuple[Tensor, ...]
@@ -93,7 +90,7 @@ def contender_keys(op: str, point: Point, device: str) -> list[str]:
     keys = [f"{name}-{dtype}" for name in names for dtype in dtypes_of(name, device)]
     if op == "cost-volume" and correlation_sampler.why_not() is None:
         keys.append(f"{SAMPLER}-float32")
-    return keys if point.sweep else [f"{LOOP}-float32", *keys]
+    return keys if point.sweep else [f"{PUBLISHED}-float32", *keys]
 
 
 def left_out() -> list[dict[str, str]]:
@@ -103,18 +100,18 @@ def left_out() -> list[dict[str, str]]:
 
 
 def dtypes_of(name: str, device: str) -> tuple[str, ...]:
-    """The dtypes that a contender is measured in: bfloat16 by torch's own products only where they are not emulated."""
-    own = name in ("reference", COMPILED, AUTOTUNED)
-    return DTYPES if not own or machine.computes_in_bfloat16(device) else DTYPES[:1]
+    """The dtypes that a contender is measured in; see `bench.machine.torch_dtypes`."""
+    own = name in (REFERENCE, COMPILED, AUTOTUNED)
+    return machine.torch_dtypes(device) if own else machine.DTYPES
 
 
 def group(op: str, direction: str, point: Point, device: str) -> Group:
     """The contenders of one operator at one point, in one direction.
 
-    A float32 contender may be off the float64 formula by the case's tolerance; a bfloat16 one by twice what the plain
-    formula in bfloat16 is off.
+    The largest allowed error against the float64 formula is the case's tolerance in float32, and twice the error of the
+    plain formula in bfloat16.
     """
-    # Every compiled form is one of its own; what earlier groups compiled is not needed any more.
+    # Each group compiles its own forms; those of earlier groups are no longer needed.
     torch.compiler.reset()
     case = CASES[op](direction, point, device)
     evaluate = _forward if direction == "forward" else _forward_backward
@@ -139,7 +136,7 @@ def group(op: str, direction: str, point: Point, device: str) -> Group:
 
     keys = [key.rsplit("-", 1) for key in contender_keys(op, point, device)]
     contenders = [
-        _published(case, evaluate, cotangent) if who == LOOP else contender(who, dtype) for who, dtype in keys
+        _published(case, evaluate, cotangent) if who == PUBLISHED else contender(who, dtype) for who, dtype in keys
     ]
     return Group(
         op, direction, f"{case.name}, {direction}", case.shape, case.sizes, case.work, contenders, point.sweep,
@@ -168,7 +165,7 @@ def _published(case: Case, evaluate: Callable[..., tuple[Tensor, ...]], cotangen
         exact = evaluate(case.truth, _leaves(case.tensors, torch.float64), cotangent.double())
         return Check(worst_error(results, exact), case.tolerance)
 
-    return Contender(LOOP, "float32", run, check)
+    return Contender(PUBLISHED, "float32", run, check)
 
 
 @torch.no_grad()

@@ -7,19 +7,24 @@ from typing import Any
 
 import numpy as np
 
-from bench.report import (
+from bench.record import (
+    AUTOTUNED,
     BASELINES,
+    COMPILED,
+    PUBLISHED,
+    REFERENCE,
+    SAMPLER,
     SUBJECTS,
     Result,
     Row,
     above_imports,
-    digits,
     fastest,
     label,
     standard_cases,
     sweeps,
-    times,
+    task_name,
 )
+from bench.tables import digits, times
 from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.pictures.style import (
@@ -33,24 +38,24 @@ from mol.pictures.style import (
     open_figure,
 )
 
-# Ours are warm and filled, what they are measured against is grey; the marker says it a second time.
+# Backends of molkernels have warm colours, baselines are grey; the markers tell them apart without colour.
 LOOKS = {
     "cpu": ("#ff9d3c", "o"),
     "cuda": ("#d55e00", "s"),
     "triton": ("#e6b800", "D"),
-    "published-loop": ("#c3cad2", "v"),
-    "reference": ("#98a2ad", "^"),
-    "compiled-reference": ("#66717d", "P"),
-    "max-autotune": ("#1b2530", "X"),
-    "spatial-correlation-sampler": ("#0072b2", "*"),
+    PUBLISHED: ("#c3cad2", "v"),
+    REFERENCE: ("#98a2ad", "^"),
+    COMPILED: ("#66717d", "P"),
+    AUTOTUNED: ("#1b2530", "X"),
+    SAMPLER: ("#0072b2", "*"),
 }
 SUBJECT_COLOURS = dict(zip(SUBJECTS, CLASS_COLOURS, strict=False))
 SWEPT = ("maps", "batch", "side", "k", "threads")
-COLUMNS = 4  # of small multiples
+COLUMNS = 4  # of panels
 
 
 def draw(result: Result, folder: Path) -> list[Path]:
-    """Write every picture that `result` has rows for, as PNG and as SVG; the same bytes for the same result.
+    """Write every picture that `result` has rows for, as PNG and SVG; equal results give equal bytes.
 
     Returns:
         The paths written, in `folder`.
@@ -67,7 +72,7 @@ def draw(result: Result, folder: Path) -> list[Path]:
 
 @contextmanager
 def _page(stem: Path, size: tuple[float, float], title: str, result: Result) -> Iterator[Any]:
-    """A figure of `size` inches with a headline, written as PNG and SVG; identifiers and metadata without chance."""
+    """A figure of `size` inches with a headline, written as PNG and SVG with reproducible identifiers and metadata."""
     matplotlib = require("matplotlib", extra="report")
     machine = result["machine"]
     subtitle = f"{machine['device']}, PyTorch {machine['torch']}, {machine['date'][:10]}, commit {machine['commit']}"
@@ -83,7 +88,7 @@ def _page(stem: Path, size: tuple[float, float], title: str, result: Result) -> 
 
 
 def _settle(figure: Any) -> None:
-    """Lay the figure out once, for both formats; rounded, as the solver's last digits hang on memory addresses."""
+    """Lay the figure out once for both formats; rounded, as the solver's last digits depend on memory addresses."""
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
     for axes in figure.axes:
@@ -91,7 +96,7 @@ def _settle(figure: Any) -> None:
 
 
 def speedup(result: Result, stem: Path) -> bool:
-    """Bars: how many times as long each baseline takes as our fastest backend, with the 0.2 to 0.8 quantiles."""
+    """Bars: how many times as long as our fastest backend each baseline takes, with 0.2 and 0.8 quantiles."""
     best = [row for rows in standard_cases(result) if (row := fastest(rows))]
     shown = [name for name in list(BASELINES)[:4] if any(name in row["speedup_over"] for row in best)]
     if not shown:
@@ -107,7 +112,7 @@ def speedup(result: Result, stem: Path) -> bool:
 
 
 def _draw_speedups(axes: Any, best: Sequence[Row], name: str) -> None:
-    logarithmic = name == "published-loop"
+    logarithmic = name == PUBLISHED
     rows = [(place, row, row["speedup_over"][name]) for place, row in enumerate(best) if name in row["speedup_over"]]
     places, ours, ratios = zip(*rows, strict=True)
     low, middle, high = np.array(ratios).T
@@ -128,12 +133,12 @@ def _draw_speedups(axes: Any, best: Sequence[Row], name: str) -> None:
     axes.grid(axis="x", color=HAIRLINE, linewidth=0.6, zorder=0)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title({"published-loop": "over the published loop", "reference": "over plain PyTorch",
-                    "compiled-reference": "over torch.compile"}.get(name, "over max-autotune"))  # fmt: skip
+    axes.set_title({PUBLISHED: "over the published loop", REFERENCE: "over plain PyTorch",
+                    COMPILED: "over torch.compile"}.get(name, "over max-autotune"))  # fmt: skip
 
 
 def roofline(result: Result, stem: Path) -> bool:
-    """Achieved FLOP/s over FLOP/byte below the measured roofs; standard points solid, sweeps faint."""
+    """Achieved FLOP/s over FLOP/byte, with the measured roofs; standard points solid, sweeps faint."""
     rows = [row for row in result["rows"] if row["seconds"]]
     if not rows:
         return False
@@ -164,7 +169,7 @@ def roofline(result: Result, stem: Path) -> bool:
 def _draw_roofs(axes: Any, limits: Any, low: float, high: float) -> None:
     copied = limits["copy"]["bytes_per_second"] / 1e9
     x = np.geomspace(low, high, 200)
-    rates = {rate: dtype for dtype, rate in limits["gemm"].items()}  # one where both dtypes have the same
+    rates = {rate: dtype for dtype, rate in limits["gemm"].items()}  # one roof if both dtypes have the same rate
     for number, (rate, dtype) in enumerate(sorted(rates.items(), reverse=True)):
         axes.plot(x, np.minimum(copied * x, rate / 1e9), color=INK, linewidth=1.3, linestyle=LINE_STYLES[number])
         name = "GEMM" if len(rates) == 1 else f"GEMM, {dtype}"
@@ -192,9 +197,9 @@ def _roofline_legend(figure: Any, rows: Sequence[Row]) -> None:
 
 
 def scaling(result: Result, stem: Path) -> bool:
-    """Small multiples: time against what is swept, a panel a sweep.
+    """Time against the swept size, one panel per sweep.
 
-    The dashed line is ideal: our first point's time, growing with the least operations, shrinking with the threads.
+    The dashed line is ideal: the time of our first point, scaled with the least operations and the threads.
     """
     found = sweeps(result)
     if not found:
@@ -207,7 +212,7 @@ def scaling(result: Result, stem: Path) -> bool:
             axes.set_visible(False)
         for axes, (subject, task, swept) in zip(panels, ordered, strict=False):
             _draw_scaling(axes, found[subject, task, swept], swept)
-            axes.set_title(f"{SUBJECTS[subject]}\n{task.replace('-', ' and ')}", fontsize=8.5)
+            axes.set_title(f"{SUBJECTS[subject]}\n{task_name(task)}", fontsize=8.5)
         _contender_legend(figure, [row["contender"] for rows in found.values() for row in rows], ideal=True)
     return True
 
@@ -240,7 +245,7 @@ def ideal_ms(first: Row, row: Row) -> float:
 
 
 def memory(result: Result, stem: Path) -> bool:
-    """Bars: the training step's peak above the imports, and what one call of each operator holds at its peak."""
+    """Bars: the training step's peak above the imports, and the peak of one call of each operator."""
     steps: dict[str, dict[str, int]] = {}
     for row in result["memory"]:
         steps.setdefault(f"batch {row['batch']}, {row['dtype']}", {})[row["contender"]] = above_imports(row)
@@ -268,7 +273,7 @@ def memory(result: Result, stem: Path) -> bool:
 
 
 def _draw_bars(axes: Any, groups: Mapping[str, Mapping[str, int]]) -> None:
-    """Horizontal bars in MiB, coloured by contender, groups one bar apart."""
+    """Horizontal bars in MiB, coloured by contender, with a gap between groups."""
     place, middles = 0.0, []
     for bars in groups.values():
         for step, (name, value) in enumerate(bars.items()):
@@ -306,7 +311,7 @@ def _contender_legend(figure: Any, names: Iterable[str], ideal: bool = False) ->
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Ticks of a logarithmic axis as plain numbers, the fewer to a decade the more decades there are."""
+    """Ticks of a logarithmic axis as plain numbers, fewer per decade the more decades there are."""
     ticker = require("matplotlib.ticker", extra="report")
     low, high = axis.get_view_interval()
     axis.set_major_locator(

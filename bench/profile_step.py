@@ -1,9 +1,9 @@
 """Where each millisecond of a training step goes, its floor and the gap: `python -m bench.profile_step`.
 
-A step runs under torch.profiler. The outermost operators that `part_of` knows are taken with all that they call; what
-is left is the rest, so that the parts sum to the profiled time. A floor is the time that an operation would take at the
+A step runs under torch.profiler. The outermost operators that `part_of` knows include everything that they call; what
+is left is the rest, so the parts add up to the profiled time. A floor is the time that an operation would take at the
 machine's limits, measured in the same process: its floating-point operations at the GEMM rate or its bytes (inputs and
-outputs, each once) at the copy rate, whichever is longer.
+outputs, each once) at the copy rate, whichever takes longer.
 """
 
 import argparse
@@ -23,8 +23,12 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from bench import counts, machine, network
 from bench.counts import Work
+from bench.tables import markdown_table
 from bench.timing import seconds_of
 from mol.common.allocator import keep_freed_memory
+from mol.common.environment import available_cores
+from mol.common.errors import MOLError, SettingsError
+from mol.common.storage import write_json, write_text
 
 NARROW = "_NarrowConv2d"  # of mol.network.convolution
 STEP, LAYER, NODE = "training step", "layer ", "autograd::engine::evaluate_function: "
@@ -34,8 +38,8 @@ NORM, ACTIVATION, LOSS, ADAMW, REST = "batch norm", "activations", "losses", "Ad
 MOVES = "concatenation, copies, sums of gradients"
 PRODUCTS = "matrix products (tiny maps, linear layers), unfold, fold"
 KERNELS, COST = "FCC, knn, edge_max (molkernels)", "cost volume (molkernels)"
-# Operators that pass over memory, by part: how often they read or write as much as their first argument (0: what only
-# this way of doing it needs). AdamW reads parameter, gradient and two moments and writes all but the gradient.
+# Operators that pass over memory, by part: how often they read or write as much as their first argument (0: work that
+# only this implementation needs). AdamW reads parameter, gradient and two moments, and writes all but the gradient.
 PASSES = {
     NORM: {"aten::native_batch_norm": 2, "aten::native_batch_norm_backward": 3},
     ACTIVATION: {"aten::leaky_relu": 2, "aten::leaky_relu_": 2, "aten::leaky_relu_backward": 3}
@@ -51,7 +55,7 @@ PART = {name: (part, passes) for part, some in PASSES.items() for name, passes i
 
 @dataclass(frozen=True)
 class Row:
-    """One operator with one set of shapes in one layer: milliseconds and least work a step."""
+    """One operator with one set of shapes in one layer: milliseconds and least work per step."""
 
     part: str
     layer: str
@@ -63,12 +67,12 @@ class Row:
     bytes: float
 
     def floor(self, limits: Mapping[str, Any], dtype: str) -> float:
-        """The milliseconds that the limits allow."""
+        """Milliseconds at the limits."""
         return 1e3 * max(self.flops / limits["gemm"][dtype], self.bytes / limits["copy"]["bytes_per_second"])
 
 
 def _elements(shape: Sequence[Any]) -> int:
-    """Elements of a tensor, or of all tensors of a list."""
+    """Elements of a tensor, or of all tensors in a list."""
     return sum(map(_elements, shape)) if any(isinstance(side, list) for side in shape) else math.prod(shape)
 
 
@@ -90,7 +94,7 @@ def _convolution_backward(shapes: Sequence[Any], settings: Sequence[Any]) -> Wor
 
 
 def _narrow(event: Any) -> Work:
-    """Work of a convolution to few channels; its gradient does not name x, whose channels its products have."""
+    """Work of a convolution to few channels; its gradient does not list x, whose channels appear in its products."""
     shapes = event.structured_input_shapes
     if event.name == NARROW:
         x, weight = shapes[:2]
@@ -119,7 +123,7 @@ def _product(shapes: Sequence[Any]) -> Work:
 
 
 def _kernel(name: str, shapes: Sequence[Any], settings: Sequence[Any]) -> Work:
-    """Work of molkernels' operators; a gradient's is that of forward and backward less that of forward."""
+    """Work of molkernels' operators; that of a gradient is forward and backward minus forward."""
     backward = name.endswith("_backward")
     x, idx = shapes[1:3] if backward and "fcc" not in name else shapes[:2]
     if name == "molkernels::knn":
@@ -138,7 +142,7 @@ def _kernel(name: str, shapes: Sequence[Any], settings: Sequence[Any]) -> Work:
 
 
 def part_of(event: Any) -> tuple[str, Work] | None:
-    """The part of the step that an operator belongs to and its least work; None: look at what it calls."""
+    """The part of the step that an operator belongs to and its least work; None if only what it calls is known."""
     name, shapes, settings = event.name, event.structured_input_shapes, event.concrete_inputs
     if name in ("aten::convolution", "aten::convolution_backward"):
         backward = name.endswith("backward")
@@ -163,9 +167,9 @@ def step_rows(events: Sequence[Any], element_bytes: int) -> list[Row]:
 
     Args:
         events: of the profiler, with one range named `STEP`, whose layers are ranges named by `name_layers`.
-        element_bytes: of the precision the step computes in.
+        element_bytes: bytes per element in the step's precision.
     Raises:
-        RuntimeError: the rows do not sum to the self time of all events, of every thread.
+        RuntimeError: the rows do not add up to the self time of all events of all threads.
     """
     layers: dict[int, str] = {}  # by the sequence number that an operator shares with its node in the graph
 
@@ -187,12 +191,14 @@ def step_rows(events: Sequence[Any], element_bytes: int) -> list[Row]:
     rows = [row for event in events if event.name == STEP for row in visit(event, "", "forward")]
     total, parts = sum(e.self_cpu_time_total for e in events) / 1e3, sum(row.milliseconds for row in rows)
     if not math.isclose(total, parts, rel_tol=1e-3):
-        raise RuntimeError(f"the parts sum to {parts:.1f} ms, the profile to {total:.1f}; profile one step on a CPU")
+        raise RuntimeError(
+            f"the parts sum to {parts:.1f} ms, the profile to {total:.1f} ms; profile a single step on a CPU"
+        )
     return rows
 
 
 def _mean(rows: Sequence[Row], steps: int) -> Iterator[Row]:
-    """The rows of several steps as those of one, each operator, shapes and layer once."""
+    """The mean rows of several steps: each operator, set of shapes and layer once."""
 
     def key(row: Row) -> tuple[str, ...]:
         return row.part, row.layer, row.direction, row.operator, row.shapes
@@ -204,36 +210,36 @@ def _mean(rows: Sequence[Row], steps: int) -> Iterator[Row]:
 
 
 def name_layers(model: nn.Module) -> None:
-    """From now on every call of a submodule is a range of the profiler that bears its name."""
+    """Make every further call of a submodule a range of the profiler with the submodule's name."""
     for name, module in model.named_modules():
         module.forward = record_function(LAYER + name)(module.forward)  # type: ignore[method-assign]
 
 
 def profiled(step: Callable[[], Any], element_bytes: int = 4) -> list[Row]:
-    """The rows of one call of `step`, which trains a model with named layers."""
+    """The rows of one call of `step`, which trains a model prepared by `name_layers`."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler, record_function(STEP):
         step()
     return step_rows(profiler.events(), element_bytes)
 
 
 def measure(key: str, batch_size: int, steps: int) -> dict[str, Any]:
-    """Profile the contender `key`; steps with and without the profiler take turns. JSON-able."""
-    torch.set_num_threads(machine.usable_cores())
+    """Profile the contender `key`, alternating steps with and without the profiler; returns JSON values."""
+    torch.set_num_threads(available_cores())
     trained, batch = network.Network(key, network.random_state()), network.random_batch(batch_size)
     result = {"machine": machine.describe(), "limits": machine.measure_limits(), "contender": key}
     name_layers(trained.model)
-    for _ in range(2):  # the first makes AdamW's moments
+    for _ in range(2):  # the first creates AdamW's moments
         trained.step(batch)
     plain, rows = [], []
     for _ in range(steps):
         plain.append(seconds_of(lambda: trained.step(batch)))
-        rows += profiled(lambda: trained.step(batch), 4 if trained.dtype == "float32" else 2)
+        rows += profiled(lambda: trained.step(batch), machine.BYTES_PER_ELEMENT[trained.dtype])
     means = [asdict(row) for row in _mean(rows, steps)]
     return {**result, "batch": batch_size, "steps": steps, "seconds_unprofiled": plain, "rows": means}
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The machine, a table of the parts and one of the layers."""
+    """The machine, a table of the parts and a table of the layers."""
     about, limits, rows = result["machine"], result["limits"], [Row(**row) for row in result["rows"]]
     dtype = result["contender"].rsplit("-", 1)[1]
     total, plain = sum(row.milliseconds for row in rows), 1e3 * mean(result["seconds_unprofiled"])
@@ -256,7 +262,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         groups = [(key, list(same)) for key, same in groupby(sorted(rows, key=name), name)]
         return sorted(groups, key=lambda group: -sums(group[1])[0])
 
-    copy, titles = limits["copy"]["bytes_per_second"], ["ms a step", "share", "floor, ms", "gap, ms", "reached"]
+    copy, titles = limits["copy"]["bytes_per_second"], ["ms per step", "share", "floor, ms", "gap, ms", "reached"]
     heading = (
         f"{about['device']}, torch {about['torch']}, {about['date'][:10]}, commit {about['commit']}: "
         f"`{result['contender']}`, batch {result['batch']}, mean of {result['steps']} steps. "
@@ -266,49 +272,47 @@ def markdown(result: Mapping[str, Any]) -> str:
     parts = [[name, *cells(some)] for name, some in grouped("part")] + [["**all**", *cells(rows)]]
     layers = [(name, some) for name, some in grouped("layer") if name and any(row.flops for row in some)][:TOP]
     both = ["layer", "forward, ms / floor", "gradient, ms / floor", *titles]
-    by_layer = _table(both, [[f"`{name}`", *halves(some), *cells(some)] for name, some in layers])
-    return f"{heading}\n\n{_table(['part', *titles], parts)}\n\n{by_layer}"
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---", *["--:"] * (len(titles) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    by_layer = markdown_table(both, [[f"`{name}`", *halves(some), *cells(some)] for name, some in layers], numeric=True)
+    return f"{heading}\n\n{markdown_table(['part', *titles], parts, numeric=True)}\n\n{by_layer}"
 
 
 def write_between_markers(page: Path, text: str) -> None:
-    """Put `text` where the page keeps its profile.
+    """Replace the profile between the page's markers with `text`.
 
     Raises:
-        ValueError: the page has not both markers, once and in order.
+        SettingsError: the page lacks one of the markers, or they are in the wrong order.
     """
     before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"{page} has no {BEGIN} … {END}; put both where the tables belong")
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        raise SettingsError(f"{page} has no {BEGIN} … {END}; put both where the tables belong")
+    write_text(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Profile, or load a profile; print it and keep it where asked."""
+    """Profile a step or load a profile, then print it and write it where asked."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile_step", description=__doc__.partition("\n")[0])
     parser.add_argument("--contender", default="cpu-float32", choices=network.contender_keys("cpu"))
-    parser.add_argument("--batch", type=int, default=network.BATCH, help="clips")
-    parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--docs", type=Path, help=f"a page: the tables go between {BEGIN} and {END}")
-    parser.add_argument("--save", type=Path, help="write the figures as JSON")
-    parser.add_argument("--load", type=Path, help="read figures that --save wrote, measure nothing")
+    parser.add_argument("--batch", type=int, default=network.BATCH, help="clips per step")
+    parser.add_argument("--steps", type=int, default=5, help="profiled steps")
+    parser.add_argument("--docs", type=Path, help=f"write the tables between {BEGIN} and {END} of this page")
+    parser.add_argument("--save", type=Path, help="write the figures to this JSON file")
+    parser.add_argument("--load", type=Path, help="read figures that --save wrote instead of measuring")
     given = parser.parse_args(arguments)
     if given.steps < 1 or given.batch < 1:
-        parser.error(f"--steps is {given.steps} and --batch {given.batch}; at least 1 of each is needed")
-    keep_freed_memory()  # as in the program `mol`
+        parser.error(f"--steps is {given.steps} and --batch is {given.batch}; both must be at least 1")
+    keep_freed_memory()  # as the program `mol` does
     saved = given.load and json.loads(given.load.read_text(encoding="utf-8"))
     result = saved or measure(given.contender, given.batch, given.steps)
     if given.save:
-        given.save.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_json(given.save, result)
     text = markdown(result)
     print(text)
     if given.docs:
-        write_between_markers(given.docs, text)
+        try:
+            write_between_markers(given.docs, text)
+        except MOLError as error:
+            raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

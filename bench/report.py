@@ -1,184 +1,77 @@
-"""Saved results as tables, pictures and the README's text.
+"""Saved results as tables and pictures, and as the generated parts of README.md and docs/performance.md.
 
-python -m bench.report RESULT.json ...                     # Markdown tables
-python -m bench.report RESULT.json ... --out FOLDER        # pictures as well, as PNG and SVG
-python -m bench.report RESULT.json --readme README.md      # writes what is between the README's markers
+python -m bench.report RESULT.json ...                                           # Markdown tables
+python -m bench.report RESULT.json ... --out FOLDER                              # and pictures, as PNG and SVG
+python -m bench.report RESULT.json --page README.md docs/performance.md          # fill these pages' marked blocks
 """
 
 import argparse
-import json
 import os
 import re
 import sys
 import textwrap
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bench import hours, plots
 from bench.machine import slug
+from bench.record import (
+    BASELINES,
+    PUBLISHED,
+    REFERENCE,
+    SUBJECTS,
+    Result,
+    Row,
+    above_imports,
+    baselines,
+    fastest,
+    grouped,
+    label,
+    named,
+    read,
+    standard_cases,
+    sweeps,
+    task_name,
+    timed_together,
+)
+from bench.tables import digits, duration, markdown_table, rates, times
 from bench.timing import paired_ratio
 from mol.common.errors import MOLError, SettingsError
 from mol.common.storage import write_text
 
-FORMAT = 2
-# What molkernels is measured against, in the order of the tables, as the README names it.
-BASELINES = {
-    "published-loop": "published loop",
-    "reference": "`reference`",
-    "compiled-reference": "`torch.compile` of the reference",
-    "max-autotune": "the same, max-autotune",
-    "spatial-correlation-sampler": "Spatial-Correlation-Sampler",
+# The rows of the short table, which the README has, as (subject, task, dtype); the full one is in docs/performance.md.
+SHORT = (
+    ("f5c", "forward", "float32"),
+    ("f5c", "forward-backward", "float32"),
+    ("ccc-channel", "forward-backward", "float32"),
+    ("fcc", "forward-backward", "float32"),
+    ("cost-volume", "forward-backward", "float32"),
+    ("mol", "forward", "float32"),
+    ("mol", "training step", "float32"),
+    ("mol", "training step", "bfloat16"),
+)
+# The generated blocks that a page may have: a short and the full table of `pytest bench/`, the hours of `bench.loso`.
+MARKERS = {
+    kind: re.compile(rf"<!-- {kind}: (\S+) -->\n(.*?)<!-- /{kind} -->", re.DOTALL)
+    for kind in ("bench", "bench-full", "loso")
 }
-SUBJECTS = {
-    "f5c": "F5C",
-    "ccc-position": "CCC (position graph)",
-    "ccc-channel": "CCC (channel graph)",
-    "fcc": "FCC",
-    "cost-volume": "cost volume",
-    "mol": "MOL released",
-}
-MARKERS = {kind: re.compile(rf"<!-- {kind}: (\S+) -->\n(.*?)<!-- /{kind} -->", re.DOTALL) for kind in ("bench", "loso")}
-
-Row = Mapping[str, Any]
-Result = Mapping[str, Any]
-
-
-def assemble(
-    machine: Mapping[str, Any],
-    limits: Mapping[str, Any],
-    rows: Sequence[Row],
-    memory: Sequence[Row],
-    left_out: Sequence[Row],
-) -> dict[str, Any]:
-    """A result as it is saved: machine, limits, `bench.groups.Row`s, peaks of a training step, and who is missing."""
-    return {
-        "format": FORMAT,
-        "machine": machine,
-        "limits": limits,
-        "rows": rows,
-        "memory": memory,
-        "left_out": left_out,
-    }
-
-
-def save(result: Result, folder: Path) -> Path:
-    """Write `result` to <folder>/<device>/<date>-<commit>.json and return the path."""
-    machine = result["machine"]
-    path = folder / slug(machine["device"]) / f"{machine['date'][:10]}-{machine['commit']}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def load(path: Path) -> dict[str, Any]:
-    """Read a saved run of `pytest bench/`.
-
-    Raises:
-        SettingsError: there is no such file, or it is no such result of this format.
-    """
-    result = read(path)
-    if "rows" not in result:
-        raise SettingsError(f"{path} is no run of `pytest bench/`; print it with: python -m bench.report {path}")
-    return result
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Read what `pytest bench/` or `python -m bench.loso` has saved.
-
-    Raises:
-        SettingsError: there is no such file, or it is no result of this format.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read as a result ({error}); name a file in bench/results") from error
-    found = result.get("format") if isinstance(result, dict) else None
-    if found != FORMAT:
-        raise SettingsError(
-            f"{path} has format {found}, and this reads format {FORMAT}; "
-            "measure again with: pytest bench/ --save-results"
-        )
-    return result
-
-
-# Which rows belong together
-
-
-def case(row: Row) -> tuple[Hashable, ...]:
-    """What was computed: rows of one case differ in contender and dtype only."""
-    return row["subject"], row["task"], tuple(sorted(row["sizes"].items()))
-
-
-def timed_together(row: Row) -> tuple[Hashable, ...]:
-    """Rows with the same key took turns in the same rounds."""
-    return row["group"], tuple(sorted(row["sizes"].items()))
-
-
-def label(row: Row) -> str:
-    """The case of a row in words, such as "F5C, forward and backward"."""
-    if row["task"] == "prediction":
-        return f"{SUBJECTS[row['subject']]}, prediction, 1 s of video"
-    batch = f", batch {row['sizes']['batch']}" if "batch" in row["sizes"] else ""
-    return f"{SUBJECTS[row['subject']]}, {row['task'].replace('-', ' and ')}{batch}"
-
-
-def standard_cases(result: Result) -> list[list[Row]]:
-    """The rows of every standard point, a list each, in the order of `SUBJECTS`."""
-    rows = [row for row in result["rows"] if row["sweep"] is None]
-    rows.sort(key=lambda row: list(SUBJECTS).index(row["subject"]))
-    return list(_grouped(rows, case).values())
-
-
-def sweeps(result: Result) -> dict[tuple[str, str, str], list[Row]]:
-    """By (subject, task, swept key): the rows of every sweep, the standard point among them, by size."""
-    rows = sorted(result["rows"], key=lambda row: list(SUBJECTS).index(row["subject"]))
-    keys = dict.fromkeys((row["subject"], row["task"], row["sweep"]) for row in rows if row["sweep"])
-    return {
-        (subject, task, swept): sorted(
-            (r for r in rows if (r["subject"], r["task"]) == (subject, task) and r["sweep"] in (None, swept)),
-            key=lambda row: row["sizes"][swept],
-        )
-        for subject, task, swept in keys
-    }
-
-
-def fastest(rows: Iterable[Row], dtype: str = "float32") -> Row | None:
-    """The fastest backend of molkernels among `rows`, None where none was timed."""
-    ours = [row for row in rows if row["contender"] not in BASELINES and row["dtype"] == dtype and row["seconds"]]
-    return min(ours, key=lambda row: row["seconds"][1], default=None)
-
-
-def named(row: Row) -> str:
-    """The contender, with its dtype where that is not float32."""
-    return row["contender"] if row["dtype"] == "float32" else f"{row['contender']}, {row['dtype']}"
-
-
-def above_imports(row: Row) -> int:
-    """Bytes that a row of `memory` adds to what the process held after its imports."""
-    return row["peak_bytes"] - row["imports_bytes"]
-
-
-def _grouped(rows: Iterable[Row], key: Any) -> dict[Hashable, list[Row]]:
-    groups: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(key(row), []).append(row)
-    return groups
 
 
 # Tables
 
 
 def markdown(result: Result) -> str:
-    """The machine and its limits, one table a group, one a sweep, peak memory, and what was left out."""
+    """The machine and its limits, one table for each group and each sweep, peak memory, and what was left out."""
     machine = result["machine"]
     parts = [
         f"## {machine['device']}, {machine['date'][:10]}",
-        f"torch {machine['torch']}, commit {machine['commit']}; {_limits(result['limits'])}",
+        f"torch {machine['torch']}, commit {machine['commit']}; {rates(result['limits'])}",
     ]
-    if not any(row["dtype"] == "bfloat16" and row["contender"] == "reference" for row in result["rows"]):
-        parts.append("bfloat16: torch's own products are emulated on this device and were not timed.")
+    if not any(row["dtype"] == "bfloat16" and row["contender"] == REFERENCE for row in result["rows"]):
+        parts.append("bfloat16: PyTorch emulates its products on this device, so they were not timed.")
     standard = [row for row in result["rows"] if row["sweep"] is None]
-    parts += [_group_table(rows) for rows in _grouped(standard, timed_together).values()]
+    parts += [_group_table(rows) for rows in grouped(standard, timed_together).values()]
     parts += [_sweep_table(key, rows) for key, rows in sweeps(result).items()]
     if result["memory"]:
         parts.append(_memory_table(result["memory"]))
@@ -188,34 +81,26 @@ def markdown(result: Result) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(limits: Mapping[str, Mapping[str, float]]) -> str:
-    gemm = limits["gemm"]
-    rates = ", ".join(f"GEMM {dtype} {rate / 1e9:.0f} GFLOP/s" for dtype, rate in gemm.items())
-    if len(set(gemm.values())) == 1:
-        rates = f"GEMM {gemm['float32'] / 1e9:.0f} GFLOP/s"
-    return f"copy {limits['copy']['bytes_per_second'] / 1e9:.1f} GB/s, {rates}"
-
-
 def _group_table(rows: Sequence[Row]) -> str:
     first = rows[0]
-    baselines = [name for name in BASELINES if any(row["contender"] == name for row in rows)]
+    rivals = [name for name in BASELINES if any(row["contender"] == name for row in rows)]
     heading = f"**{first['group']}** ({first['shape']}; {first['flops'] / 1e9:.2f} GFLOP)"
-    versus = [f"× {name}" for name in baselines]
+    versus = [f"× {name}" for name in rivals]
     titles = ["contender", "dtype", "ms", "0.2 to 0.8", *versus, "of limit", "peak MiB", "error"]
-    return f"{heading}\n\n{_table(titles, (_cells(row, baselines) for row in rows))}"
+    return f"{heading}\n\n{markdown_table(titles, (_cells(row, rivals) for row in rows))}"
 
 
-def _cells(row: Row, baselines: Sequence[str]) -> list[str]:
+def _cells(row: Row, rivals: Sequence[str]) -> list[str]:
     who, error = [row["contender"], row["dtype"]], f"{row['error']:.0e}"
     if row["seconds"] is None:
-        return [*who, "not timed", *[""] * (len(baselines) + 3), f"{error}, over {row['tolerance']:.0e}"]
+        return [*who, "not timed", *[""] * (len(rivals) + 3), f"{error}, over {row['tolerance']:.0e}"]
     low, median, high = (1e3 * seconds for seconds in row["seconds"])
     speedups = row["speedup_over"]
     return [
         *who,
         digits(median),
         f"{digits(low)} to {digits(high)}",
-        *(f"{speedups[name][1]:.2f}" if name in speedups else "" for name in baselines),
+        *(f"{speedups[name][1]:.2f}" if name in speedups else "" for name in rivals),
         f"{100 * row['share_of_limit']:.0f} % of {row['bound']}",
         "" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**20:.1f}",
         error,
@@ -223,14 +108,14 @@ def _cells(row: Row, baselines: Sequence[str]) -> list[str]:
 
 
 def _sweep_table(key: tuple[str, str, str], rows: Sequence[Row]) -> str:
-    swept = key[2]
+    subject, task, swept = key
     contenders = list(dict.fromkeys(named(row) for row in rows))
     table = []
-    for size, points in _grouped(rows, lambda row: row["sizes"][swept]).items():
+    for size, points in grouped(rows, lambda row: row["sizes"][swept]).items():
         cells = {named(row): digits(1e3 * row["seconds"][1]) if row["seconds"] else "not timed" for row in points}
         table.append([str(size), *(cells.get(name, "") for name in contenders)])
-    heading = f"**{SUBJECTS[key[0]]}, {key[1].replace('-', ' and ')}, over {swept}** (ms)"
-    return f"{heading}\n\n{_table([swept, *contenders], table)}"
+    heading = f"**{SUBJECTS[subject]}, {task_name(task)}, over {swept}** (ms)"
+    return f"{heading}\n\n{markdown_table([swept, *contenders], table)}"
 
 
 def _memory_table(rows: Sequence[Row]) -> str:
@@ -245,68 +130,101 @@ def _memory_table(rows: Sequence[Row]) -> str:
         for row in rows
     )
     titles = ["contender", "dtype", "batch", "peak MiB", "above the imports, MiB"]
-    return f"**MOL released, training step: peak memory**\n\n{_table(titles, cells)}"
+    return f"**MOL released, training step: peak memory**\n\n{markdown_table(titles, cells)}"
 
 
-def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+# Blocks of README.md and docs/performance.md
+
+BRIEFLY = (
+    "Median times, and how many times as long as the first column each baseline takes. Of the limit: the least time "
+    "that the machine's matrix products and copies allow, over the measured time."
+)
+EXACTLY = (
+    "Times are medians over interleaved rounds. A ratio, the median over the same rounds, says how many times as long "
+    "as the first column a baseline takes. The fastest of each row is bold. Of the limit: the least time that the "
+    "row's arithmetic and memory traffic need at the rates of the machine measured in the same run ({rates}), over "
+    "the measured time."
+)
 
 
-# The README's text
+@dataclass(frozen=True)
+class Line:
+    """One line of a generated table: the fastest backend of molkernels in a dtype, and its baselines by name."""
+
+    best: Row
+    rivals: Mapping[str, Row]
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Subject, task and dtype, as in `SHORT`."""
+        return self.best["subject"], self.best["task"], self.best["dtype"]
 
 
-def readme_block(result: Result, path: str) -> str:
-    """What stands between the README's markers: the machine, a row per case and dtype, peak memory, a link.
+def full_block(result: Result, path: str) -> str:
+    """The machine, a line for every case and dtype, peak memory, and a link to the file.
 
-    A bfloat16 row without a baseline in bfloat16 is left to the file.
+    Cases in bfloat16 that have no baseline in bfloat16 are left out.
 
     Args:
-        result: of format 2.
-        path: of the file that holds it, as the README links it.
-
+        result: a result of `pytest bench/`.
+        path: its file, as the page is to link it.
     Raises:
-        SettingsError: a case was measured, but no backend of molkernels passed its check there.
+        SettingsError: in some case, no backend of molkernels passed its check.
     """
+    lines = _lines(result, path)
+    how = EXACTLY.format(rates=rates(result["limits"]))
+    return _block(result, lines, how, [*_bfloat16_sentence(result, lines), *_memory_sentence(result["memory"])], path)
+
+
+def short_block(result: Result, path: str) -> str:
+    """The same with the lines of `SHORT` only, and without peak memory; see `full_block`."""
+    found = {line.key: line for line in _lines(result, path)}
+    lines = [found[key] for key in SHORT if key in found]
+    return _block(result, lines, BRIEFLY, _bfloat16_sentence(result, lines), path)
+
+
+def _lines(result: Result, path: str) -> list[Line]:
     cases = standard_cases(result)
     failed = [label(rows[0]) for rows in cases if fastest(rows) is None]
     if failed or not cases:
         raise SettingsError(
             f"{path}: no backend of molkernels was timed in {'; '.join(failed) or 'any case'}; "
-            "mend what fails its check, then measure again with: pytest bench/ --save-results"
+            "fix the failing checks, then measure again with: pytest bench/ --save-results"
         )
-    lines = [(rows, best) for rows in cases if (best := fastest(rows))]
-    lines += [(rows, best) for rows in cases if (best := fastest(rows, "bfloat16")) and _rivals(rows, "bfloat16")]
-    shown = [name for name in reversed(BASELINES) if any(name in _rivals(rows, best["dtype"]) for rows, best in lines)]
-    backends = {best["contender"] for _, best in lines}
+    found = [
+        Line(best, baselines(rows, dtype))
+        for dtype in ("float32", "bfloat16")
+        for rows in cases
+        if (best := fastest(rows, dtype))
+    ]
+    return [line for line in found if line.rivals or line.best["dtype"] == "float32"]
+
+
+def _block(result: Result, lines: Sequence[Line], how: str, below: Sequence[str], path: str) -> str:
+    shown = [name for name in reversed(BASELINES) if any(name in line.rivals for line in lines)]
+    backends = {line.best["contender"] for line in lines}
     ours = f"`{next(iter(backends))}`" if len(backends) == 1 else "`molkernels`"
-    table = _table(
-        ["", ours, *(BASELINES[name] for name in shown), "of the limit"],
-        (_readme_cells(rows, best, shown, len(backends) > 1) for rows, best in lines),
-    )
+    titles = ["", ours, *(BASELINES[name] for name in shown), "of the limit"]
+    table = markdown_table(titles, (_line_cells(line, shown, len(backends) > 1) for line in lines))
     link = f"All figures: [{path}]({path})."
-    below = [*_bfloat16_line(cases), *_memory_line(result["memory"]), link]
-    parts = [_fill(_conditions(result, cases)), table, _fill(" ".join(below))]
+    parts = [_fill(_conditions(result, lines, how)), table, _fill(" ".join([*below, link]))]
     return "\n\n".join(parts) + "\n"
 
 
-def _conditions(result: Result, cases: Sequence[Sequence[Row]]) -> str:
-    machine, limits = result["machine"], result["limits"]
+def _conditions(result: Result, lines: Sequence[Line], how: str) -> str:
+    machine = result["machine"]
     subjects: dict[str, list[str]] = {}
-    for rows in cases:
-        subjects.setdefault(rows[0]["shape"], []).append(SUBJECTS[rows[0]["subject"]])
+    for line in lines:
+        subjects.setdefault(line.best["shape"], []).append(SUBJECTS[line.best["subject"]])
     shapes = "; ".join(f"{', '.join(dict.fromkeys(names))} on {shape}" for shape, names in subjects.items())
     return (
-        f"On {machine['device']} ({machine['cpu_capability']}; PyTorch {machine['torch']}, Python {machine['python']}; "
-        f"{machine['date'][:10]}, commit {machine['commit']}), float32 unless the row says otherwise: {shapes}. "
-        "Medians of interleaved rounds of one run, and of the rounds' ratios; each row's fastest in bold. The last "
-        f"column is how much of the machine's own limit ({_limits(limits)}), whichever binds, the least work makes of "
-        "the time."
+        f"{machine['device']} ({machine['cpu_capability']}), PyTorch {machine['torch']}, Python {machine['python']}, "
+        f"{machine['date'][:10]}, commit {machine['commit']}; float32 unless the row says otherwise. {shapes}. {how}"
     )
 
 
-def _readme_cells(rows: Sequence[Row], best: Row, shown: Sequence[str], name_backend: bool) -> list[str]:
-    rivals = [_rivals(rows, best["dtype"]).get(name) for name in shown]
+def _line_cells(line: Line, shown: Sequence[str], name_backend: bool) -> list[str]:
+    best, rivals = line.best, [line.rivals.get(name) for name in shown]
     quickest = min((row for row in (best, *rivals) if row), key=lambda row: row["seconds"][1])
 
     def time(row: Row) -> str:
@@ -321,85 +239,72 @@ def _readme_cells(rows: Sequence[Row], best: Row, shown: Sequence[str], name_bac
     return [title, own, *(versus(row) if row else "" for row in rivals), f"{100 * best['share_of_limit']:.0f} %"]
 
 
-def _rivals(rows: Iterable[Row], dtype: str) -> dict[str, Row]:
-    return {
-        row["contender"]: row
-        for row in rows
-        if row["contender"] in BASELINES and row["dtype"] == dtype and row["seconds"]
-    }
-
-
-def _bfloat16_line(cases: Sequence[Sequence[Row]]) -> list[str]:
-    """How the network in bfloat16 does against the published form, which computes in float32."""
+def _bfloat16_sentence(result: Result, lines: Sequence[Line]) -> list[str]:
+    """How the network in bfloat16 compares with the published form, which computes in float32."""
     found = []
-    for rows in cases:
-        best, published = fastest(rows, "bfloat16"), _rivals(rows, "float32").get("published-loop")
-        if rows[0]["subject"] == "mol" and best and published:
+    for rows in standard_cases(result):
+        best, published = fastest(rows, "bfloat16"), baselines(rows, "float32").get(PUBLISHED)
+        if best and published and best["subject"] == "mol" and best["task"] in {line.best["task"] for line in lines}:
             ratio = times(paired_ratio(published["durations"], best["durations"])[1])
-            found.append(f"{label(best).removeprefix('MOL released, ')}: {ratio}")
-    return [f"MOL in bfloat16 against the published loop in float32: {'; '.join(found)}."] if found else []
+            found.append(f"{label(best).removeprefix('MOL released, ')}, {ratio}")
+    return [f"The published loop in float32 over MOL in bfloat16: {'; '.join(found)}."] if found else []
 
 
-def _memory_line(rows: Sequence[Row]) -> list[str]:
+def _memory_sentence(rows: Sequence[Row]) -> list[str]:
     if not rows:
         return []
     batch = min(row["batch"] for row in rows)
     peaks = [f"`{row['contender']}` {above_imports(row) / 2**20:.0f} MiB" for row in rows
              if row["batch"] == batch and row["dtype"] == "float32"]  # fmt: skip
-    return [f"Peak memory of a training step above the imports, batch {batch}: {', '.join(peaks)}."]
-
-
-def duration(seconds: float) -> str:
-    """Three digits and the unit: s from a second on, else ms."""
-    return f"{digits(seconds)} s" if seconds >= 0.9995 else f"{digits(1e3 * seconds)} ms"
-
-
-def digits(value: float) -> str:
-    """Three significant digits, or all before the point: 0.0123, 42.0, 1234."""
-    return f"{value:.0f}" if value >= 999.5 else f"{value:#.3g}".rstrip(".")
-
-
-def times(ratio: float) -> str:
-    """A ratio with its sign: 1.09×, 18×."""
-    return f"{ratio:.0f}×" if ratio >= 9.995 else f"{ratio:.2f}×"
+    return [f"Peak memory of a training step at batch {batch}, above the imports: {', '.join(peaks)}."]
 
 
 def _fill(text: str) -> str:
     return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
-def update_readme(readme: Path, path: Path) -> None:
-    """Generate the text between the markers of `readme` from the result at `path`, and name that in the first one.
+def update_page(page: Path, path: Path) -> None:
+    """Generate the blocks of `page` that show results of this kind from the result at `path`.
 
     Raises:
-        SettingsError: `readme` has no markers; nothing is written.
+        SettingsError: the page has no markers for such a result; nothing is written.
     """
-    text, result = readme.read_text(encoding="utf-8"), read(path)
-    kind, name = "loso" if "loso" in result else "bench", Path(os.path.relpath(path, readme.parent)).as_posix()
-    if not MARKERS[kind].search(text):
+    text, result = page.read_text(encoding="utf-8"), read(path)
+    name = Path(os.path.relpath(path, page.parent)).as_posix()
+    fitting = ("loso",) if "loso" in result else ("bench", "bench-full")
+    found = [kind for kind in fitting if MARKERS[kind].search(text)]
+    if not found:
         raise SettingsError(
-            f"{readme} does not say where the figures go; add these two lines:\n"
-            f"<!-- {kind}: {name} -->\n<!-- /{kind} -->"
+            f"{page} does not say where the figures go; add these two lines:\n"
+            f"<!-- {fitting[0]}: {name} -->\n<!-- /{fitting[0]} -->"
         )
-    block = f"<!-- {kind}: {name} -->\n{generated(result, name)}<!-- /{kind} -->"
-    write_text(readme, MARKERS[kind].sub(lambda _: block, text, count=1))
+    for kind in found:
+        block = f"<!-- {kind}: {name} -->\n{generated(kind, result, name)}<!-- /{kind} -->"
+        text = MARKERS[kind].sub(lambda _, block=block: block, text, count=1)
+    write_text(page, text)
 
 
-def generated(result: Result, path: str) -> str:
-    """What stands between the README's markers for a run of `pytest bench/` or of `python -m bench.loso`."""
+def generated(kind: str, result: Result, path: str) -> str:
+    """The text between a page's markers of this kind (a key of `MARKERS`)."""
+    if kind == "loso":
+        paragraphs = hours.headline(result["loso"]).split("\n\n")
+        return "\n\n".join([*map(_fill, paragraphs), f"All steps: [{path}]({path})."]) + "\n"
+    return (short_block if kind == "bench" else full_block)(result, path)
+
+
+def _printed(path: Path, result: Result) -> str:
     if "loso" in result:
-        from bench import loso
-
-        return f"{_fill(loso.headline(result['loso']))}\n[All steps]({path}).\n"
-    return readme_block(result, path)
-
-
-def _printed(result: Result) -> str:
-    if "loso" in result:
-        from bench import loso
-
-        return loso.markdown(result)
+        return hours.markdown(result)
+    if "rows" not in result:
+        raise SettingsError(f"{path} holds no measurements: see its steps for what failed, then measure again")
     return markdown(result)
+
+
+def _draw(results: Mapping[Path, Result], out: Path) -> None:
+    for path, result in results.items():
+        own = out / slug(result["machine"]["device"]) / path.stem if len(results) > 1 else out
+        for picture in plots.draw(result, own):
+            print(f"wrote {picture}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -407,23 +312,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="Tables and pictures of saved results.")
     parser.add_argument("results", nargs="+", type=Path, metavar="RESULT.json", help="written by --save-results")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write pictures there, as PNG and SVG")
-    parser.add_argument("--readme", type=Path, help="generate the text between this file's bench markers; one RESULT")
+    parser.add_argument(
+        "--page", "--readme", nargs="+", type=Path, default=[], metavar="PAGE.md",
+        help="fill the blocks between these pages' bench, bench-full or loso markers from the one RESULT.json",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.readme and len(options.results) > 1:
-        parser.error("--readme takes one RESULT.json: the one that the README is to show")
+    if options.page and len(options.results) > 1:
+        parser.error("--page takes one RESULT.json: the one that the page is to show")
     try:
-        everything = {path: read(path) for path in options.results}
-        print("\n\n".join(map(_printed, everything.values())))
-        results = {path: result for path, result in everything.items() if "rows" in result}
-        for path, result in results.items():
-            if options.out:
-                from bench import plots
-
-                own = options.out / slug(result["machine"]["device"]) / path.stem if len(results) > 1 else options.out
-                for picture in plots.draw(result, own):
-                    print(f"wrote {picture}", file=sys.stderr)
-        if options.readme:
-            update_readme(options.readme, options.results[0])
+        results = {path: read(path) for path in options.results}
+        print("\n\n".join(_printed(path, result) for path, result in results.items()))
+        if options.out:
+            _draw({path: result for path, result in results.items() if "rows" in result}, options.out)
+        for page in options.page:
+            update_page(page, options.results[0])
     except (MOLError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from bench.conftest import CLOCK, Cases
 
 
 def tasks(device: str, full: bool, threads: int) -> Iterator[Any]:
-    """One for each task, batch, number of threads and contender."""
+    """A case for each task, batch size, number of threads and contender."""
     for task in network.TOLERANCES:
         for sweep, batch, count in points(task, full, threads):
             for contender in network.contender_keys(device, compiled=full and sweep is None):
@@ -19,7 +19,7 @@ def tasks(device: str, full: bool, threads: int) -> Iterator[Any]:
 
 
 def points(task: str, full: bool, threads: int) -> Iterator[tuple[str | None, int, int]]:
-    """The key that is swept, the batch, and the threads."""
+    """The swept key, batch size and threads of each point; the standard point has no swept key."""
     yield None, network.BATCH, threads
     if full and task != network.PREDICTION:
         yield from (("batch", batch, threads) for batch in network.BATCHES)
@@ -27,7 +27,7 @@ def points(task: str, full: bool, threads: int) -> Iterator[tuple[str | None, in
 
 
 def peaks(device: str, full: bool, threads: int) -> Iterator[Any]:
-    """One for each batch and contender."""
+    """A case for each batch size and contender."""
     for batch in (network.BATCH, *(network.BATCHES if full else ())):
         for contender in network.contender_keys(device):
             yield pytest.param(batch, contender, id=f"batch={batch}-{contender}")

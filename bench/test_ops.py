@@ -13,7 +13,7 @@ pytestmark = pytest.mark.benchmark(timer=CLOCK)
 
 
 def operators(device: str, full: bool, threads: int) -> Iterator[Any]:
-    """One for each operator, direction, point and contender."""
+    """A case for each operator, direction, point and contender."""
     for op in ops.CASES:
         for point, count in points(op, full, threads):
             for direction in ops.DIRECTIONS:
@@ -23,7 +23,7 @@ def operators(device: str, full: bool, threads: int) -> Iterator[Any]:
 
 
 def points(op: str, full: bool, threads: int) -> Iterator[tuple[ops.Point, int]]:
-    """Where an operator is measured, and on how many threads: the standard point, then the sweeps."""
+    """The points at which an operator is measured and their threads: the standard point, then the sweeps."""
     yield replace(ops.STANDARD, autotuned=full), threads
     if not full:
         return

@@ -1,4 +1,4 @@
-"""Paired timing: all contenders of a group take turns, so that drift of the machine hits all alike."""
+"""Paired timing: all contenders of a group take turns, so drift of the machine affects all of them alike."""
 
 import gc
 import statistics
@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-# More than any GPU's L2 cache (50 MiB on an H100): written between two timings, so that none finds its inputs there.
+# More than any GPU's L2 cache (50 MiB on an H100): written between two timings, so no run finds its inputs there.
 FLUSH_BYTES = 256 * 2**20
-QUANTILES = (0.2, 0.5, 0.8)
 
 
 def time_interleaved(
@@ -22,14 +21,14 @@ def time_interleaved(
 ) -> dict[str, list[float]]:
     """Seconds of each run in each round.
 
-    Every run is warmed up once; then each round times all of them once, beginning with another one in every round, so
-    that none always follows the same neighbour. Entries at the same place of two lists are of the same round.
+    Every run is warmed up once. Then each round times all of them once, each round starting with another run, so none
+    always follows the same neighbour. Entries at the same index of two lists are from the same round.
 
     Args:
         runs: what to time, by name.
-        budget: seconds after which no further round begins, once there have been `least_rounds`.
-        device: "cpu" (wall clock) or "cuda" (the device's own clock between two events, its L2 cache flushed before).
-        warm: False where every run has run before.
+        budget: seconds after which no further round begins, after at least `least_rounds`.
+        device: "cpu" (wall clock) or "cuda" (time between two events on the device, with its L2 cache flushed before).
+        warm: False if every run has run before.
     """
     clock = seconds_of if device == "cpu" else device_seconds_of
     for run in runs.values() if warm else ():
@@ -47,7 +46,7 @@ def time_interleaved(
 
 
 def seconds_of(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call, with garbage collection held back."""
+    """Wall-clock seconds of one call, with garbage collection disabled."""
     gc.collect()
     gc.disable()
     try:
@@ -61,7 +60,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 def device_seconds_of(run: Callable[[], object]) -> float:
     """Seconds of one call on the current CUDA stream.
 
-    The device is kept busy while the host hands it the work, so that launches are not what is timed.
+    The device is kept busy while the host enqueues the work, so launches are not timed.
     """
     torch.empty(FLUSH_BYTES, dtype=torch.uint8, device="cuda").zero_()
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -74,7 +73,7 @@ def device_seconds_of(run: Callable[[], object]) -> float:
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """The 0.2, 0.5 and 0.8 quantiles, linear between neighbours."""
+    """The 0.2, 0.5 and 0.8 quantiles, interpolated linearly."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     fifths = statistics.quantiles(values, n=5, method="inclusive")
@@ -82,15 +81,15 @@ def quantiles(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def paired_ratio(baseline: Sequence[float], candidate: Sequence[float]) -> tuple[float, float, float]:
-    """How many times as long the baseline takes, round by round: 0.2, 0.5 and 0.8 quantiles of the ratios."""
+    """How many times as long the baseline takes: 0.2, 0.5 and 0.8 quantiles of the ratios of each round."""
     return quantiles([b / c for b, c in zip(baseline, candidate, strict=True)])
 
 
 class ReplayClock:
     """A timer for pytest-benchmark that plays back durations measured in interleaved rounds.
 
-    pytest-benchmark times one test after another, which drift can bend; so the group is timed first, and each test's
-    `benchmark.pedantic(clock.play, ...)` hands the recorded seconds to its tables, statistics and JSON.
+    pytest-benchmark times one test after another, which drift can distort. The group is therefore timed first, and each
+    test's `benchmark.pedantic(clock.play, ...)` passes the recorded seconds to its tables, statistics and JSON.
     """
 
     def __init__(self) -> None:

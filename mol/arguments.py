@@ -19,6 +19,7 @@ def read_config(
     prog: str,
     description: str = "",
     positional: Sequence[str] = (),
+    footer: str = "",
 ) -> Config:
     """Build a configuration from ``--config FILE`` and ``--field value`` overrides; exits on ``--help``.
 
@@ -28,10 +29,11 @@ def read_config(
         prog: the command, for the help text.
         description: first line of the help text.
         positional: fields that can be given without their names.
+        footer: last lines of the help text.
     Raises:
         SettingsError: an unknown name, a value of the wrong kind or a missing one.
     """
-    parser = config_parser(config_class, prog, description)
+    parser = config_parser(config_class, prog, description, footer)
     try:
         read = parser.instantiate(parser.parse_args(spell_out(config_class, positional, arguments)))
         return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
@@ -39,13 +41,26 @@ def read_config(
         raise SettingsError(f"{' '.join(str(error).split())} See {prog} --help.") from error
 
 
-def config_parser(config_class: type, prog: str, description: str = "") -> Any:
+def config_parser(config_class: type, prog: str, description: str = "", footer: str = "") -> Any:
     """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
     jsonargparse = require("jsonargparse", "train")
-    parser = jsonargparse.ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    formatter = _line_keeping(jsonargparse.DefaultHelpFormatter)
+    parser = jsonargparse.ArgumentParser(
+        prog=prog, description=description, epilog=footer, formatter_class=formatter, exit_on_error=False
+    )
     parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
     parser.add_class_arguments(config_class)
     return parser
+
+
+def _line_keeping(formatter: Any) -> type:
+    """A formatter of help texts that wraps a single line and keeps the lines of a text that has several."""
+
+    class LineKeeping(formatter):  # type: ignore[misc]
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text if "\n" in text else super()._fill_text(text, width, indent)
+
+    return LineKeeping
 
 
 def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:

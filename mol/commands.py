@@ -8,13 +8,14 @@ from typing import Any
 from mol.data.check import CheckDataConfig, run_check_data
 from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
+from mol.data.sets.registry import describe_sets
 from mol.demo import DemoConfig, run_demo
 from mol.info import InfoConfig, run_info
 from mol.loso.run import LosoConfig, run_loso
 from mol.prediction.predict import PredictConfig, run_predict
 from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
-from mol.synth.commands import LayoutConfig, SynthConfig, run_layout, run_synth
+from mol.synth.commands import LayoutConfig, SynthConfig, describe_layouts, run_layout, run_synth
 from mol.training.settings import TrainConfig
 from mol.training.train import run_train
 
@@ -33,3 +34,5 @@ RUNNERS: dict[str, Runner] = {
     "info": (InfoConfig, run_info),
 }
 SYNTH_LAYOUT: Runner = (LayoutConfig, run_layout)
+# What the help text of a command lists at its end.
+FOOTERS: dict[type, Callable[[], str]] = {PrepareConfig: describe_sets, LayoutConfig: describe_layouts}

@@ -1,1 +1,1 @@
-"""What the project is compared with. Nothing in `molkernels` or `mol` imports from here."""
+"""What the project is compared with. Nothing in `molkernels` or `mol` imports it."""

@@ -1,7 +1,7 @@
 """The cost volume of the package `spatial-correlation-sampler` (C. Pinard), which the published MOL code uses.
 
-Nothing depends on it: where it is installed it is measured, where not `why_not` says so. It comes as source; its CPU
-operator compiles only beside a torch that was built for CUDA.
+Nothing depends on it: it is measured if it is installed; otherwise `why_not` gives the reason. It is distributed as
+source, and its CPU operator compiles only with a torch that was built for CUDA.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def why_not() -> str | None:
-    """Why it cannot be measured; None where it can."""
+    """Why it cannot be measured; None if it can."""
     try:
         import spatial_correlation_sampler  # noqa: F401
     except ImportError as error:

@@ -1,6 +1,6 @@
 """From the released checkpoint's parameter names to the tensors of `molkernels.functional`.
 
-The functions take any mapping with the released names, so they carry values and gradients alike.
+The functions accept any mapping with the released names, so they convert values as well as gradients.
 """
 
 from collections.abc import Mapping

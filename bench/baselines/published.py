@@ -1,18 +1,18 @@
 """The MOL network in the form of its published code, as the slow baseline.
 
 Source: Shao et al., "MOL: Joint Estimation of Micro-Expression, Optical Flow, and Landmark via Transformer-Graph-Style
-Convolution", IEEE TPAMI 2025, arXiv 2506.14511. This is an implementation of our own of what that code computes, with
-the same order of work and none of the savings:
+Convolution", IEEE TPAMI 2025, arXiv 2506.14511. This is our own implementation of what that code computes, in the
+same order and without any optimisation:
 
 - FCC pads circularly by concatenation and convolves with depthwise kernels as long as the axis;
-- CCC is a Python loop over the channels and their k neighbours, one small convolution an edge;
+- CCC is a Python loop over the channels and their k neighbours, one small convolution per edge;
 - the cost volume is a loop over the displacements, forward and backward (the published code calls the CPU operator of
   `spatial_correlation_sampler`, a C++ loop over displacements, pixels and channels, which takes longer than this one);
 - pairs of frames go through the whole network one after another: stack and flow encoder run for both frames of every
   pair, so 14 times for 8 frames, and every batch norm sees one frame at a time;
 - the losses are computed sample by sample.
 
-Parameters carry the names of the released checkpoint, so `load_state_dict` takes one as it is.
+Parameters have the names of the released checkpoint, so `load_state_dict` accepts one unchanged.
 """
 
 import itertools

@@ -18,7 +18,8 @@ from mol.common.storage import write_text
 from mol.common.terminal import console, counting, say
 from mol.common.workers import in_processes
 from mol.data.manifest import Clip, Manifest, key, numbered_frames, read_manifest
-from mol.data.protocols import AS_LABELLED, Protocol, apply, count_differences, left_out, protocol_for
+from mol.data.protocol import AS_LABELLED, Protocol, apply, count_differences, left_out
+from mol.data.protocols import protocol_for
 from mol.vision.integrity import truncation
 from mol.vision.video import read_picture, read_video
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from mol.common.errors import CacheSettingsError, SettingsError
 from mol.data.cache import Cache, CacheSettings
 from mol.data.clips import CROP, Augmentation, ResidentClips
-from mol.data.protocols import Protocol, apply, count_differences, protocol_for, require_counts
+from mol.data.protocol import Protocol, apply, count_differences, require_counts
+from mol.data.protocols import protocol_for
 
 Counts = Literal["require", "warn"]
 

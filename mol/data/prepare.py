@@ -1,8 +1,7 @@
-"""``mol prepare``: the sheets and folders of a data set, as it was distributed, into a manifest."""
+"""``mol prepare``: turn the distributed sheets and folders of a data set into a manifest."""
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,31 +10,29 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mol.common.environment import versions_of
-from mol.common.errors import SettingsError, StorageError
+from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.terminal import say
-from mol.data.manifest import Clip, Loader, Manifest, Note, OnError, write_manifest
-from mol.data.sets.registry import find_set, manifest_root
+from mol.data.manifest import Clip, Manifest, Note, OnError, write_manifest
+from mol.data.sets.registry import find_set, load_set
 
-# Notes of one kind that are printed; the manifest holds all.
-_SHOWN = 5
+_SHOWN = 5  # notes of each kind that are printed; the manifest has all of them
 _SYNTHETIC = Note(
-    "warning", "layout.json", "the clips were made by mol synth; scores on them say nothing about people."
+    "warning", "layout.json", "the clips were made by mol synth; scores on them say nothing about real people."
 )
-_KINDS = {"repaired": "repaired", "dropped": "dropped", "warning": "to know"}
+_KINDS = {"repaired": "repaired", "dropped": "dropped", "warning": "warnings"}
 
 
 @dataclass
 class PrepareConfig:
-    """Read a data set as it was distributed and write down its clips.
+    """Read a data set as it was distributed and list its clips in a manifest.
 
     Attributes:
-        dataset: casme2, samm, smic, casme-sq, casme3, mmew, 4dme, released (the published code's folders) or generic
-            (your own table of clips); docs/datasets.md tells of each.
-        root: folder into which the archives were unpacked; for generic the table, or its folder.
-        out: folder of the manifest; manifests/<dataset> when empty.
-        on_error: "raise" stops at the first clip that cannot be used, "skip" leaves such clips out and lists them.
-        frames: which pictures of CASME II or SMIC, "raw" or "cropped"; the loader's choice when empty.
-        part: which camera of SMIC, "HS", "VIS" or "NIR"; HS when empty.
+        dataset: a name from the list at the end of the help text; docs/datasets.md describes each data set.
+        root: folder into which the archives were unpacked; for generic, the table or its folder.
+        out: folder of the manifest; manifests/<dataset> by default.
+        on_error: "raise" stops at the first clip that cannot be used, "skip" drops such clips and lists them.
+        frames: "raw" or "cropped" pictures, for data sets with both.
+        part: camera "HS", "VIS" or "NIR", for data sets recorded with several.
     """
 
     dataset: str
@@ -51,23 +48,22 @@ class PrepareConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the manifest goes."""
+        """Folder of the manifest."""
         return Path(self.out or f"manifests/{self.dataset}")
 
 
 def prepare(config: PrepareConfig) -> Manifest:
-    """Read a data set and write its manifest; an earlier manifest of the folder is replaced.
+    """Read a data set and write its manifest, replacing an earlier manifest in the folder.
 
     Raises:
-        SettingsError: there is no such data set, or it has no such option.
-        DataError: a sheet or folder is not as expected.
-        StorageError: the folder holds something else than a manifest, or the disk fails.
+        SettingsError: there is no such data set, or it does not have one of the options.
+        DataError: a sheet or folder is missing or not as expected.
+        StorageError: the folder contains something other than a manifest, or writing fails.
     """
-    load = find_set(config.dataset).load
-    options = _options(config, load)
+    options = _options(config)
     _require_manifest_or_nothing(config.folder)
     root = manifest_root(Path(config.root))
-    loaded = load(Path(config.root), config.on_error, **options)
+    loaded = load_set(config.dataset, Path(config.root), config.on_error, **options)
     synthetic = _is_synthetic(root)
     manifest = Manifest(
         dataset=config.dataset,
@@ -85,36 +81,47 @@ def prepare(config: PrepareConfig) -> Manifest:
 
 
 def run_prepare(config: PrepareConfig) -> None:
-    """Read a data set, write its manifest and say what was found and repaired."""
+    """Read a data set, write its manifest and report what was found and repaired."""
     manifest = prepare(config)
     for line in _report(manifest, config.folder):
         say(line)
 
 
-def _options(config: PrepareConfig, load: Loader) -> dict[str, Any]:
-    """The options of this loader alone that were given."""
+def manifest_root(root: Path) -> Path:
+    """The absolute folder that the paths of loaded clips are relative to: the root, or the folder of a table.
+
+    Raises:
+        DataError: the root does not exist.
+    """
+    if not root.exists():
+        raise DataError(f"{root} does not exist; give the folder into which the data set was unpacked.")
+    return (root.parent if root.is_file() else root).resolve()
+
+
+def _options(config: PrepareConfig) -> dict[str, Any]:
+    """The given options that are passed on to the loader."""
+    dataset = find_set(config.dataset)
     given = {name: value for name in ("frames", "part") if (value := getattr(config, name)) is not None}
-    known = inspect.signature(load).parameters
     for name, value in given.items():
-        if name not in known:
-            raise SettingsError(f"--{name} {value} means nothing for {config.dataset}; leave it out.")
+        if name not in dataset.options:
+            raise SettingsError(f"--{name} {value} does not apply to {config.dataset}; omit it.")
     return given
 
 
 def _require_manifest_or_nothing(folder: Path) -> None:
-    """A table of the user's own must never be overwritten: it may be named clips.csv as well."""
+    """Never overwrite a user's own table, which may also be named clips.csv."""
     if folder.is_file():
-        raise StorageError(f"{folder} is a file; give the folder for the manifest as --out.")
+        raise StorageError(f"{folder} is a file; give a folder for the manifest as --out.")
     table, head = folder / "clips.csv", folder / "manifest.json"
-    # Interrupted between its two files, mol prepare leaves a clips.csv with its own header.
+    # If interrupted between its two files, mol prepare leaves a clips.csv with its own header.
     ours = _is_head(head) if head.exists() else not table.exists() or _is_table(table)
     others = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if not ours or (others and not head.exists() and not table.exists()):
-        raise StorageError(f"{folder} holds other files and no manifest; choose an empty folder as --out.")
+        raise StorageError(f"{folder} has other files and no manifest; choose an empty folder as --out.")
 
 
 def _is_synthetic(root: Path) -> bool:
-    """Whether ``mol synth --layout`` wrote the set, which looks like the real one in every other respect."""
+    """Whether ``mol synth --layout`` wrote the data set, which otherwise looks like the real one."""
     heads = [_read_json(folder / "layout.json") for folder in (root, root.parent)]
     return any({"layout", "generator"} <= set(head) for head in heads)
 
@@ -124,7 +131,7 @@ def _is_head(path: Path) -> bool:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, empty where the file is none."""
+    """A JSON object; empty if the file does not contain one."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

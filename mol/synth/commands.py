@@ -8,7 +8,7 @@ from pathlib import Path
 from mol.common.terminal import counting, say
 from mol.pictures.contact_sheet import contact_sheet
 from mol.synth.layout_plan import LayoutSettings
-from mol.synth.layouts import write_layout
+from mol.synth.layouts import LAYOUTS, write_layout
 from mol.synth.render import SynthSettings, synthesize
 
 
@@ -35,9 +35,8 @@ class LayoutConfig(LayoutSettings):
     """Where a synthetic set in a data set's own folders goes; what it is like is in `LayoutSettings`.
 
     Attributes:
-        layout: whose folders and sheets: casme2, casme2-cropped, samm, smic, casme-sq, casme3, mmew, 4dme, released or
-            generic.
-        out: root of the set; data/LAYOUT when empty.
+        layout: whose folders and sheets to write; a name from the list at the end of the help text.
+        out: root of the data set; data/LAYOUT by default.
         workers: processes; one for each core when 0.
     """
 
@@ -58,6 +57,11 @@ def run_synth(config: SynthConfig) -> None:
         picture = Path(config.out).with_name(f"{Path(config.out).name}-contact-sheet.png")
         say(f"contact sheet: {contact_sheet(cache, picture)}")
     say(f"next: mol train --cache {config.out}")
+
+
+def describe_layouts() -> str:
+    """The layouts in one line, for ``mol synth --layout smic --help``."""
+    return f"layouts: {', '.join(LAYOUTS)}"
 
 
 def run_layout(config: LayoutConfig) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mol.data.sets import casme2, samm, smic
 from mol.synth.layout_plan import (
     Entry,
     LayoutPlan,
@@ -26,15 +27,6 @@ from mol.synth.layout_plan import (
 
 # --- CASME II -------------------------------------------------------------------------------------------------------
 
-_CASME2_TOTALS = {
-    "others": 99,
-    "disgust": 63,
-    "happiness": 32,
-    "repression": 27,
-    "surprise": 25,
-    "sadness": 7,
-    "fear": 2,
-}
 _CASME2_CLIPS = (9, 13, 7, 5, 19, 4, 9, 3, 14, 14, 10, 12, 8, 4, 3, 4, 36, 3, 16, 11, 2, 2, 12, 11, 7, 17)
 _CASME2_RESERVED = {
     "sub04": {"disgust": 1},
@@ -66,10 +58,10 @@ _UNLISTED = Entry("sub09", "EP02_02f", "others", "casme2")
 
 
 def _casme2_entries() -> list[Entry]:
-    places = {f"sub{number:02d}": count for number, count in enumerate(_CASME2_CLIPS, 1)}
+    places = dict(zip(casme2.SET.people, _CASME2_CLIPS, strict=True))
     turns: Counter[str] = Counter()
     entries = []
-    for subject, emotion in deal(_CASME2_TOTALS, places, _CASME2_RESERVED):
+    for subject, emotion in deal(casme2.SET.counts, places, _CASME2_RESERVED):
         turn = turns[subject]
         name = f"EP{3 + turn // 4:02d}_{1 + turn % 4:02d}{'f' if turn % 3 else ''}"
         entries.append(Entry(subject, _CASME2_NAMES.get(subject, name) if turn == 0 else name, emotion, "casme2"))
@@ -141,19 +133,8 @@ def _casme2_row(position: int, clip: PlannedClip) -> list[Any]:
 
 # --- SAMM -----------------------------------------------------------------------------------------------------------
 
-_SAMM_TOTALS = {
-    "anger": 57,
-    "happiness": 26,
-    "others": 26,
-    "surprise": 15,
-    "contempt": 12,
-    "disgust": 9,
-    "fear": 8,
-    "sadness": 6,
-}
-_SAMM_PEOPLE = (*range(6, 8), *range(9, 27), 28, *range(30, 38))
 _SAMM_COUNTS = (11, 8, 4, 4, 20, 4, 6, 9, 3, 5, 6, 7, 3, 5, 3, 5, 4, 2, 3, 9, 4, 5, 3, 4, 5, 3, 7, 4, 3)
-_SAMM_CLIPS = {f"{person:03d}": count for person, count in zip(_SAMM_PEOPLE, _SAMM_COUNTS, strict=True)}
+_SAMM_CLIPS = dict(zip(samm.SET.people, _SAMM_COUNTS, strict=True))
 # One clip of anger each, so that everybody but 024 and 025 shows one of the three classes and one of the five.
 _SAMM_RESERVED = {
     **{subject: {"anger": 1} for subject in _SAMM_CLIPS if subject not in ("024", "025")},
@@ -190,7 +171,7 @@ _SAMM_OBJECTIVE = {"happiness": "I", "surprise": "II", "anger": "III", "disgust"
 def _samm_entries() -> list[Entry]:
     turns: Counter[str] = Counter()
     entries = []
-    for subject, emotion in deal(_SAMM_TOTALS, _SAMM_CLIPS, _SAMM_RESERVED):
+    for subject, emotion in deal(samm.SET.counts, _SAMM_CLIPS, _SAMM_RESERVED):
         turn = turns[subject]
         named = _SAMM_NAMES.get(subject, ())
         clip = named[turn] if turn < len(named) else f"{subject}_{2 + turn // 4}_{3 + turn % 4}"
@@ -229,18 +210,16 @@ def _samm_row(position: int, clip: PlannedClip) -> list[Any]:
 
 # --- SMIC -----------------------------------------------------------------------------------------------------------
 
-_SMIC_TOTALS = {"negative": 70, "positive": 51, "surprise": 43}
-_SMIC_PEOPLE = (1, 2, 3, 4, 5, 6, 8, 9, 11, 12, 13, 14, 15, 18, 19, 20)
 _SMIC_COUNTS = (6, 6, 39, 19, 3, 4, 13, 5, 10, 9, 10, 10, 5, 7, 5, 13)
-_SMIC_CLIPS = {f"s{person}": count for person, count in zip(_SMIC_PEOPLE, _SMIC_COUNTS, strict=True)}
-_SMIC_SHORT = {"negative": "ne", "positive": "po", "surprise": "sur"}
+_SMIC_CLIPS = dict(zip(smic.SET.people, _SMIC_COUNTS, strict=True))
+_SMIC_SHORT = {emotion: short for short, emotion in smic.CLASSES.items()}
 _SMIC_EMPTY = "s18_sur_03"
 
 
 def _smic_entries() -> list[Entry]:
     turns: Counter[tuple[str, str]] = Counter()
     entries = []
-    for subject, emotion in deal(_SMIC_TOTALS, _SMIC_CLIPS):
+    for subject, emotion in deal(smic.SET.counts, _SMIC_CLIPS):
         turns[subject, emotion] += 1
         clip = f"{subject}_{_SMIC_SHORT[emotion]}_{turns[subject, emotion]:02d}"
         if clip == _SMIC_EMPTY:

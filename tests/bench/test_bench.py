@@ -1,12 +1,14 @@
 """The rules of the benchmarks: nothing is timed that is wrong, rounds are shared, figures follow from the times."""
 
+import re
 import time
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from places import ROOT
 
-from bench import counts, machine, memory, ops, report
+from bench import counts, gpu, machine, memory, ops, record, report
 from bench.baselines import correlation_sampler
 from bench.groups import Check, Contender, Group, measure, relative_error
 from bench.test_ops import operators
@@ -87,7 +89,7 @@ def test_a_measured_run_is_saved_and_reads_as_a_table(tmp_path, capsys):
     ]
     about = {"device": "A CPU, 2 threads", "torch": "2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc"}
     peak = {"contender": "reference", "dtype": "float32", "batch": 2, "peak_bytes": 2**30, "imports_bytes": 2**29}
-    path = report.save(report.assemble(about, LIMITS, rows, [peak], []), tmp_path)
+    path = record.save(record.assemble(about, LIMITS, rows, [peak], []), tmp_path)
     assert path == tmp_path / "a-cpu-2-threads" / "2026-01-02-abc.json"
     assert report.main([str(path)]) == 0
     assert "| published-loop | float32 |" in capsys.readouterr().out
@@ -126,6 +128,13 @@ def test_full_runs_sweep_every_size_and_the_short_one_none():
     for place in ("maps=2", "maps=224", "side=8", "side=32", "k=1", "k=16", "threads=1", "threads=2"):
         assert f"f5c-forward-{place}-cpu-float32" in full
     assert not any("k=" in name for name in full if name.startswith(("fcc", "cost-volume")))
+
+
+def test_a_gpu_runs_every_file_that_has_tests_for_it():
+    tests = ROOT / "tests"
+    marked = re.compile(r"^from targets import .*\bTARGETS\b|^pytestmark = pytest\.mark\.gpu$", re.MULTILINE)
+    found = {path for path in tests.rglob("test_*.py") if marked.search(path.read_text(encoding="utf-8"))}
+    assert {ROOT / name for name in gpu.FILES} == found
 
 
 def test_resident_peak_is_that_of_this_process():

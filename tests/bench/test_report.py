@@ -1,4 +1,4 @@
-"""Saved results as tables, pictures and the README's text, on made-up results."""
+"""Saved results as tables and as the generated blocks of pages, on made-up results."""
 
 import copy
 import json
@@ -6,60 +6,16 @@ import re
 
 import numpy as np
 import pytest
+from bench_results import OPERATOR, SECONDS, timed_row, whole_result
 from places import ROOT
 
-from bench import plots, report
-from bench.timing import paired_ratio, quantiles
+from bench import record, report
 from mol.common.errors import SettingsError
-
-SECONDS = {"published-loop": 0.2, "cpu": 0.01, "reference": 0.03, "compiled-reference": 0.02}
-OPERATOR = {"maps": 14, "channels": 128, "side": 16, "threads": 2}
-
-
-def row(rng, subject, task, sizes, contender, dtype="float32", sweep=None, factor=1.0):
-    durations = list(factor * SECONDS[contender] * np.exp(0.02 * rng.standard_normal(5)))
-    return {
-        "group": f"{subject} of a test, {task}", "subject": subject, "task": task, "sizes": sizes, "sweep": sweep,
-        "contender": contender, "dtype": dtype, "shape": "14×128×16×16", "error": 1e-6, "tolerance": 2e-5,
-        "flops": 1e9 * factor, "bytes": 4e6 * factor, "seconds": list(quantiles(durations)), "rounds": 5,
-        "share_of_limit": 0.82, "bound": "arithmetic", "speedup_over": {}, "durations": durations,
-        "peak_bytes": None if subject == "mol" else 5 * 2**20,
-    }  # fmt: skip
-
-
-def with_speedups(rows):
-    for own in rows:
-        own["speedup_over"] = {
-            other["contender"]: paired_ratio(other["durations"], own["durations"])
-            for other in rows
-            if other["dtype"] == "float32"
-            and other is not own
-            and report.timed_together(other) == report.timed_together(own)
-        }
-    return rows
 
 
 @pytest.fixture
 def result():
-    """F5C in both directions with a sweep over maps, and the network forward, on a processor without bfloat16."""
-    rng = np.random.default_rng(0)
-    rows = [row(rng, "f5c", task, OPERATOR, name) for task in ("forward", "forward-backward") for name in SECONDS]
-    rows.append(row(rng, "f5c", "forward", OPERATOR, "cpu", "bfloat16", factor=1.1))
-    names = ("published-loop", "cpu", "reference")
-    rows += [row(rng, "mol", "forward", {"batch": 2, "threads": 2}, name, factor=100) for name in names]
-    rows += [row(rng, "f5c", "forward", {**OPERATOR, "maps": maps}, name, sweep="maps", factor=maps / 14)
-             for maps in (1, 56) for name in SECONDS]  # fmt: skip
-    machine = {
-        "device": "A CPU, 2 threads", "threads": 2, "platform": "Linux", "python": "3.11.7", "torch": "2.13.0",
-        "cpu_capability": "AVX2", "date": "2026-01-02T03:04:05+00:00", "commit": "abc",
-    }  # fmt: skip
-    memory = [{"contender": name, "dtype": "float32", "batch": 2, "peak_bytes": 2**30, "imports_bytes": 2**28}
-              for name in names]  # fmt: skip
-    return {
-        "format": 2, "machine": machine, "rows": with_speedups(rows), "memory": memory,
-        "limits": {"copy": {"bytes_per_second": 2e10}, "gemm": {"float32": 1e11, "bfloat16": 2e11}},
-        "left_out": [{"contender": "spatial-correlation-sampler", "subject": "cost-volume", "reason": "not installed"}],
-    }  # fmt: skip
+    return whole_result()
 
 
 def table_under(text, heading):
@@ -100,49 +56,23 @@ def test_memory_and_what_was_left_out_are_listed(result):
     assert "- spatial-correlation-sampler, cost-volume: not installed" in text
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [('{"format": 1}', "format 1.*pytest bench/ --save-results"), ("[]", "format None"), ("{", "cannot be read")],
-)
-def test_other_formats_are_refused_with_the_way_out(tmp_path, capsys, text, complaint):
-    path = tmp_path / "old.json"
-    path.write_text(text)
-    with pytest.raises(SettingsError, match=complaint):
-        report.load(path)
-    assert report.main([str(path)]) == 2
-    assert re.search(complaint, capsys.readouterr().err)
-
-
-def test_a_saved_result_is_found_again_and_several_make_a_section_each(result, tmp_path, capsys):
-    first = report.save(result, tmp_path)
-    assert first == tmp_path / "a-cpu-2-threads" / "2026-01-02-abc.json"
+def test_several_results_make_a_section_each(result, tmp_path, capsys):
+    first = record.save(result, tmp_path)
     result["machine"]["commit"] = "def"
-    assert report.main([str(first), str(report.save(result, tmp_path))]) == 0
+    assert report.main([str(first), str(record.save(result, tmp_path))]) == 0
     assert capsys.readouterr().out.count("## A CPU, 2 threads, 2026-01-02") == 2
 
 
-def test_three_significant_digits():
-    assert [report.digits(x) for x in (0.01234, 8.571, 42.0, 999.6, 12345.0)] == [
-        "0.0123",
-        "8.57",
-        "42.0",
-        "1000",
-        "12345",
-    ]
-    assert [report.duration(x) for x in (0.0009, 0.042, 0.9996, 14.591)] == ["0.900 ms", "42.0 ms", "1.00 s", "14.6 s"]
-    assert [report.times(x) for x in (0.987, 9.99, 9.996, 17.4)] == ["0.99×", "9.99×", "10×", "17×"]
-
-
-def readme_rows(result):
-    block = report.readme_block(result, "r.json")
+def block_rows(result, block=report.full_block):
+    text = block(result, "r.json")
     cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")
     ]
     return cells[0], {line[0]: line[1:] for line in cells[2:]}
 
 
-def test_the_readme_shows_the_baselines_with_ratios_and_ours_in_bold(result):
-    titles, rows = readme_rows(result)
+def test_the_full_table_shows_the_baselines_with_ratios_and_ours_in_bold(result):
+    titles, rows = block_rows(result)
     assert titles == ["", "`cpu`", "`torch.compile` of the reference", "`reference`", "published loop", "of the limit"]
     assert list(rows) == ["F5C, forward", "F5C, forward and backward", "MOL released, forward, batch 2"]
     ours, compiled, plain, loop, share = rows["F5C, forward"]
@@ -154,27 +84,22 @@ def test_the_readme_shows_the_baselines_with_ratios_and_ours_in_bold(result):
     assert rows["MOL released, forward, batch 2"][1] == ""
 
 
-def test_the_readme_has_a_row_in_bfloat16_only_beside_a_baseline_in_bfloat16(result):
+def test_the_full_table_has_a_row_in_bfloat16_only_beside_a_baseline_in_bfloat16(result):
     rng = np.random.default_rng(1)
-    result["rows"].append(row(rng, "f5c", "forward", OPERATOR, "reference", "bfloat16"))
-    rows = readme_rows(result)[1]
+    result["rows"].append(timed_row(rng, "f5c", "forward", OPERATOR, "reference", "bfloat16"))
+    rows = block_rows(result)[1]
     assert rows["F5C, forward, bfloat16"][1] == rows["F5C, forward, bfloat16"][3] == ""
     assert re.fullmatch(r"[\d.]+ ms, 2\.\d\d×", rows["F5C, forward, bfloat16"][2])
     assert "F5C, forward and backward, bfloat16" not in rows
 
 
-def test_the_readme_holds_the_network_in_bfloat16_against_the_published_loop_in_float32(result):
-    assert "in bfloat16 against" not in report.readme_block(result, "r.json")
+def test_a_block_holds_the_network_in_bfloat16_against_the_published_loop_in_float32(result):
+    assert "over MOL in bfloat16" not in report.full_block(result, "r.json")
     rng = np.random.default_rng(1)
     mol = next(found for found in result["rows"] if found["subject"] == "mol" and found["contender"] == "cpu")
-    result["rows"].append(row(rng, "mol", mol["task"], mol["sizes"], "cpu", "bfloat16"))
-    text = " ".join(report.readme_block(result, "r.json").split())
-    assert re.search(r"MOL in bfloat16 against the published loop in float32: forward, batch 2: \d+×\.", text)
-
-
-def test_a_second_of_video_is_named_as_such():
-    second = {"subject": "mol", "task": "prediction", "sizes": {"batch": 5, "threads": 2}}
-    assert report.label(second) == "MOL released, prediction, 1 s of video"
+    result["rows"].append(timed_row(rng, "mol", mol["task"], mol["sizes"], "cpu", "bfloat16"))
+    text = " ".join(report.full_block(result, "r.json").split())
+    assert re.search(r"The published loop in float32 over MOL in bfloat16: forward, batch 2, \d+×\.", text)
 
 
 def test_a_measured_protocol_is_printed_among_the_results_and_is_no_run(result, tmp_path, capsys):
@@ -184,16 +109,16 @@ def test_a_measured_protocol_is_printed_among_the_results_and_is_no_run(result, 
     path = tmp_path / "x-loso.json"
     path.write_text(json.dumps({**about, "loso": {"protocol": protocol, "draft": False, "durations": durations}}))
     assert report.main([str(path)]) == 0
-    assert "7.78 h" in capsys.readouterr().out  # 28 000 steps of a second
-    with pytest.raises(SettingsError, match="no run of `pytest bench/`"):
-        report.load(path)
+    assert "7.78 hours" in capsys.readouterr().out  # 28 000 steps of a second
+    with pytest.raises(SettingsError, match="is not a result of `pytest bench/`"):
+        record.load(path)
 
 
 def test_bold_goes_to_a_baseline_that_is_faster(result):
     loop = next(row for row in result["rows"] if row["contender"] == "published-loop")
     loop["durations"] = [0.001 for _ in loop["durations"]]
     loop["seconds"] = [0.001] * 3
-    rows = readme_rows(result)[1]
+    rows = block_rows(result)[1]
     assert "**" not in rows["F5C, forward"][0]
     assert re.fullmatch(r"\*\*1\.00 ms\*\*, 0\.\d\d×", rows["F5C, forward"][3])
 
@@ -203,77 +128,82 @@ def test_the_fastest_of_several_backends_is_named_in_its_row(result):
     quick["contender"] = "triton"
     quick["seconds"] = [seconds / 2 for seconds in quick["seconds"]]
     result["rows"].append(quick)
-    titles, rows = readme_rows(result)
+    titles, rows = block_rows(result)
     assert titles[1] == "`molkernels`"
     assert rows["F5C, forward"][0].endswith("(`triton`)")
     assert rows["F5C, forward and backward"][0].endswith("(`cpu`)")
 
 
-def test_the_readme_says_what_was_measured_where(result):
-    text = " ".join(report.readme_block(result, "bench/r.json").split())
+def test_a_block_says_what_was_measured_where(result):
+    text = " ".join(report.full_block(result, "bench/r.json").split())
     for part in ("A CPU, 2 threads", "AVX2", "PyTorch 2.13.0", "2026-01-02", "F5C, MOL released on 14×128×16×16",
                  "copy 20.0 GB/s, GEMM float32 100 GFLOP/s, GEMM bfloat16 200 GFLOP/s",
-                 "batch 2: `published-loop` 768 MiB, `cpu` 768 MiB", "[bench/r.json](bench/r.json)"):  # fmt: skip
+                 "batch 2, above the imports: `published-loop` 768 MiB, `cpu` 768 MiB",
+                 "[bench/r.json](bench/r.json)"):  # fmt: skip
         assert part in text
 
 
-def test_no_readme_text_is_made_of_a_run_in_which_our_backends_failed(result):
+def test_no_block_is_made_of_a_run_in_which_our_backends_failed(result):
     for row in result["rows"]:
         if row["contender"] == "cpu" and row["subject"] == "mol":
             row["seconds"] = None
-    with pytest.raises(SettingsError, match="MOL released, forward, batch 2; mend"):
-        report.readme_block(result, "r.json")
+    with pytest.raises(SettingsError, match="MOL released, forward, batch 2; fix"):
+        report.full_block(result, "r.json")
 
 
-def test_the_text_between_the_markers_is_replaced_and_nothing_else(result, tmp_path):
-    readme = tmp_path / "README.md"
-    path = report.save(result, tmp_path / "results")
-    readme.write_text("before\n<!-- bench: old.json -->\nold \\1\n<!-- /bench -->\nafter\n")
-    for _ in range(2):
-        assert report.main([str(path), "--readme", str(readme)]) == 0
+@pytest.mark.parametrize(("kind", "generate"), [("bench", report.short_block), ("bench-full", report.full_block)])
+def test_the_text_between_the_markers_is_replaced_and_nothing_else(result, tmp_path, kind, generate):
+    page = tmp_path / "README.md"
+    path = record.save(result, tmp_path / "results")
+    page.write_text(f"before\n<!-- {kind}: old.json -->\nold \\1\n<!-- /{kind} -->\nafter\n")
+    for option in ("--page", "--readme"):
+        assert report.main([str(path), option, str(page)]) == 0
         name = "results/a-cpu-2-threads/2026-01-02-abc.json"
-        block = report.readme_block(result, name)
-        assert readme.read_text() == f"before\n<!-- bench: {name} -->\n{block}<!-- /bench -->\nafter\n"
+        block = generate(result, name)
+        assert page.read_text() == f"before\n<!-- {kind}: {name} -->\n{block}<!-- /{kind} -->\nafter\n"
 
 
-def test_a_readme_without_markers_is_left_alone_and_the_error_holds_the_lines(result, tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text("text\n")
-    path = report.save(result, tmp_path)
-    assert report.main([str(path), "--readme", str(readme)]) == 2
+def test_a_page_without_markers_is_left_alone_and_the_error_holds_the_lines(result, tmp_path, capsys):
+    page = tmp_path / "README.md"
+    page.write_text("text\n")
+    path = record.save(result, tmp_path)
+    assert report.main([str(path), "--page", str(page)]) == 2
     assert "<!-- bench: a-cpu-2-threads/2026-01-02-abc.json -->\n<!-- /bench -->" in capsys.readouterr().err
-    assert readme.read_text() == "text\n"
+    assert page.read_text() == "text\n"
 
 
-@pytest.mark.parametrize("kind", ["bench", "loso"])
-def test_the_readme_holds_what_is_generated_from_the_committed_result(kind):
-    found = report.MARKERS[kind].search((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert found, f"README.md has no {kind} markers: see python -m bench.report RESULT.json --readme README.md"
-    path, text = found.groups()
-    assert text == report.generated(report.read(ROOT / path), path)
-
-
-def test_pictures_are_drawn_in_both_formats_and_the_same_again(result, tmp_path):
-    first, second = plots.draw(result, tmp_path / "a"), plots.draw(json.loads(json.dumps(result)), tmp_path / "b")
-    names = ["speedup", "roofline", "scaling", "memory"]
-    assert [path.name for path in first] == [f"{name}.{kind}" for name in names for kind in ("png", "svg")]
-    for one, other in zip(first, second, strict=True):
-        assert one.read_bytes() == other.read_bytes()
-        assert one.stat().st_size > 5000
-    assert first[0].read_bytes().startswith(b"\x89PNG")
-    assert first[1].read_bytes().startswith(b"<?xml")
-
-
-def test_pictures_without_rows_are_not_drawn(result, tmp_path):
-    result["rows"] = [row | {"peak_bytes": None} for row in result["rows"] if row["sweep"] is None]
-    result["memory"] = []
-    assert [path.name for path in plots.draw(result, tmp_path) if path.suffix == ".png"] == [
-        "speedup.png",
-        "roofline.png",
+def test_the_short_table_has_the_rows_of_its_constant_in_its_order():
+    """Of a result that has them all, the one that the README shows."""
+    page = ROOT / "README.md"
+    path = page.parent / report.MARKERS["bench"].search(page.read_text(encoding="utf-8")).group(1)
+    rows = block_rows(record.load(path), report.short_block)[1]
+    assert len(rows) == len(report.SHORT)
+    assert next(iter(rows)) == "F5C, forward"
+    assert list(rows)[-2:] == [
+        "MOL released, training step, batch 2",
+        "MOL released, training step, batch 2, bfloat16",
     ]
 
 
-def test_the_ideal_grows_with_the_work_and_shrinks_with_the_threads(result):
-    first = result["rows"][1]
-    double = first | {"flops": 2 * first["flops"], "sizes": {**first["sizes"], "threads": 8}}
-    assert plots.ideal_ms(first, double) == pytest.approx(1e3 * first["seconds"][1] / 2)
+def test_the_short_table_leaves_out_what_was_not_measured(result):
+    full, short = (block_rows(result, block)[1] for block in (report.full_block, report.short_block))
+    assert list(short) == list(full)[:3]
+    assert "Peak memory" not in report.short_block(result, "r.json")
+
+
+def test_a_result_without_measurements_is_refused(tmp_path, capsys):
+    path = tmp_path / "x-gpu.json"
+    path.write_text('{"format": 2, "machine": {}, "steps": {"build": {"status": 1}}}')
+    assert report.main([str(path)]) == 2
+    assert "holds no measurements" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("page", "kinds"), [("README.md", {"bench"}), ("docs/performance.md", {"bench-full", "loso"})])
+def test_pages_hold_what_is_generated_from_the_committed_results(page, kinds):
+    page = ROOT / page
+    text = page.read_text(encoding="utf-8")
+    found = {kind: match for kind, pattern in report.MARKERS.items() if (match := pattern.search(text))}
+    assert kinds <= found.keys(), f"a block is missing: see python -m bench.report RESULT.json --page {page}"
+    for kind, match in found.items():
+        path, block = match.groups()
+        assert block == report.generated(kind, record.read(page.parent / path), path), kind

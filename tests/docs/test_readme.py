@@ -1,4 +1,4 @@
-"""What the README says about code is run."""
+"""What README and the pages beside it say about code is run."""
 
 import re
 import shlex
@@ -13,10 +13,11 @@ from mol.cli import COMMANDS
 from mol.commands import RUNNERS, SYNTH_LAYOUT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+OPERATORS = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
 
 
 def test_the_equivalent_pytorch_of_f5c_is_equivalent():
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    code = re.search(r"```python\n(.*?)```", OPERATORS, re.DOTALL).group(1)
     namespace = {"torch": torch}
     exec(code, namespace)
     generator = torch.Generator().manual_seed(1)
@@ -32,11 +33,15 @@ def test_every_file_that_the_readme_names_is_there():
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README) + re.findall(
         r"`((?:examples|tests|bench|docs)/[\w./]+)`", README
     ):
-        assert (ROOT / target).exists(), target
+        path, _, anchor = target.partition("#")
+        assert (ROOT / path).exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
 
 
 def test_every_function_of_the_signature_table_exists():
-    names = re.findall(r"^\| `mk\.([\w.]+)\(", README, re.MULTILINE)
+    names = re.findall(r"^\| `mk\.([\w.]+)\(", OPERATORS, re.MULTILINE)
     assert len(names) == 11
     for name in names:
         part = mk

@@ -13,7 +13,9 @@ from mol import cli, commands, info
 from mol.arguments import spell_out
 from mol.cli import COMMANDS, main
 from mol.common.errors import SettingsError
+from mol.data.sets.registry import SETS
 from mol.prediction.predict import PredictConfig
+from mol.synth.layouts import LAYOUTS
 from molkernels.installation import install_command
 
 
@@ -65,6 +67,18 @@ def test_help_of_predict_holds_units_and_remedies(capsys):
     shown = " ".join(capsys.readouterr().out.split())
     assert "0.5 seconds" in shown
     assert "points in pixels" in shown
+
+
+def test_help_of_prepare_and_of_a_layout_list_the_names_that_they_take(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    listed = lines[lines.index("data sets:") + 1 :]
+    assert [line.split()[0] for line in listed] == list(SETS)
+    assert [line.split()[1:3] for line in listed if line.split()[0] == "casme2"] == [["CASME", "II"]]
+    with pytest.raises(SystemExit):
+        main(["synth", "--layout", "smic", "--help"])
+    assert f"layouts: {', '.join(LAYOUTS)}" in " ".join(capsys.readouterr().out.split())
 
 
 def test_an_unknown_command_is_named_with_the_nearest(capsys):

@@ -1,15 +1,9 @@
 """CAS(ME)³, part A: micro-expressions annotated in long videos with depth, 30 frames per second.
 
-``cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx`` lists Subject (``spNO.1``), Filename (``a`` … ``m``), Onset, Apex, Offset,
-AU, Objective class and emotion. The pictures are ``part_A/spNO.1/a/color/175.jpg``, or in the release of the cut clips
-``Part_A_ME_clip/frame/spNo.1_a_175/175.jpg``; the case of the folders differs from the sheet's. A video holds several
-expressions, so a clip is named by its file and its onset: ``a_175``. "happy" and "sad" become happiness and sadness.
+The sheet lists Subject (``spNO.1``), Filename (``a`` … ``m``), Onset, Apex, Offset, AU, Objective class and emotion.
 
-A few rows of version 2 are impossible as they stand. The numbers that a public loader enters instead (at the same rows;
-not confirmed by the authors) are taken where the row is indeed impossible and possible with them, each with a note.
-
-Li et al., "CAS(ME)³: A Third Generation Facial Spontaneous Micro-Expression Database with Depth Information and High
-Ecological Validity", IEEE Transactions on Pattern Analysis and Machine Intelligence 45 (3), 2023.
+A few rows of version 2 are impossible. A public loader replaces their numbers, at the same rows; the authors have not
+confirmed this. The replacements are used, each with a note, where the row is indeed impossible and becomes possible.
 """
 
 from __future__ import annotations
@@ -21,20 +15,11 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import (
-    ClipCollector,
-    check_interval,
-    check_order,
-    folders_by_name,
-    missing_frames,
-    named_emotion,
-    relative_path,
-    required,
-)
-from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
+from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name
+from mol.data.sets.sheets import SheetRow, read_sheet
 
-FPS = 30.0
-SHEETS = ("*part_A_ME_label_JpgIndex*.xlsx",)
 _COLUMNS = {
     "subject": ["Subject"],
     "file": ["Filename"],
@@ -44,15 +29,13 @@ _COLUMNS = {
     "au": ["AU", "Action Units"],
     "emotion": ["emotion"],
 }
-_SPELLINGS = {
-    "happy": "happiness",
-    "happiness": "happiness",
-    "sad": "sadness",
-    "sadness": "sadness",
-    "other": "others",
-    **{emotion: emotion for emotion in ("disgust", "surprise", "others", "fear", "anger")},
-}
-# Row of the sheet → the numbers that are entered where it is impossible.
+_EMOTIONS = spellings(
+    *("happiness", "sadness", "disgust", "surprise", "others", "fear", "anger"),
+    happy="happiness",
+    sad="sadness",
+    other="others",
+)
+# Row of the sheet → the numbers that replace its own if it is impossible.
 _CORRECTED: dict[int, dict[str, int]] = {
     130: {"apex": 160},
     710: {"offset": 34},
@@ -69,10 +52,11 @@ def load_casme3(root: Path, on_error: OnError = "raise") -> Loaded:
     Args:
         root: folder with the sheet and ``part_A`` or ``Part_A_ME_clip``.
         on_error: ``"skip"`` drops a row that cannot be used and lists it.
+
     Raises:
-        DataError: the sheet, a folder or a row is not as expected.
+        DataError: the sheet, a folder or a row is missing or not as expected.
     """
-    sheet = find_sheet(root, SHEETS, "annotation sheet of CAS(ME)³, part A")
+    sheet = find_sheet(root, SET.sheets, "annotation sheet of CAS(ME)³, part A")
     rows = read_sheet(sheet, _COLUMNS, required=set(_COLUMNS) - {"au"})
     find_folder = cache(_folder_finder(root))
     frames_of = cache(numbered_frames)
@@ -86,34 +70,71 @@ def load_casme3(root: Path, on_error: OnError = "raise") -> Loaded:
     return collector.loaded(sheet)
 
 
+SET = DataSet(
+    name="casme3",
+    title="CAS(ME)³, part A",
+    load=load_casme3,
+    citation=(
+        'Li et al., "CAS(ME)³: A Third Generation Facial Spontaneous Micro-Expression Database with Depth Information '
+        'and High Ecological Validity", IEEE TPAMI 45 (3), 2023'
+    ),
+    access="the Institute of Psychology, Chinese Academy of Sciences, with the signed licence agreement",
+    url="http://casme.psych.ac.cn/casme/e4",
+    tree="""
+CASME3/
+  cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx
+  part_A/                                the long videos
+    spNO.1/a/color/175.jpg
+  Part_A_ME_clip/                        or the release of the cut clips instead
+    frame/spNo.1_a_175/175.jpg
+""",
+    quirks=(
+        ("folders differ from the sheet in upper and lower case", "found in any case"),
+        ("a video has several expressions", "a clip is named by file and onset, such as `a_175`"),
+        ('"happy" and "sad"', "become `happiness` and `sadness`"),
+        (
+            "a few rows are impossible",
+            "the numbers of a public loader are used where they make the row possible (?); *repaired*",
+        ),
+        ("depth pictures", "not read"),
+    ),
+    remarks="The sheet has 860 rows with 7 emotions. No counts are checked, because no published ones are known.",
+    fps=30.0,
+    sheets=("*part_A_ME_label_JpgIndex*.xlsx",),
+    telltales=("cas(me)3*",),
+    subject="spNO.1",
+    subject_pattern=r"spNO\.\d+",
+    stated_clips=860,
+)
+
+
 def _clip(
     row: SheetRow, subject: str, folder: Path, frames: Mapping[int, Path], root: Path, collector: ClipCollector
 ) -> Clip:
     numbers = {name: row.whole(name) for name in ("onset", "apex", "offset")}
     if repair := _repair(row, numbers, frames):
         changes = ", ".join(f"{name} {row.text(name) or 'blank'} → {number}" for name, number in repair.items())
-        collector.repaired(f"the row is impossible as it stands; {changes}, as a public loader has it.")
+        collector.repaired(f"the row is impossible; {changes}, as in a public loader.")
         numbers.update(repair)
     onset, offset = required(numbers["onset"], "Onset"), required(numbers["offset"], "Offset")
-    if missing := check_interval(onset, numbers["apex"], offset, frames, folder):
-        collector.warning(missing_frames(missing, folder))
+    collector.check_interval(onset, numbers["apex"], offset, frames, folder)
     return Clip(
-        dataset="casme3",
+        dataset=SET.name,
         subject=subject,
         clip=f"{row.text('file')}_{onset}",
         path=relative_path(folder, root),
         onset=onset,
         apex=numbers["apex"],
         offset=offset,
-        emotion=named_emotion(row.text("emotion"), _SPELLINGS),
+        emotion=named_emotion(row.text("emotion"), _EMOTIONS),
         action_units=row.text("au"),
-        fps=FPS,
+        fps=SET.fps,
         source=row.source,
     )
 
 
 def _repair(row: SheetRow, numbers: dict[str, int | None], frames: Mapping[int, Path]) -> dict[str, int]:
-    """The known correction of a row, where the row needs it and it helps; else nothing."""
+    """The known correction of a row if the row needs it and it helps; otherwise empty."""
     corrected = _CORRECTED.get(row.number, {})
     if not corrected or _is_possible(numbers, frames) or not _is_possible({**numbers, **corrected}, frames):
         return {}
@@ -135,17 +156,17 @@ def _subject(text: str) -> str:
     """``"spNO.1"`` in whatever case and with or without the dot."""
     match = re.fullmatch(r"spno\.?(\d+)", text, re.IGNORECASE)
     if match is None:
-        raise DataError(f"the subject {text!r} is not of the kind spNO.1; correct the cell.")
+        raise DataError(f"the subject {text!r} is not a name such as spNO.1; correct the cell.")
     return f"spNO.{int(match[1])}"
 
 
 def _folder_finder(root: Path) -> Callable[[str, str, int], Path]:
-    """A function of (subject, file, onset) that gives the folder of frames, for whichever release is there."""
+    """A function from (subject, file, onset) to the folder of frames, for whichever release is there."""
     if clips := find_folders(root, ("Part_A_ME_clip",)):
         return _cut_clips(clips[0])
     if videos := find_folders(root, ("part_A",)):
         return _whole_videos(videos)
-    raise DataError(f"no folder part_A or Part_A_ME_clip under {root}; unpack the pictures of CAS(ME)³ part A there.")
+    raise SetNotFoundError(f"no folder part_A or Part_A_ME_clip under {root}; unpack CAS(ME)³, part A, there.")
 
 
 def _cut_clips(base: Path) -> Callable[[str, str, int], Path]:

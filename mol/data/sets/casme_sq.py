@@ -1,16 +1,8 @@
-"""CAS(ME)²: micro-expressions cut from long videos at 30 frames per second.
+"""CAS(ME)²: micro-expressions in long videos at 30 frames per second.
 
-``code_final.xlsx`` (also ``CAS(ME)^2code_final.xlsx``) has no header; its columns are subject, video, onset, apex,
-offset, action units, emotion, type and self-report. Subject 1 is ``s15`` by the second worksheet and the video
-``anger1_1`` is ``0401`` by the third; its pictures are ``rawpic/s15/15_0401girlcrashing/img001.jpg``. A video holds
-several expressions, so a clip is named by its video and its onset: ``anger1_557``.
-
-The emotion is the sheet's seventh column (positive, negative, surprise, others). Known gaps: an offset of 0 is missing,
-and the clip then ends at its apex, as the spotting challenges take it, since the last frame of the folder lies minutes
-later; an apex of 0 is missing as well. Macro-expressions are counted, not loaded.
-
-Qu et al., "CAS(ME)²: A Database for Spontaneous Macro-Expression and Micro-Expression Spotting and Recognition",
-IEEE Transactions on Affective Computing 9 (4), 2018.
+The sheet has no header; its columns are those of ``_COLUMNS``. The emotion is the seventh (positive, negative,
+surprise, others). According to the second worksheet subject 1 is ``s15``, and according to the third the video
+``anger1_1`` is ``0401``; its pictures are in ``rawpic/s15/15_0401girlcrashing``.
 """
 
 from __future__ import annotations
@@ -22,22 +14,16 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import (
-    ClipCollector,
-    check_interval,
-    folders_by_name,
-    missing_frames,
-    named_emotion,
-    relative_path,
-    required,
-)
-from mol.data.sets.sheets import SheetRow, as_text, find_folders, find_sheet, read_cells, subfolders
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
+from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name, subfolders
+from mol.data.sets.sheets import SheetRow, as_text, read_cells
 
-FPS = 30.0
-PICTURES = ("rawpic", "longVideoFaceCropped")
+_PICTURES = ("rawpic", "longVideoFaceCropped")
 _COLUMNS = ("subject", "video", "onset", "apex", "offset", "au", "emotion", "type", "selfReport")
-_EMOTIONS = ("positive", "negative", "surprise", "others", "anger", "disgust", "fear", "happiness", "sadness")
-_SPELLINGS = {**{emotion: emotion for emotion in _EMOTIONS}, "other": "others"}
+_EMOTIONS = spellings(
+    *("positive", "negative", "surprise", "others", "anger", "disgust", "fear", "happiness", "sadness"), other="others"
+)
 
 
 def load_casme_sq(root: Path, on_error: OnError = "raise") -> Loaded:
@@ -46,14 +32,15 @@ def load_casme_sq(root: Path, on_error: OnError = "raise") -> Loaded:
     Args:
         root: folder with ``code_final.xlsx`` and ``rawpic``, or the face-cropped ``longVideoFaceCropped``.
         on_error: ``"skip"`` drops a row that cannot be used and lists it.
+
     Raises:
-        DataError: a worksheet, folder or row is not as expected.
+        DataError: a worksheet, folder or row is missing or not as expected.
     """
-    sheet = find_sheet(root, ("*code_final*.xlsx",), "annotation sheet of CAS(ME)²")
+    sheet = find_sheet(root, SET.sheets, "annotation sheet of CAS(ME)²")
     subjects, codes = _subject_names(sheet), _video_codes(sheet)
-    pictures = find_folders(root, PICTURES)
+    pictures = find_folders(root, _PICTURES)
     if not pictures:
-        raise DataError(f"no folder {' or '.join(PICTURES)} under {root}; unpack the pictures of CAS(ME)² there.")
+        raise SetNotFoundError(f"no folder {' or '.join(_PICTURES)} under {root}; unpack CAS(ME)² there.")
     collector, macro = ClipCollector(on_error), 0
     frames_of = cache(numbered_frames)
     for row in _rows(sheet):
@@ -65,9 +52,49 @@ def load_casme_sq(root: Path, on_error: OnError = "raise") -> Loaded:
             folder = _video_folder(pictures[0], subject, _look_up(codes, _video(row), "video", "third"))
             collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
     if macro:
-        what = f"{macro} macro-expressions were left out; only micro-expressions are clips."
+        what = f"{macro} macro-expressions were ignored; only micro-expressions become clips."
         collector.note("warning", sheet.name, what)
     return collector.loaded(sheet)
+
+
+SET = DataSet(
+    name="casme-sq",
+    title="CAS(ME)²",
+    load=load_casme_sq,
+    citation=(
+        'Qu et al., "CAS(ME)²: A Database for Spontaneous Macro-Expression and Micro-Expression Spotting and '
+        'Recognition", IEEE Transactions on Affective Computing 9 (4), 2018'
+    ),
+    access="the Institute of Psychology, Chinese Academy of Sciences, with a form and the signed licence agreement",
+    url="http://casme.psych.ac.cn/casme/e3",
+    tree="""
+CASMESQ/
+  code_final.xlsx                        or CAS(ME)^2code_final.xlsx
+  rawpic/                                or longVideoFaceCropped/
+    s15/15_0401girlcrashing/img001.jpg
+""",
+    quirks=(
+        (
+            "the sheet has no header",
+            "columns are read in their order: subject, video, onset, apex, offset, action units, emotion, type, "
+            "self-report",
+        ),
+        ("worksheets 2 and 3 map subject numbers and video names to folders", "used to find the folders"),
+        ("a video has several expressions", "a clip is named by video and onset, such as `anger1_557`"),
+        ("macro-expressions are in the same sheet", "ignored and counted; *warning*"),
+        (
+            "an offset of 0 means that it is missing",
+            "the clip ends at its apex, as in the spotting challenges, because the last frame of the folder is minutes "
+            "later; *repaired*",
+        ),
+        ("an apex of 0 means that it is missing", "the clip has no apex; *repaired*"),
+    ),
+    remarks="No counts are checked. Use the protocol `as-labelled` (positive, negative, surprise, others).",
+    fps=30.0,
+    sheets=("*code_final*.xlsx",),
+    subject="s15",
+    subject_pattern=r"s\d{1,2}",
+)
 
 
 def _clip(
@@ -77,24 +104,23 @@ def _clip(
     apex, offset = row.whole("apex") or None, row.whole("offset") or None
     if offset is None:
         if apex is None:
-            raise DataError("offset and apex are both missing (0); enter one of them or remove the row.")
+            raise DataError("offset and apex are both missing (0); fill in one of them or remove the row.")
         offset = apex
         collector.repaired(f"the offset is missing (0); the clip ends at its apex {apex}.")
     elif apex is None:
-        collector.repaired("the apex is missing (0); it was left out.")
-    if missing := check_interval(onset, apex, offset, frames, folder):
-        collector.warning(missing_frames(missing, folder))
+        collector.repaired("the apex is missing (0); the clip has no apex.")
+    collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
-        dataset="casme-sq",
+        dataset=SET.name,
         subject=subject,
         clip=f"{_video(row)}_{onset}",
         path=relative_path(folder, root),
         onset=onset,
         apex=apex,
         offset=offset,
-        emotion=named_emotion(row.text("emotion"), _SPELLINGS),
+        emotion=named_emotion(row.text("emotion"), _EMOTIONS),
         action_units=row.text("au"),
-        fps=FPS,
+        fps=SET.fps,
         source=row.source,
     )
 
@@ -128,21 +154,23 @@ def _is_macro(row: SheetRow) -> bool:
 
 
 def _video(row: SheetRow) -> str:
-    """``"anger1"`` of ``"anger1_2"``: the second number counts the expressions of the video."""
+    """``"anger1"`` from ``"anger1_2"``: the second number counts the expressions in the video."""
     return row.text("video").split("_")[0]
 
 
 def _subject_names(sheet: Path) -> dict[str, str]:
-    """Number of a subject → its folder, by the second worksheet."""
+    """Number of a subject → its folder, according to the second worksheet."""
     rows = _naming_rule(sheet, 1, "the numbers of the subjects to their folders")
     names = {as_text(row[2]): as_text(row[1]).lower() for row in rows if len(row) > 2 and as_text(row[2]).isdigit()}
     if not names:
-        raise DataError(f"the second worksheet of {sheet} gives no subject (folder in column B, number in column C).")
+        raise DataError(
+            f"the second worksheet of {sheet} has no subject (expected folder in column B, number in column C)."
+        )
     return names
 
 
 def _video_codes(sheet: Path) -> dict[str, str]:
-    """Name of a video → the four digits in the name of its folder, by the third worksheet."""
+    """Name of a video → the four digits in its folder's name, according to the third worksheet."""
     rows = _naming_rule(sheet, 2, "the names of the videos to the codes of their folders")
     codes = {
         as_text(row[1]): as_text(row[0]).zfill(4)
@@ -150,7 +178,7 @@ def _video_codes(sheet: Path) -> dict[str, str]:
         if len(row) > 1 and as_text(row[0]).isdigit() and row[1]
     }
     if not codes:
-        raise DataError(f"the third worksheet of {sheet} gives no video (code in column A, name in column B).")
+        raise DataError(f"the third worksheet of {sheet} has no video (expected code in column A, name in column B).")
     return codes
 
 
@@ -159,7 +187,7 @@ def _naming_rule(sheet: Path, position: int, what: str) -> list[list[object]]:
         return read_cells(sheet, position).rows
     except DataError as error:
         raise DataError(
-            f"{error} The worksheets 2 and 3 of code_final.xlsx are needed, this one maps {what}; copy the file again."
+            f"{error} Worksheets 2 and 3 of code_final.xlsx are needed; this one maps {what}. Copy the file again."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""What the loaders share: one row at a time, refused or dropped with its place in the sheet; intervals and emotions."""
+"""What the loaders share: collecting clips and notes row by row, checking intervals, naming emotions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Literal
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, Note, OnError, key
-from mol.data.sets.sheets import subfolders
 
 
 class ClipCollector:
-    """Gathers clips and notes row by row, and decides what becomes of a row that cannot be used.
+    """Collects clips and notes, and either raises or drops a row that cannot be used.
 
     Args:
-        on_error: ``"raise"`` lets its error through with the row in front, ``"skip"`` drops the row and lists it.
+        on_error: ``"raise"`` raises the row's error, ``"skip"`` drops the row and lists it.
     """
 
     def __init__(self, on_error: OnError) -> None:
@@ -28,15 +27,17 @@ class ClipCollector:
 
     @contextmanager
     def row(self, source: str, name: str = "") -> Iterator[str]:
-        """The work on one row; what is noted in it is kept only if the row is.
+        """Process one row; its notes are kept only if the row is.
 
         Args:
             source: sheet and row, or folder.
             name: of the clip, for messages.
-        Returns:
-            The row's place for notes, ``"FILE.xlsx row 17 (s15/anger1_557)"``.
+
+        Yields:
+            Where the row is, for notes: ``"FILE.xlsx row 17 (s15/anger1_557)"``.
+
         Raises:
-            DataError: one was raised inside and rows are not skipped.
+            DataError: raised inside the block, and `on_error` is ``"raise"``.
         """
         where = self._where = f"{source} ({name})" if name else source
         before = len(self.notes)
@@ -52,83 +53,76 @@ class ClipCollector:
                 raise DataError(f"{where}: {message}") from error
 
     def note(self, kind: Literal["repaired", "dropped", "warning"], where: str, what: str) -> None:
-        """Remember what a user should know."""
+        """Add a note."""
         self.notes.append(Note(kind, where, what))
 
     def repaired(self, what: str) -> None:
-        """Something in the row at hand was wrong and has been put right."""
+        """Note that something in the current row was wrong and was corrected."""
         self.note("repaired", self._where, what)
 
     def warning(self, what: str) -> None:
-        """Something about the row at hand that a user should know."""
+        """Note something about the current row that a user should know."""
         self.note("warning", self._where, what)
+
+    def check_interval(self, onset: int, apex: int | None, offset: int, frames: Collection[int], folder: Path) -> None:
+        """Check the interval of the current row; frames missing inside it give a warning.
+
+        Args:
+            onset, apex, offset: frame numbers, inclusive; apex None if there is none.
+            frames: numbers of the frames in the folder.
+            folder: for messages.
+
+        Raises:
+            DataError: onset after offset, apex outside the interval, or frames missing at either end.
+        """
+        check_order(onset, apex, offset)
+        first, last = min(frames), max(frames)
+        if onset < first or offset > last:
+            raise DataError(
+                f"{folder} has the frames {first}–{last}, but the annotation is for {onset}–{offset}; "
+                "unpack the missing frames or correct the annotation."
+            )
+        missing = sorted(set(range(onset, offset + 1)) - set(frames))
+        if missing:
+            shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
+            self.warning(f"{folder} lacks {len(missing)} frames inside the interval: {shown}.")
 
     def add(self, clip: Clip) -> None:
         """Keep a clip.
 
         Raises:
-            DataError: its name is taken.
+            DataError: there is already a clip with its name.
         """
         if (first := self._clips.setdefault(key(clip), clip)) is not clip:
-            raise DataError(f"the clip {key(clip)} stands in {first.source} already; remove one of the two rows.")
+            raise DataError(f"the clip {key(clip)} is already listed in {first.source}; remove one of the two rows.")
 
     def loaded(self, where: Path) -> Loaded:
-        """What was gathered.
+        """The clips and notes collected.
 
         Raises:
-            DataError: there is no clip at all; the first note says why.
+            DataError: there is no clip at all; the message gives the reason for the first one dropped.
         """
         if not self._clips:
             dropped = [note for note in self.notes if note.kind == "dropped"]
             reason = f"every row was dropped, the first because: {dropped[0].what}" if dropped else "it lists none"
-            raise DataError(f"no clip of {where} can be used: {reason}")
+            raise DataError(f"{where} has no usable clip: {reason}")
         return Loaded(list(self._clips.values()), self.notes)
 
 
-def check_interval(onset: int, apex: int | None, offset: int, frames: Collection[int], folder: Path) -> list[int]:
-    """Refuse an interval that is impossible or that its folder cannot show.
-
-    Args:
-        onset, apex, offset: frame numbers, inclusive; apex None where there is none.
-        frames: the numbers of the frames in the folder.
-        folder: for messages.
-    Returns:
-        Frame numbers inside the interval that the folder lacks.
-    Raises:
-        DataError: onset after offset, apex outside, or frames missing at either end.
-    """
-    check_order(onset, apex, offset)
-    first, last = min(frames), max(frames)
-    if onset < first or offset > last:
-        raise DataError(
-            f"{folder} holds the frames {first}–{last}, the annotation asks for {onset}–{offset}; "
-            "unpack the missing frames or correct the annotation."
-        )
-    present = set(frames)
-    return [number for number in range(onset, offset + 1) if number not in present]
-
-
 def check_order(onset: int, apex: int | None, offset: int) -> None:
-    """Refuse an interval that runs backwards or leaves its apex outside.
+    """Check that onset, apex and offset are in this order.
 
     Raises:
-        DataError: the numbers are named.
+        DataError: they are not.
     """
     if onset > offset:
-        raise DataError(f"onset {onset} lies after offset {offset}; correct the annotation.")
+        raise DataError(f"onset {onset} is after offset {offset}; correct the annotation.")
     if apex is not None and not onset <= apex <= offset:
-        raise DataError(f"apex {apex} lies outside onset {onset} – offset {offset}; correct it or leave it blank.")
-
-
-def missing_frames(missing: Collection[int], folder: Path) -> str:
-    """The warning about frames that a folder lacks inside an interval."""
-    numbers = sorted(missing)
-    shown = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
-    return f"{folder} lacks {len(numbers)} frames inside the interval: {shown}."
+        raise DataError(f"apex {apex} is outside the interval {onset}–{offset}; correct it or leave it blank.")
 
 
 def required(value: int | None, column: str) -> int:
-    """A number that a row cannot do without.
+    """A number that a row must have.
 
     Raises:
         DataError: it is blank.
@@ -138,14 +132,25 @@ def required(value: int | None, column: str) -> int:
     return value
 
 
+def spellings(*emotions: str, **variants: str) -> dict[str, str]:
+    """For `named_emotion`: lower-case spelling → emotion.
+
+    Args:
+        emotions: each is spelled as itself.
+        variants: other spelling → emotion, such as ``other="others"``.
+    """
+    return {**{emotion: emotion for emotion in emotions}, **variants}
+
+
 def named_emotion(text: str, spellings: Mapping[str, str]) -> str:
-    """The one spelling of an annotated emotion.
+    """The emotion that an annotation means.
 
     Args:
         text: as annotated.
-        spellings: lower-case spelling → the one that is kept.
+        spellings: lower-case spelling → emotion.
+
     Raises:
-        DataError: it is blank or none of them; all are listed.
+        DataError: the annotation is blank or not one of the spellings; the message lists the emotions.
     """
     if not text:
         raise DataError("the emotion is blank; fill it in or remove the row.")
@@ -154,16 +159,11 @@ def named_emotion(text: str, spellings: Mapping[str, str]) -> str:
         near = difflib.get_close_matches(plain, spellings, n=1)
         meant = f"; did the sheet mean {near[0]!r}?" if near else "."
         raise DataError(
-            f"the emotion {text!r} is none of this data set's: {', '.join(sorted(set(spellings.values())))}{meant}"
+            f"the emotion {text!r} is not one of this data set's: {', '.join(sorted(set(spellings.values())))}{meant}"
         )
     return spellings[plain]
 
 
-def folders_by_name(parent: Path) -> dict[str, Path]:
-    """The folders in a folder by their names in lower case; empty where there is no such folder."""
-    return {path.name.lower(): path for path in subfolders(parent)} if parent.is_dir() else {}
-
-
 def relative_path(path: Path, root: Path) -> str:
-    """Path of a clip as a manifest holds it: relative to its root, with ``/``."""
+    """A clip's path for the manifest: relative to the root, with ``/``."""
     return path.relative_to(root).as_posix()

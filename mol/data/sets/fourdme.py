@@ -1,16 +1,8 @@
-"""4DME, the micro-expressions in its grey videos, 60 frames per second.
+"""4DME: the micro-expressions in its grey videos, 60 frames per second.
 
-``4DME_Labelling_Micro_release v1.xlsx`` lists sub_ID, fold_name, Onset, Apex, Offset, AUs and Emotion. Emotions
-combine: "Positive_Surprise" and "Surprise+Positive" are both ``positive+surprise`` here.
-
-The folders are not confirmed. One public loader reads ``gray_micro/<sub_ID>/<fold_name>/``; a folder ``<fold_name>``
-with no subject above it is accepted as well, and the root itself in place of ``gray_micro``. Frames may carry the
-numbers of the long video, as the sheet does, or be counted anew: a folder with exactly offset − onset + 1 frames under
-other numbers is taken for the interval, with a note. The 4D scans (DI4D) and the colour and depth videos are not read.
-The same loader exchanges the labels of the rows 146 and 147; here they stay as they are, with a note.
-
-Li et al., "4DME: A Spontaneous 4D Micro-Expression Dataset With Multimodalities", IEEE Transactions on Affective
-Computing, 2022.
+The sheet lists sub_ID, fold_name, Onset, Apex, Offset, AUs and Emotion. The folders are not confirmed: one public
+loader reads ``gray_micro/<sub_ID>/<fold_name>/``. A folder ``<fold_name>`` without a subject's folder above it is
+accepted as well, and so is the root instead of ``gray_micro``.
 """
 
 from __future__ import annotations
@@ -20,20 +12,12 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import (
-    ClipCollector,
-    check_interval,
-    check_order,
-    folders_by_name,
-    missing_frames,
-    named_emotion,
-    relative_path,
-    required,
-)
-from mol.data.sets.sheets import SheetRow, find_folders, find_sheet, read_sheet
+from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
+from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import find_folders, find_sheet, folders_by_name
+from mol.data.sets.sheets import SheetRow, read_sheet
 
-FPS = 60.0
-PICTURES = ("gray_micro", "gray_micro_crop")
+_PICTURES = ("gray_micro", "gray_micro_crop")
 _COLUMNS = {
     "subject": ["sub_ID"],
     "clip": ["fold_name"],
@@ -43,9 +27,8 @@ _COLUMNS = {
     "au": ["AUs", "AU"],
     "emotion": ["Emotion"],
 }
-# In the order in which they are joined.
-_EMOTIONS = ("positive", "negative", "surprise", "repression", "others")
-_SPELLINGS = {**{emotion: emotion for emotion in _EMOTIONS}, "other": "others"}
+_EMOTIONS = ("positive", "negative", "surprise", "repression", "others")  # in the order in which they are joined
+_SPELLINGS = spellings(*_EMOTIONS, other="others")
 _DOUBTED_ROWS = (146, 147)
 
 
@@ -55,30 +38,64 @@ def load_fourdme(root: Path, on_error: OnError = "raise") -> Loaded:
     Args:
         root: folder with the sheet and ``gray_micro``.
         on_error: ``"skip"`` drops a row that cannot be used and lists it.
+
     Raises:
-        DataError: the sheet, a folder or a row is not as expected.
+        DataError: the sheet, a folder or a row is missing or not as expected.
     """
-    sheet = find_sheet(root, ("*4DME_Labelling_Micro*.xlsx",), "annotation sheet of 4DME")
+    sheet = find_sheet(root, SET.sheets, "annotation sheet of 4DME")
     rows = read_sheet(sheet, _COLUMNS, required=set(_COLUMNS) - {"au"})
     collector = ClipCollector(on_error)
-    bases = [*find_folders(root, PICTURES), root]
+    bases = [*find_folders(root, _PICTURES), root]
     for row in rows:
         with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
             subject = _subject(row.text("subject"))
             folder = _clip_folder(bases, subject, row.text("clip"))
             collector.add(_clip(row, subject, folder, root, collector))
             if row.number in _DOUBTED_ROWS:
-                collector.warning(
-                    "a public loader exchanges the labels of the rows 146 and 147; they stay as the sheet has them."
-                )
+                collector.warning("a public loader swaps the labels of rows 146 and 147; the sheet's are kept.")
     return collector.loaded(sheet)
 
 
+SET = DataSet(
+    name="4dme",
+    title="4DME, grey videos",
+    load=load_fourdme,
+    citation=(
+        'Li et al., "4DME: A Spontaneous 4D Micro-Expression Dataset With Multimodalities", IEEE Transactions on '
+        "Affective Computing, 2022"
+    ),
+    access="the Center for Machine Vision and Signal Analysis, University of Oulu, with the signed licence agreement",
+    tree="""
+4DME/
+  4DME_Labelling_Micro_release v1.xlsx
+  gray_micro/
+    <sub_ID>/<fold_name>/                or <fold_name>/ alone (?)
+""",
+    quirks=(
+        ("emotions combine, in either order", "one spelling: `positive+surprise`"),
+        (
+            "frames may be numbered as in the long video, or from the start of the clip",
+            "a folder with exactly as many frames as the interval, under other numbers, is used for it; *repaired*",
+        ),
+        ("a public loader swaps the labels of rows 146 and 147 (?)", "the sheet's are kept; *warning*"),
+    ),
+    remarks=(
+        "The folders are not confirmed (?). Only the grey videos are read, not the 4D scans, colour or depth. No "
+        "counts are checked. Use the protocol `as-labelled`, in which each combination of emotions is a class."
+    ),
+    fps=60.0,
+    sheets=("*4DME_Labelling_Micro*.xlsx",),
+    telltales=("4DME_*",),
+    subject="sub_01",
+    subject_pattern=r"sub_\d+",
+)
+
+
 def combined_emotion(text: str) -> str:
-    """One spelling of an emotion or a combination: ``"positive+surprise"`` for ``"Surprise_Positive"``.
+    """One spelling for each emotion or combination: ``"positive+surprise"`` for ``"Surprise_Positive"``.
 
     Raises:
-        DataError: a part is none of 4DME's emotions.
+        DataError: a part is not one of 4DME's emotions.
     """
     parts = {named_emotion(part, _SPELLINGS) for part in re.split(r"[^A-Za-z]+", text) if part}
     return "+".join(emotion for emotion in _EMOTIONS if emotion in parts) or named_emotion("", _SPELLINGS)
@@ -91,14 +108,13 @@ def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: Clip
     frames = numbered_frames(folder)
     if shift := _shift(onset, offset, list(frames)):
         collector.repaired(
-            f"the {len(frames)} frames of {folder} are numbered anew; {onset}–{offset} became "
+            f"the {len(frames)} frames of {folder} have other numbers than the sheet; {onset}–{offset} changed to "
             f"{min(frames)}–{max(frames)}."
         )
         onset, offset, apex = onset + shift, offset + shift, None if apex is None else apex + shift
-    if missing := check_interval(onset, apex, offset, frames, folder):
-        collector.warning(missing_frames(missing, folder))
+    collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
-        dataset="4dme",
+        dataset=SET.name,
         subject=subject,
         clip=row.text("clip"),
         path=relative_path(folder, root),
@@ -107,13 +123,13 @@ def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: Clip
         offset=offset,
         emotion=combined_emotion(row.text("emotion")),
         action_units=row.text("au"),
-        fps=FPS,
+        fps=SET.fps,
         source=row.source,
     )
 
 
 def _shift(onset: int, offset: int, numbers: list[int]) -> int:
-    """What to add to the sheet's numbers where the folder holds just the interval under other numbers, else 0."""
+    """What to add to the sheet's numbers if the folder has exactly the interval under other numbers, else 0."""
     consecutive = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     return numbers[0] - onset if consecutive and len(numbers) == offset - onset + 1 else 0
 
@@ -126,12 +142,12 @@ def _number(name: str) -> int | None:
 def _subject(text: str) -> str:
     number = _number(text)
     if number is None:
-        raise DataError(f"the subject {text!r} has no number; sub_IDs are such as 1 or sub_01, correct the cell.")
+        raise DataError(f"the subject {text!r} has no number; expected a sub_ID such as 1 or sub_01. Correct the cell.")
     return f"sub_{number:02d}"
 
 
 def _clip_folder(bases: list[Path], subject: str, clip: str) -> Path:
-    """``<subject>/<clip>`` or ``<clip>`` under the first base that has it; subjects are compared by their numbers."""
+    """``<subject>/<clip>`` or ``<clip>`` under the first base that has it; subjects are compared by number."""
     for base in bases:
         folders = folders_by_name(base)
         people = [folder for name, folder in folders.items() if _number(name) == _number(subject)]
@@ -140,5 +156,5 @@ def _clip_folder(bases: list[Path], subject: str, clip: str) -> Path:
                 return inner[clip.lower()]
     raise DataError(
         f"no folder {clip} of {subject} under {bases[0]}; unpack the grey videos of the micro-expressions there, as "
-        "gray_micro/<sub_ID>/<fold_name>. If your release looks different, describe it with --dataset generic."
+        "gray_micro/<sub_ID>/<fold_name>. If your copy is organised differently, list its clips for --dataset generic."
     )

@@ -1,14 +1,14 @@
-"""Any other data: one table with a line a clip.
+"""Any other data: a table with one line per clip.
 
     subject,clip,path,onset,apex,offset,label
     anna,smile-1,videos/anna/smile-1.mp4,12,20,31,happiness
     ben,frown-1,frames/ben/frown-1,,,,anger
 
 ``path`` is a folder of pictures or a video file, relative to the table's folder. Onset, apex and offset are the
-numbers in the pictures' names, or are counted from 0 in a video file; a blank onset is the first frame and a blank
-offset the last. The columns dataset, fps and action_units may be added. Titles are compared by their letters ("Clip"
-and "clip_name" are "clip"); the separator is a comma, semicolon or tab; the text is UTF-8, with or without a byte order
-mark.
+numbers in the pictures' names, or are counted from 0 in a video file; a blank onset means the first frame, a blank
+offset the last. The columns dataset, fps and action_units are optional. Titles are compared by their letters ("Clip"
+and "clip_name" mean "clip"). The separator is a comma, semicolon or tab; the text is UTF-8, with or without a byte
+order mark.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pathlib import Path
 from mol.common.errors import DataError
 from mol.common.extras import require
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_interval, check_order, missing_frames
+from mol.data.sets.collector import ClipCollector, check_order
+from mol.data.sets.dataset import DataSet
 from mol.data.sets.sheets import SheetRow
 from mol.vision.video import PICTURE_SUFFIXES
 
-# Wanted name → titles that it may have, in letters and digits of lower case.
+# Wanted name → accepted titles, reduced to letters and digits in lower case.
 COLUMNS = {
     "subject": ("subject", "subjectid", "person", "participant"),
     "clip": ("clip", "clipname", "filename", "name"),
@@ -50,12 +51,14 @@ def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
     """Read a table of clips.
 
     Args:
-        root: the table, or a folder that holds exactly one ``.csv``.
+        root: the table, or a folder with exactly one ``.csv``.
         on_error: ``"skip"`` drops a line that cannot be used and lists it.
+
     Returns:
         Clips whose paths are relative to the table's folder.
+
     Raises:
-        DataError: the table cannot be read, lacks a column, or a line is wrong; the line's number is given.
+        DataError: the table cannot be read, lacks a column, or has a wrong line; the message gives the line's number.
     """
     table = find_table(root)
     collector = ClipCollector(on_error)
@@ -63,27 +66,30 @@ def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
         with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
             if surplus:
                 raise DataError(
-                    f"{surplus} cells more than the header has; put quotes around a cell that holds the separator."
+                    f"the line has {surplus} cells more than the header; quote any cell that contains the separator."
                 )
             collector.add(_clip(row, table, collector))
     return collector.loaded(table)
 
 
+SET = DataSet(name="generic", title="Your own clips", load=load_generic)
+
+
 def find_table(root: Path) -> Path:
-    """The table that a root stands for; its folder is the root of the manifest.
+    """The table that a root means.
 
     Raises:
-        DataError: it does not exist, is no table, or the folder holds none or several.
+        DataError: it does not exist or is not a table, or the folder has no table or several.
     """
     if root.is_file() and root.suffix.lower() in _TABLE_SUFFIXES:
         return root
     if not root.is_dir():
-        what = "is no table (.csv)" if root.is_file() else "does not exist"
-        raise DataError(f"{root} {what}; give a CSV file with a line a clip, or the folder that holds it.")
+        what = "is not a table (.csv)" if root.is_file() else "does not exist"
+        raise DataError(f"{root} {what}; give a CSV file with one line per clip, or its folder.")
     tables = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
-        raise DataError(f"{root} holds {len(tables)} CSV files ({names}), expected one; give the file itself as root.")
+        raise DataError(f"{root} has {len(tables)} CSV files ({names}), expected one; give the file itself as root.")
     return tables[0]
 
 
@@ -93,7 +99,7 @@ def _clip(row: SheetRow, table: Path, collector: ClipCollector) -> Clip:
             raise DataError(f"the column {row.titles[name]!r} is blank; fill it in or remove the line.")
     for name in ("dataset", "subject", "clip"):
         if re.search(r"[/\\]", row.text(name)):
-            raise DataError(f"the {name} {row.text(name)!r} holds a slash; names become folders, choose another.")
+            raise DataError(f"the {name} {row.text(name)!r} contains a slash; choose another, as names become folders.")
     path = _resolve(table.parent, row.text("path"))
     onset, apex, offset, fps = _interval(row, path, collector)
     return Clip(
@@ -112,7 +118,7 @@ def _clip(row: SheetRow, table: Path, collector: ClipCollector) -> Clip:
 
 
 def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int, int | None, int, float]:
-    """Onset, apex and offset, checked against what is on disk, and the rate that a video file states (else 0)."""
+    """Onset, apex and offset, checked against the frames, and a video file's frame rate (0 for a folder)."""
     numbers = {name: row.whole(name) for name in ("onset", "apex", "offset")}
     if numbers["onset"] is not None and numbers["offset"] is not None:
         check_order(numbers["onset"], numbers["apex"], numbers["offset"])
@@ -124,8 +130,7 @@ def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int,
         frames = range(count)
     onset = min(frames) if numbers["onset"] is None else numbers["onset"]
     offset = max(frames) if numbers["offset"] is None else numbers["offset"]
-    if missing := check_interval(onset, numbers["apex"], offset, frames, path):
-        collector.warning(missing_frames(missing, path))
+    collector.check_interval(onset, numbers["apex"], offset, frames, path)
     return onset, numbers["apex"], offset, fps
 
 
@@ -133,7 +138,7 @@ def video_extent(path: Path) -> tuple[int, float]:
     """Number of frames and frames per second of a video file, without decoding it.
 
     Raises:
-        DataError: the file cannot be read as a video or holds no frames.
+        DataError: the file cannot be read as a video or has no frames.
     """
     av = require("av", extra="data")
     try:
@@ -146,7 +151,7 @@ def video_extent(path: Path) -> tuple[int, float]:
     except av.error.FFmpegError as error:
         raise DataError(f"{path} cannot be read as a video ({error.strerror}); copy it again or convert it.") from error
     if not count:
-        raise DataError(f"{path} holds no frames; copy it again from its source.")
+        raise DataError(f"{path} has no frames; copy it again from its source.")
     return count, fps
 
 
@@ -162,7 +167,7 @@ def _fps(row: SheetRow) -> float:
 
 
 def _resolve(folder: Path, text: str) -> Path:
-    """A path of the table on this system: tables written on Windows have backslashes."""
+    """A path from the table on this system; tables written on Windows have backslashes."""
     for path in (folder / text, folder / text.replace("\\", "/")):
         if path.is_dir():
             return path
@@ -171,21 +176,21 @@ def _resolve(folder: Path, text: str) -> Path:
                 raise DataError(f"{path} is a single picture; give its folder, or a video file.")
             return path
     raise DataError(
-        f"{folder / text} does not exist; paths start from the table's folder, correct it or copy the clip."
+        f"{folder / text} does not exist; paths are relative to the table's folder. Correct it or copy the clip there."
     )
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """With ``/``; absolute where it lies outside the table's folder."""
-    # Not resolve(): a link in the table's folder stands for the clip, wherever it leads.
+    """With ``/``; absolute if it is outside the table's folder."""
+    # Not resolve(): a link in the table's folder is a clip, wherever it points.
     absolute, base = Path(os.path.abspath(path)), Path(os.path.abspath(folder))
     return absolute.relative_to(base).as_posix() if absolute.is_relative_to(base) else absolute.as_posix()
 
 
 def _rows(table: Path) -> Iterator[tuple[SheetRow, int]]:
-    """The lines below the header, each with the number of its filled cells beyond the header's.
+    """The lines below the header, each with the number of filled cells that it has beyond the header's.
 
-    A line knows its number in the file, however many lines a quoted cell takes.
+    Line numbers are right even after a quoted cell of several lines.
     """
     text = _text(table)
     header_line = next(iter(text.splitlines()), "")
@@ -242,5 +247,5 @@ def _no_column(table: Path, header: list[str], plain: list[str], found: Mapping[
         hints += f" {free[near[0]]!r} looks like {name}." if near else ""
     return (
         f"{table} line 1 lacks the columns {', '.join(missing)}; it has {', '.join(title.strip() for title in header)}."
-        f"{hints} Needed are {', '.join(name for name in COLUMNS if name not in OPTIONAL)}."
+        f"{hints} Required are {', '.join(name for name in COLUMNS if name not in OPTIONAL)}."
     )

@@ -1,13 +1,7 @@
-"""The folders that the published code of MOL was run on: one folder a class, one folder of frames a clip.
+"""The folders that the published code of MOL reads: one folder per class, in it one folder of frames per clip.
 
-``data/CASME2_data_3/<class>/01_EP19_05f``, ``data/SAMM_data_5/<class>/006_1_2``,
-``data/SMIC_data_3/<class>/s9_sur_03``. A class folder is a name or, of three classes, the published code's number:
-surprise 0, positive 1, negative 2. People and clips are spelled as the official loaders of these sets spell them, so
-that protocols and subject lists fit. The folders carry no onset, apex or action units: a clip runs from the first to
-the last frame of its folder.
-
-The same clips lie under three and under five classes, with other labels, and a manifest holds a clip once: of a folder
-``data`` with both, the three classes are read and a note says so.
+Subjects and clips get the names that the loaders of the original data sets give them, so that protocols and subject
+lists apply.
 """
 
 from __future__ import annotations
@@ -19,34 +13,32 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_interval, missing_frames, named_emotion, relative_path
-from mol.data.sets.sheets import require_folder, subfolders
+from mol.data.sets import casme2, samm, smic
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, spellings
+from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import SetNotFoundError, require_folder, subfolders
 
-_FPS = {"casme2": 200.0, "samm": 200.0, "smic": 100.0}
+_FPS = {original.name: original.fps for original in (casme2.SET, samm.SET, smic.SET)}
 _CLIP_NAMES = {
     "casme2": (re.compile(r"(?:sub)?(\d+)_(EP\d+_\w+)", re.IGNORECASE), "01_EP19_05f"),
     "samm": (re.compile(r"(\d+)_\d+_\d+"), "006_1_2"),
     "smic": (re.compile(r"s(\d+)_(ne|po|sur)_\d+", re.IGNORECASE), "s9_sur_03"),
 }
 _CLASSES = {
-    3: {name: name for name in ("surprise", "positive", "negative")}
-    | {"0": "surprise", "1": "positive", "2": "negative"},
-    5: {
-        **{name: name for name in ("surprise", "happiness", "disgust", "repression", "anger", "contempt", "others")},
-        "other": "others",
-    },
+    3: {**spellings("surprise", "positive", "negative"), "0": "surprise", "1": "positive", "2": "negative"},
+    5: spellings(*("surprise", "happiness", "disgust", "repression", "anger", "contempt", "others"), other="others"),
 }
-_SMIC_CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 
 
 def load_released(root: Path, on_error: OnError = "raise") -> Loaded:
     """Read the published code's folders.
 
     Args:
-        root: the folder ``data``, the one above it, or one of its folders, such as ``CASME2_data_5``.
+        root: the folder ``data``, the folder above it, or one of the folders in it, such as ``CASME2_data_5``.
         on_error: ``"skip"`` drops a clip that cannot be used and lists it.
+
     Raises:
-        DataError: no such folder, a class or a name that is not known, or a folder without frames.
+        DataError: there is no such folder, a class or a name is unknown, or a folder has no frames.
     """
     collector = ClipCollector(on_error)
     for folder in _chosen(root, collector):
@@ -59,14 +51,47 @@ def load_released(root: Path, on_error: OnError = "raise") -> Loaded:
     return collector.loaded(root)
 
 
+SET = DataSet(
+    name="released",
+    title="Folders of MOL's published code",
+    load=load_released,
+    citation=(
+        'Shao et al., "MOL: Joint Estimation of Micro-Expression, Optical Flow, and Landmark via '
+        'Transformer-Graph-Style Convolution", IEEE TPAMI 2025, and the publications of the original data sets'
+    ),
+    tree="""
+data/
+  CASME2_data_3/<class>/01_EP19_05f/     also CASME2_data_5
+  SAMM_data_3/<class>/006_1_2/           also SAMM_data_5
+  SMIC_data_3/<class>/s9_sur_03/
+""",
+    quirks=(
+        ("no onset, apex or action units", "a clip runs from the first to the last frame in its folder"),
+        (
+            "a class folder has a name or, with three classes, a number",
+            "surprise 0, positive 1, negative 2, as in the published code",
+        ),
+        (
+            "the same clips are there with three and with five classes",
+            "a manifest has each clip once: of a folder `data` with both, the three classes are read; *warning*. Give "
+            "`data/CASME2_data_5` as `--root` to read five",
+        ),
+    ),
+    remarks=(
+        "The licences of the original data sets apply. Subjects and clips get the names that they have in the official "
+        "archives (`sub01`, `EP19_05f`), and each clip belongs to its original data set."
+    ),
+    protocols="`released-*`",
+)
+
+
 def _clip(dataset: str, emotion: str, folder: Path, path: str, collector: ClipCollector) -> Clip:
     subject, clip = _names(dataset, folder.name)
-    if dataset == "smic" and (named := _SMIC_CLASSES[clip.lower().split("_")[1]]) != emotion:
-        raise DataError(f"the name says {named} and the folder {emotion}; move the clip to the right folder.")
+    if dataset == "smic" and (named := smic.CLASSES[clip.lower().split("_")[1]]) != emotion:
+        raise DataError(f"the name says {named}, but the folder says {emotion}; move the clip to the right folder.")
     frames = numbered_frames(folder)
     first, last = min(frames), max(frames)
-    if missing := check_interval(first, None, last, frames, folder):
-        collector.warning(missing_frames(missing, folder))
+    collector.check_interval(first, None, last, frames, folder)
     return Clip(
         dataset=dataset,
         subject=subject,
@@ -90,11 +115,11 @@ def _class_folders(folder: Path, classes: int, collector: ClipCollector) -> list
 
 
 def _names(dataset: str, folder: str) -> tuple[str, str]:
-    """Subject and clip as the official loaders spell them."""
+    """Subject and clip as named by the original data set's loader."""
     pattern, example = _CLIP_NAMES[dataset]
     match = pattern.fullmatch(folder)
     if match is None:
-        raise DataError(f"{folder!r} is no clip of {dataset}, those are named such as {example}; rename or remove it.")
+        raise DataError(f"{folder!r} is not a clip name of {dataset}, such as {example}; rename or remove it.")
     if dataset == "casme2":
         return f"sub{int(match[1]):02d}", match[2]
     return (match[1].zfill(3) if dataset == "samm" else f"s{int(match[1])}"), folder
@@ -104,24 +129,26 @@ def _class_name(name: str, classes: int) -> str:
     try:
         return named_emotion(name, _CLASSES[classes])
     except DataError as error:
-        numbers = " or its number 0, 1, 2" if classes == 3 else ""
-        raise DataError(f"the folder {name!r} names no class; expected one{numbers}. {error}") from error
+        numbers = " or a class number 0, 1, 2" if classes == 3 else ""
+        raise DataError(f"the folder {name!r} is not named after a class{numbers}: {error}") from error
 
 
 def _chosen(root: Path, collector: ClipCollector) -> list[Path]:
-    """The folders to read, one a set."""
+    """The folders to read, one per data set."""
     require_folder(root)
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in sorted(_candidates(root)):
         found[_set_and_classes(folder)[0]].append(folder)
     if not found:
-        raise DataError(
-            f"no folder such as CASME2_data_3, SAMM_data_5 or SMIC_data_3 is {root} or lies in it; give the published "
-            "code's folder data, or one of those."
+        raise SetNotFoundError(
+            f"neither is {root} a folder such as CASME2_data_3, SAMM_data_5 or SMIC_data_3, nor does it contain one; "
+            "give the published code's folder data, or one of those."
         )
     for folders in found.values():
         for other in folders[1:]:
-            what = f"{folders[0].name} was read instead, a manifest holds a clip once; give {other} as root to read it."
+            what = (
+                f"ignored, since a manifest has each clip once; {folders[0].name} was read. To read this, give {other}."
+            )
             collector.note("warning", other.name, what)
     return [folders[0] for folders in found.values()]
 

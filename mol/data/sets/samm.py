@@ -1,15 +1,8 @@
-"""SAMM (Davison et al. 2016): 159 clips of people at 200 frames per second, grey, with onset, apex and offset.
+"""SAMM: 159 grey clips at 200 frames per second, with onset, apex and offset.
 
-    SAMM_Micro_FACS_Codes_v2.xlsx             13 lines of notes, the header in row 14; or saved again, in row 1
-    SAMM/006/006_1_2/006_05562.jpg            true frame numbers, zero padding not the same in every clip
-
-What is known to be wrong in it, and what is done (public loaders report these; each gives a note):
-
-- The apex of 028_4_1 and 032_3_1 lies outside onset to offset: the clip gets no apex. One public loader lists the
-  134th clip of the sheet too (unconfirmed); there, an apex outside is treated the same.
-- The offset of the 57th clip of the sheet is corrected to 5739 by one public loader (unconfirmed); where the annotated
-  one is impossible and frame 5739 is there, it is taken.
-- "Other" and "Others" are both in use: ``others``.
+The quirks below are reported by public loaders; each gives a note. One loader adds two that are not confirmed: it also
+lists the 134th clip of the sheet among those with an apex outside the interval, and corrects the offset of the 57th
+clip to 5739. Both are applied only if the annotation is impossible as it is (and frame 5739 is there).
 """
 
 from __future__ import annotations
@@ -18,29 +11,20 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import (
-    ClipCollector,
-    check_interval,
-    missing_frames,
-    named_emotion,
-    relative_path,
-    required,
-)
-from mol.data.sets.sheets import (
-    SheetRow,
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
+from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import (
+    SetNotFoundError,
     clip_folder,
     find_folders,
     find_sheet,
-    other_sets,
-    read_sheet,
     require_folder,
     subject_folders,
     unlisted_folders,
 )
+from mol.data.sets.sheets import SheetRow, read_sheet
 
-FPS = 200.0
-SHEETS = ("SAMM*Micro_FACS_Codes*.xlsx", "SAMM*Micro_FACS_Codes*.csv")
-COLUMNS = {
+_COLUMNS = {
     "subject": ("Subject",),
     "clip": ("Filename", "File name"),
     "onset": ("Onset Frame",),
@@ -49,77 +33,127 @@ COLUMNS = {
     "action_units": ("Action Units",),
     "emotion": ("Estimated Emotion",),
 }
-FOLDERS = ("SAMM",)
-_NAMES = ("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise", "others")
-EMOTIONS = {**{name: name for name in _NAMES}, "other": "others"}
-APEX_OUTSIDE = frozenset({"028_4_1", "032_3_1"})
+_FOLDER = "SAMM"
+_EMOTIONS = spellings(
+    *("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise", "others"), other="others"
+)
+_APEX_OUTSIDE = frozenset({"028_4_1", "032_3_1"})
 # Positions of rows among the clips, as one public loader lists them.
-APEX_OUTSIDE_ROWS = frozenset({133})
-WRONG_OFFSETS = {56: 5739}
+_APEX_OUTSIDE_ROWS = frozenset({133})
+_WRONG_OFFSETS = {56: 5739}
 
 
 def load_samm(root: Path, on_error: OnError = "raise") -> Loaded:
     """Read SAMM as it was distributed.
 
     Args:
-        root: folder that holds the sheet of FACS codes and the folder ``SAMM`` (or the subjects' folders themselves).
+        root: folder with the sheet of FACS codes and the folder ``SAMM`` (or the subjects' folders themselves).
         on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
+
     Raises:
-        DataError: a sheet or folder is missing or not as expected, beyond what is known (see the module).
-    Source:
-        Davison et al., "SAMM: A Spontaneous Micro-Facial Movement Dataset", 2016.
+        DataError: a sheet or folder is missing or not as expected, beyond the known quirks.
     """
     require_folder(root)
-    sheet = find_sheet(root, SHEETS, "sheet of SAMM's FACS codes", own="samm")
-    rows = read_sheet(sheet, COLUMNS)
+    sheet = find_sheet(root, SET.sheets, "sheet of SAMM's FACS codes")
+    rows = read_sheet(sheet, _COLUMNS)
     subjects = _subject_folders(root)
     found = ClipCollector(on_error)
     for position, row in enumerate(rows):
         with found.row(row.source, row.text("clip")):
-            emotion = named_emotion(row.text("emotion"), EMOTIONS)
+            emotion = named_emotion(row.text("emotion"), _EMOTIONS)
             subject = _subject(row)
             folder = clip_folder(subjects, subject, row.text("clip"))
             onset, apex, offset = _interval(found, row, position, folder)
             clip, path, units = row.text("clip"), relative_path(folder, root), row.text("action_units")
-            found.add(Clip("samm", subject, clip, path, onset, apex, offset, emotion, units, FPS, row.source))
+            found.add(Clip(SET.name, subject, clip, path, onset, apex, offset, emotion, units, SET.fps, row.source))
     listed = {f"{row.text('subject').zfill(3)}/{row.text('clip')}" for row in rows}
     for folder in unlisted_folders(subjects, listed).values():
-        found.note("warning", str(folder), "the sheet has no row for this folder; it is left out.")
+        found.note("warning", str(folder), "the folder is ignored: it is not in the sheet.")
     return found.loaded(sheet)
 
 
+SET = DataSet(
+    name="samm",
+    title="SAMM",
+    load=load_samm,
+    citation=(
+        'Davison et al., "SAMM: A Spontaneous Micro-Facial Movement Dataset", IEEE Transactions on Affective Computing '
+        "9 (1), 2018"
+    ),
+    access="Manchester Metropolitan University (Moi Hoon Yap's group) with the signed release agreement",
+    url="https://helward.mmu.ac.uk/STAFF/M.Yap/dataset.php",
+    tree="""
+SAMM-root/
+  SAMM_Micro_FACS_Codes_v2.xlsx
+  SAMM/
+    006/006_1_2/006_05562.jpg            true frame numbers
+""",
+    quirks=(
+        (
+            "13 lines of notes above the header; copies saved again with the header in row 1 exist",
+            "the header is found by its titles",
+        ),
+        (
+            "zero padding differs within 013_1_12, 013_1_8, 017_3_2, 026_1_1, 026_1_2 and 035_7_2",
+            "frames are sorted by number",
+        ),
+        (
+            "the apex of 028_4_1 and 032_3_1 is outside the clip",
+            "the clip has no apex; *repaired*. In another clip it is an error",
+        ),
+        ('"Other" and "Others"', "both become `others`"),
+        (
+            "pictures are large (2040 × 1088)",
+            "`mol extract` looks for the face in a copy 640 pixels wide (`--detect-width`), for landmarks in the "
+            "original",
+        ),
+    ),
+    fps=200.0,
+    sheets=("SAMM*Micro_FACS_Codes*.xlsx", "SAMM*Micro_FACS_Codes*.csv"),
+    subject="006",
+    subject_pattern=r"\d{3}",
+    people=tuple(f"{number:03d}" for number in range(6, 38) if number not in (8, 27, 29)),
+    counts={
+        "anger": 57,
+        "happiness": 26,
+        "others": 26,
+        "surprise": 15,
+        "contempt": 12,
+        "disgust": 9,
+        "fear": 8,
+        "sadness": 6,
+    },
+)
+
+
 def _interval(found: ClipCollector, row: SheetRow, position: int, folder: Path) -> tuple[int, int | None, int]:
-    """Onset, apex and offset of a row after the known repairs, checked against the frames of its folder."""
+    """Onset, apex and offset of a row after the known repairs, checked against the frames in its folder."""
     numbers = numbered_frames(folder)
     last = max(numbers)
     onset = required(row.whole("onset"), "Onset Frame")
     apex = row.whole("apex")
     offset = required(row.whole("offset"), "Offset Frame")
-    right = WRONG_OFFSETS.get(position)
+    right = _WRONG_OFFSETS.get(position)
     if right is not None and not onset <= offset <= last and onset <= right <= last:
-        found.repaired(f"offset {offset} became {right}: the sheet is reported to be wrong in this row.")
+        found.repaired(f"offset {offset} changed to {right}: this row of the sheet is reported to be wrong.")
         offset = right
     if apex is None:
-        found.warning("the sheet gives no apex; the clip has none.")
-    elif not onset <= apex <= offset and (row.text("clip") in APEX_OUTSIDE or position in APEX_OUTSIDE_ROWS):
-        found.repaired(f"apex {apex} lies outside {onset}–{offset}, which is known; the clip has no apex.")
+        found.warning("the sheet has no apex for this clip.")
+    elif not onset <= apex <= offset and (row.text("clip") in _APEX_OUTSIDE or position in _APEX_OUTSIDE_ROWS):
+        found.repaired(f"apex {apex} is outside the interval {onset}–{offset} (known); the clip has no apex.")
         apex = None
-    if missing := check_interval(onset, apex, offset, numbers, folder):
-        found.warning(missing_frames(missing, folder))
+    found.check_interval(onset, apex, offset, numbers, folder)
     return onset, apex, offset
 
 
 def _subject(row: SheetRow) -> str:
     text = row.text("subject")
     if not text.isdigit():
-        raise DataError(f"the subject {text!r} is no number such as 006; correct the cell.")
+        raise DataError(f"the subject {text!r} is not a number such as 006; correct the cell.")
     return f"{int(text):03d}"
 
 
 def _subject_folders(root: Path) -> dict[str, Path]:
-    if subjects := subject_folders([*find_folders(root, FOLDERS), root], r"\d{3}"):
+    if subjects := subject_folders([*find_folders(root, [_FOLDER]), root], r"\d{3}"):
         return subjects
-    raise DataError(
-        f"no frames of SAMM under {root}: a folder {FOLDERS[0]} with 006, 007, … is needed."
-        f"{other_sets(root, own='samm')}"
-    )
+    raise SetNotFoundError(f"no frames of SAMM under {root}: expected a folder {_FOLDER} with 006, 007, ….")

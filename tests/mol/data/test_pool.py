@@ -16,7 +16,7 @@ from mol.common.errors import CacheError, CacheSettingsError, DataError, Setting
 from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import Augmentation, Batch, ResidentClips
 from mol.data.pool import Pool, ResidentPart, fingerprint, open_clips
-from mol.data.protocols import Protocol
+from mol.data.protocol import Protocol
 
 EMOTIONS = ("disgust", "happiness", "others", "surprise")
 PROTOCOL = Protocol(

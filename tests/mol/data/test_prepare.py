@@ -11,7 +11,7 @@ import pytest
 
 from mol.common.errors import DataError, SettingsError, StorageError
 from mol.data.manifest import read_manifest
-from mol.data.prepare import PrepareConfig, prepare, run_prepare
+from mol.data.prepare import PrepareConfig, manifest_root, prepare, run_prepare
 from mol.synth.layout_plan import LayoutSettings
 from mol.synth.layouts import write_names
 
@@ -128,7 +128,7 @@ def test_a_table_of_the_users_own_is_never_overwritten(tmp_path):
 def test_a_folder_of_other_files_is_refused(casme2, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/thesis.tex").touch()
-    with pytest.raises(StorageError, match="holds other files and no manifest"):
+    with pytest.raises(StorageError, match="has other files and no manifest"):
         prepare(PrepareConfig("casme2", str(casme2), str(tmp_path / "out")))
 
 
@@ -161,12 +161,12 @@ def test_a_synthetic_set_is_known_as_one(tmp_path):
 
 
 def test_an_option_of_another_set_is_refused(casme2, tmp_path):
-    with pytest.raises(SettingsError, match="--part NIR means nothing for casme2"):
+    with pytest.raises(SettingsError, match="--part NIR does not apply to casme2"):
         prepare(PrepareConfig("casme2", str(casme2), str(tmp_path / "out"), part="NIR"))
 
 
 def test_an_unknown_set_is_named_with_the_nearest(tmp_path):
-    with pytest.raises(SettingsError, match="Did you mean casme2"):
+    with pytest.raises(SettingsError, match="did you mean casme2"):
         prepare(PrepareConfig("casme22", str(tmp_path)))
 
 
@@ -178,3 +178,11 @@ def test_a_missing_root_is_named(tmp_path):
 def test_on_error_is_one_of_two_words():
     with pytest.raises(SettingsError, match="'raise' or 'skip'"):
         PrepareConfig("casme2", "root", on_error="ignore")  # type: ignore[arg-type]
+
+
+def test_manifest_root_is_the_folder_of_a_table(tmp_path):
+    table = tmp_path / "mine.csv"
+    table.touch()
+    assert manifest_root(table) == manifest_root(tmp_path) == tmp_path.resolve()
+    with pytest.raises(DataError, match="does not exist"):
+        manifest_root(tmp_path / "nowhere")

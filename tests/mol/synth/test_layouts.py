@@ -16,8 +16,9 @@ from data_fixtures import dlib_detector
 
 from mol.common.errors import SettingsError, StorageError
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
-from mol.data.protocols import apply, count_differences, find_protocol
-from mol.data.sets.registry import SETS
+from mol.data.protocol import apply, count_differences
+from mol.data.protocols import find_protocol
+from mol.data.sets.registry import load_set
 from mol.synth.faces import load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, deal
 from mol.synth.layouts import LAYOUTS, plan_layout, write_layout, write_names
@@ -38,7 +39,7 @@ def write_tiny(layout: str, out: Path, settings: LayoutSettings = TINY, **option
 
 
 def load(layout: str, root: Path) -> Loaded:
-    return SETS[layout.removesuffix("-cropped")].load(root)
+    return load_set(layout.removesuffix("-cropped"), root)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
 from mol.data.manifest import Loaded, key
-from mol.data.sets.casme2 import CLIPS, load_casme2
+from mol.data.sets.casme2 import SET, load_casme2
 
 HEADER = (
     "Subject",
@@ -66,7 +66,7 @@ def test_newer_of_two_sheets_is_read_with_a_warning(tmp_path: Path) -> None:
     write_set(tmp_path, [row(), row(clip="EP03_02")], sheet="CASME2-coding-20190701.xlsx")
     loaded = load_casme2(tmp_path)
     assert len(loaded.clips) == 2
-    assert f"{SHEET}: the coding sheet is left out" in notes(loaded, "warning")[0]
+    assert f"{SHEET}: this coding sheet is ignored" in notes(loaded, "warning")[0]
 
 
 def test_subject_as_text_with_leading_zero_is_the_same_person(tmp_path: Path) -> None:
@@ -110,11 +110,11 @@ def test_cropped_frames_are_taken_where_there_are_no_others(tmp_path: Path) -> N
 def test_known_short_clip_of_cropped_ends_at_its_last_frame(tmp_path: Path) -> None:
     loaded = load_casme2(write_set(tmp_path, [row(16, "EP01_08", 41, 60, 84)], base="Cropped"))
     assert loaded.clips[0].offset == 70
-    assert "offset 84 became 70" in notes(loaded, "repaired")[0]
+    assert "offset 84 changed to 70" in notes(loaded, "repaired")[0]
 
 
 def test_the_same_clip_short_of_raw_frames_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds the frames 40–70, the annotation asks for 41–84"):
+    with pytest.raises(DataError, match="has the frames 40–70, but the annotation is for 41–84"):
         load_casme2(write_set(tmp_path, [row(16, "EP01_08", 41, 60, 84)]))
 
 
@@ -123,7 +123,7 @@ def test_offset_of_the_row_that_is_known_as_wrong_becomes_the_last_frame(tmp_pat
     rows = [row(clip=f"EP{number}") for number in range(60)] + [row(7, "EP61", offset=offset)]
     loaded = load_casme2(write_set(tmp_path, rows))
     assert loaded.clips[60].offset == 70
-    assert f"row 62 (sub07/EP61): offset {offset} became 70" in notes(loaded, "repaired")[0]
+    assert f"row 62 (sub07/EP61): offset {offset} changed to 70" in notes(loaded, "repaired")[0]
 
 
 def test_offset_of_the_row_that_is_known_as_wrong_becomes_91_where_that_frame_is_there(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_offset_of_the_row_that_is_known_as_wrong_becomes_91_where_that_frame_is
 
 
 def test_the_only_backward_offset_of_a_complete_sheet_is_repaired_in_any_row(tmp_path: Path) -> None:
-    rows = [row(clip=f"EP{number}") for number in range(CLIPS)]
+    rows = [row(clip=f"EP{number}") for number in range(SET.clips)]
     rows[9] = row(clip="EP9", offset=48)
     loaded = load_casme2(write_set(tmp_path, rows))
     assert loaded.clips[9].offset == 70
@@ -157,7 +157,7 @@ def test_folder_without_a_row_is_a_warning(tmp_path: Path) -> None:
     touch_frames(tmp_path / "CASME2_RAW_selected/sub01/EP99", [1])
     loaded = load_casme2(tmp_path)
     assert len(loaded.clips) == 1
-    assert "EP99: the sheet has no row" in notes(loaded, "warning")[0]
+    assert "EP99: the folder is ignored: it is not in the sheet" in notes(loaded, "warning")[0]
 
 
 def test_missing_frames_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
@@ -174,12 +174,15 @@ def test_shortcut_files_among_the_folders_are_ignored(tmp_path: Path) -> None:
 
 
 BAD_ROWS = {
-    "onset after offset": (row(onset=61), "onset 61 lies after offset 60"),
-    "apex outside": (row(apex=61), "apex 61 lies outside onset 46"),
-    "offset before apex": (row(offset=48), "apex 50 lies outside"),
-    "frames missing at the end": (row(offset=75), "holds the frames 40–70, the annotation asks for 46–75"),
-    "frames missing at the start": (row(onset=39), "holds the frames 40–70"),
-    "unknown emotion": (row(emotion="joyful"), "'joyful' is none of this data set's: disgust, fear, happiness, others"),
+    "onset after offset": (row(onset=61), "onset 61 is after offset 60"),
+    "apex outside": (row(apex=61), "apex 61 is outside the interval 46"),
+    "offset before apex": (row(offset=48), "apex 50 is outside"),
+    "frames missing at the end": (row(offset=75), "has the frames 40–70, but the annotation is for 46–75"),
+    "frames missing at the start": (row(onset=39), "has the frames 40–70"),
+    "unknown emotion": (
+        row(emotion="joyful"),
+        "'joyful' is not one of this data set's: disgust, fear, happiness",
+    ),
     "no emotion": (row(emotion=None), "emotion is blank"),
     "onset that is no number": (row(onset="x"), "column 'OnsetFrame' holds 'x'"),
     "no onset": (row(onset=None), "OnsetFrame is blank"),
@@ -212,7 +215,7 @@ def test_row_without_a_folder_is_an_error(tmp_path: Path) -> None:
 def test_row_of_an_unknown_subject_is_an_error(tmp_path: Path) -> None:
     write_set(tmp_path, [row()])
     write_book(tmp_path / SHEET, [HEADER, row(subject="s1")])
-    with pytest.raises(DataError, match="'s1' has no folder beside sub01"):
+    with pytest.raises(DataError, match="no folder 's1' next to sub01"):
         load_casme2(tmp_path)
 
 
@@ -232,13 +235,13 @@ def test_frame_names_without_numbers_are_an_error(tmp_path: Path) -> None:
 
 
 def test_clip_that_stands_twice_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 3 .*casme2/sub01/EP02_01f stands in .* row 2 already"):
+    with pytest.raises(DataError, match=r"row 3 .*casme2/sub01/EP02_01f is already listed in .* row 2"):
         load_casme2(write_set(tmp_path, [row(), row()]))
 
 
 def test_missing_sheet_names_what_is_there(tmp_path: Path) -> None:
     write_set(tmp_path, [row()], sheet="CASME2-ObjectiveClasses.xlsx")
-    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found there are CASME2-ObjectiveClasses\.xlsx"):
+    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found there: CASME2-ObjectiveClasses\.xlsx"):
         load_casme2(tmp_path)
 
 
@@ -260,13 +263,6 @@ def test_renamed_column_is_named(tmp_path: Path) -> None:
 def test_missing_frames_folder_is_an_error(tmp_path: Path) -> None:
     write_book(tmp_path / SHEET, [HEADER, row()])
     with pytest.raises(DataError, match=r"no frames of CASME II .*CASME2_RAW_selected or CASME2-RAW"):
-        load_casme2(tmp_path)
-
-
-def test_root_of_samm_is_recognised(tmp_path: Path) -> None:
-    write_book(tmp_path / "SAMM_Micro_FACS_Codes_v2.xlsx", [("Subject",)])
-    touch_frames(tmp_path / "SAMM/006/006_1_2", [1])
-    with pytest.raises(DataError, match="looks like another data set: --dataset samm"):
         load_casme2(tmp_path)
 
 

@@ -57,8 +57,7 @@ def test_a_known_impossible_row_is_corrected_with_a_note(tmp_path: Path) -> None
     loaded = load_casme3(tmp_path, on_error="skip")
     assert (loaded.clips[-1].onset, loaded.clips[-1].offset) == (2395, 2403)
     assert notes(loaded, "repaired") == [
-        f"repaired: {SHEET} row 800 (spNO.1/a): the row is impossible as it stands; offset 2350 → 2403, "
-        "as a public loader has it."
+        f"repaired: {SHEET} row 800 (spNO.1/a): the row is impossible; offset 2350 → 2403, as in a public loader."
     ]
 
 
@@ -77,15 +76,15 @@ def distinct(before: int) -> list[tuple]:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (("subject one", *ROW[1:]), "not of the kind spNO.1"),
+        (("subject one", *ROW[1:]), "not a name such as spNO.1"),
         (("spNO.7", *ROW[1:]), "has no folder spNO.7"),
         (("spNO.1", "m", *ROW[2:]), "has no folder m"),
-        (("spNO.1", "a", 181, 182, 175, *ROW[5:]), "onset 181 lies after offset 175"),
-        (("spNO.1", "a", 176, 175, 181, *ROW[5:]), "apex 175 lies outside"),
-        (("spNO.1", "a", 176, 178, 250, *ROW[5:]), "holds the frames 170–200"),
+        (("spNO.1", "a", 181, 182, 175, *ROW[5:]), "onset 181 is after offset 175"),
+        (("spNO.1", "a", 176, 175, 181, *ROW[5:]), "apex 175 is outside"),
+        (("spNO.1", "a", 176, 178, 250, *ROW[5:]), "has the frames 170–200"),
         (("spNO.1", "a", 176, 178, None, *ROW[5:]), "Offset is blank"),
         (("spNO.1", "a", 176, "178?", 181, *ROW[5:]), "expected a whole number"),
-        (("spNO.1", "a", 176, *ROW[3:7], "bored"), "is none of this data set's: anger, disgust"),
+        (("spNO.1", "a", 176, *ROW[3:7], "bored"), "is not one of this data set's: anger, disgust"),
         (("spNO.1", "a", 176, *ROW[3:7], None), "emotion is blank"),
     ],
 )
@@ -102,7 +101,7 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_place_and_dropped_on_requ
 
 
 def test_the_same_expression_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 3.*row 2 already"):
+    with pytest.raises(DataError, match=r"row 3.*already listed in .* row 2"):
         load_casme3(write_set(tmp_path, ROW, ROW))
 
 

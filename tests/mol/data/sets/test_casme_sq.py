@@ -36,7 +36,7 @@ def test_micro_expressions_of_one_video_are_clips_and_macro_expressions_are_coun
     assert second.path == first.path
     assert first.source == "code_final.xlsx [Sheet1] row 1"
     assert [note.what for note in loaded.notes] == [
-        "1 macro-expressions were left out; only micro-expressions are clips."
+        "1 macro-expressions were ignored; only micro-expressions become clips."
     ]
 
 
@@ -83,9 +83,9 @@ def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> Non
     [
         ((3, *MICRO[1:]), "subject '3' is not in the second worksheet"),
         ((1, "fear9_1", *MICRO[2:]), "video 'fear9' is not in the third worksheet"),
-        ((1, "anger1_1", 10, 11, 9, *MICRO[5:]), "onset 10 lies after offset 9"),
-        ((1, "anger1_1", 4, 12, 9, *MICRO[5:]), "apex 12 lies outside"),
-        ((1, "anger1_1", 4, 6, 99, *MICRO[5:]), "holds the frames 1–40, the annotation asks for 4–99"),
+        ((1, "anger1_1", 10, 11, 9, *MICRO[5:]), "onset 10 is after offset 9"),
+        ((1, "anger1_1", 4, 12, 9, *MICRO[5:]), "apex 12 is outside"),
+        ((1, "anger1_1", 4, 6, 99, *MICRO[5:]), "has the frames 1–40, but the annotation is for 4–99"),
         ((1, "anger1_1", 4, 0, 0, *MICRO[5:]), "offset and apex are both missing"),
         ((1, "anger1_1", None, 6, 9, *MICRO[5:]), "onset is blank"),
         ((1, "anger1_1", "four", 6, 9, *MICRO[5:]), "expected a whole number"),
@@ -106,14 +106,14 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_place_and_dropped_on_requ
 
 
 def test_the_same_expression_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 2.*stands in .* row 1 already"):
+    with pytest.raises(DataError, match=r"row 2.*is already listed in .* row 1"):
         load_casme_sq(write_set(tmp_path, MICRO, MICRO))
 
 
 def test_a_sheet_without_naming_rules_is_refused(tmp_path: Path) -> None:
     write_set(tmp_path, MICRO)
     write_book(tmp_path / "code_final.xlsx", [MICRO])
-    with pytest.raises(DataError, match="worksheets 2 and 3"):
+    with pytest.raises(DataError, match="Worksheets 2 and 3"):
         load_casme_sq(tmp_path)
 
 

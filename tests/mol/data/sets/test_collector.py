@@ -8,7 +8,7 @@ import pytest
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip
-from mol.data.sets.collector import ClipCollector, check_interval, named_emotion
+from mol.data.sets.collector import ClipCollector, named_emotion, spellings
 
 CLIP = Clip("lab", "anna", "smile", "frames", 1, None, 9, "joy", source="S.xlsx row 2")
 
@@ -43,16 +43,21 @@ def test_other_errors_are_never_skipped() -> None:
         raise KeyError("a mistake in a loader")
 
 
-def test_frames_missing_inside_an_interval_are_listed_and_those_at_its_ends_refused() -> None:
-    assert check_interval(2, 5, 8, [1, 2, 3, 6, 7, 8, 9], Path("f")) == [4, 5]
-    with pytest.raises(DataError, match="f holds the frames 3–9, the annotation asks for 2–8"):
-        check_interval(2, 5, 8, range(3, 10), Path("f"))
-    with pytest.raises(DataError, match="f holds the frames 1–7, the annotation asks for 2–8"):
-        check_interval(2, 5, 8, range(1, 8), Path("f"))
+def test_frames_missing_inside_an_interval_give_a_warning_and_those_at_its_ends_an_error() -> None:
+    collector = ClipCollector("raise")
+    with collector.row("S.xlsx row 2", "anna/smile"):
+        collector.check_interval(2, 5, 8, [1, 2, 3, 6, 7, 8, 9], Path("f"))
+    assert [str(note) for note in collector.notes] == [
+        "warning: S.xlsx row 2 (anna/smile): f lacks 2 frames inside the interval: 4, 5."
+    ]
+    with pytest.raises(DataError, match="f has the frames 3–9, but the annotation is for 2–8"):
+        collector.check_interval(2, 5, 8, range(3, 10), Path("f"))
+    with pytest.raises(DataError, match="f has the frames 1–7, but the annotation is for 2–8"):
+        collector.check_interval(2, 5, 8, range(1, 8), Path("f"))
 
 
 def test_emotions_are_compared_without_regard_to_case_and_near_misses_offered() -> None:
-    spellings = {"other": "others", "others": "others", "fear": "fear"}
-    assert named_emotion(" Other ", spellings) == "others"
-    with pytest.raises(DataError, match=r"'feer' is none of this data set's: fear, others; did the sheet mean 'fear'"):
-        named_emotion("feer", spellings)
+    known = spellings("others", "fear", other="others")
+    assert named_emotion(" Other ", known) == "others"
+    with pytest.raises(DataError, match=r"'feer' is not one of this data set's: fear, others; did the sheet mean"):
+        named_emotion("feer", known)

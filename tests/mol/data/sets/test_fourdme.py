@@ -46,13 +46,13 @@ def test_frames_counted_anew_are_taken_for_the_interval_with_a_note(tmp_path: Pa
     write_frames(folder, range(1, 7))
     loaded = load_fourdme(tmp_path)
     assert (loaded.clips[0].onset, loaded.clips[0].apex, loaded.clips[0].offset) == (1, 3, 6)
-    assert "50–55 became 1–6" in notes(loaded, "repaired")[0]
+    assert "50–55 changed to 1–6" in notes(loaded, "repaired")[0]
 
 
 def test_other_frames_than_the_interval_are_refused(tmp_path: Path) -> None:
     write_set(tmp_path, OTHER)
     (tmp_path / "gray_micro/sub_02/002_01_1/Frame_000000055.jpg").unlink()
-    with pytest.raises(DataError, match="holds the frames 50–54, the annotation asks for 50–55"):
+    with pytest.raises(DataError, match="has the frames 50–54, but the annotation is for 50–55"):
         load_fourdme(tmp_path)
 
 
@@ -74,10 +74,10 @@ def test_rows_whose_labels_are_doubted_carry_a_warning(tmp_path: Path) -> None:
     [
         (("anna", *ROW[1:]), "the subject 'anna' has no number"),
         (("sub_01", "009_01_1", *ROW[2:]), "no folder 009_01_1 of sub_01"),
-        ((*ROW[:2], 110, 111, 100, *ROW[5:]), "onset 110 lies after offset 100"),
-        ((*ROW[:3], 99, *ROW[4:]), "apex 99 lies outside"),
+        ((*ROW[:2], 110, 111, 100, *ROW[5:]), "onset 110 is after offset 100"),
+        ((*ROW[:3], 99, *ROW[4:]), "apex 99 is outside"),
         ((*ROW[:4], None, *ROW[5:]), "Offset is blank"),
-        ((*ROW[:6], "Positive_Joy", 1), "is none of this data set's: negative, others"),
+        ((*ROW[:6], "Positive_Joy", 1), "is not one of this data set's: negative, others"),
         ((*ROW[:6], None, 1), "emotion is blank"),
     ],
 )

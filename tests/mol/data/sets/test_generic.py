@@ -127,18 +127,18 @@ def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> Non
     ("line", "message"),
     [
         ("ben,smile,frames/none,,,,joy", "frames/none does not exist"),
-        ("ben,smile,frames/smile,18,,12,joy", "onset 18 lies after offset 12"),
-        ("ben,smile,frames/smile,12,19,18,joy", "apex 19 lies outside"),
-        ("ben,smile,frames/smile,12,,25,joy", "holds the frames 10–20, the annotation asks for 12–25"),
+        ("ben,smile,frames/smile,18,,12,joy", "onset 18 is after offset 12"),
+        ("ben,smile,frames/smile,12,19,18,joy", "apex 19 is outside"),
+        ("ben,smile,frames/smile,12,,25,joy", "has the frames 10–20, but the annotation is for 12–25"),
         ("ben,smile,frames/smile,12,,18,", "the column 'label' is blank"),
         (",smile,frames/smile,12,,18,joy", "the column 'subject' is blank"),
         ("ben,smile", "the column 'path' is blank"),
         ("ben,smile,frames/smile,12.5,,18,joy", "expected a whole number"),
-        ("ben,a/b,frames/smile,12,,18,joy", "holds a slash"),
-        ("ben,smile,frames/smile,12,,18,joy,great", "1 cells more than the header has"),
+        ("ben,a/b,frames/smile,12,,18,joy", "contains a slash"),
+        ("ben,smile,frames/smile,12,,18,joy,great", "1 cells more than the header;"),
         ("ben,smile,frames/smile/img10.png,,,,joy", "is a single picture"),
         ("ben,smile,mine.csv,,,,joy", "cannot be read as a video"),
-        (LINE, "stands in mine.csv line 2 already"),
+        (LINE, "is already listed in mine.csv line 2"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_refused_with_its_number_and_dropped_on_request(
@@ -195,11 +195,11 @@ def test_an_empty_table_and_one_without_clips_are_refused(tmp_path: Path) -> Non
 
 
 def test_a_folder_with_none_or_several_tables_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds 0 CSV files \(none\)"):
+    with pytest.raises(DataError, match=r"has 0 CSV files \(none\)"):
         load_generic(tmp_path)
     write_table(tmp_path, HEADER, LINE, name="a.csv")
     write_table(tmp_path, HEADER, LINE, name="b.csv")
-    with pytest.raises(DataError, match=r"holds 2 CSV files \(a.csv, b.csv\)"):
+    with pytest.raises(DataError, match=r"has 2 CSV files \(a.csv, b.csv\)"):
         load_generic(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         load_generic(tmp_path / "c.csv")

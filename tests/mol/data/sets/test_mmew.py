@@ -53,7 +53,7 @@ def test_others_in_a_folder_repression_are_others_with_a_note(tmp_path: Path) ->
     (tmp_path / "Micro_Expression/anger").rename(tmp_path / "Micro_Expression/repression")
     loaded = load_mmew(tmp_path)
     assert loaded.clips[0].emotion == "others"
-    assert "1 clips lie in a folder repression" in notes(loaded, "warning")[0]
+    assert "1 clips are in a folder repression" in notes(loaded, "warning")[0]
 
 
 def filler(rows: int) -> list[tuple]:
@@ -71,21 +71,21 @@ def test_an_impossible_row_among_the_reported_ones_ends_at_its_last_frame(tmp_pa
 
 
 def test_an_impossible_row_elsewhere_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 3 \(S13-07-001\).*holds the frames 1–20"):
+    with pytest.raises(DataError, match=r"row 3 \(S13-07-001\).*has the frames 1–20"):
         load_mmew(write_set(tmp_path, OTHER, (*ROW[:3], 30, 75, *ROW[5:])))
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ((13, "EP02_01f", *ROW[2:]), "not of the kind S13-07-001"),
+        ((13, "EP02_01f", *ROW[2:]), "not a name such as S13-07-001"),
         ((13, "S13-07-009", *ROW[2:]), "no folder Micro_Expression/…/S13-07-009"),
-        ((*ROW[:2], 21, 22, 20, *ROW[5:]), "onset 21 lies after offset 20"),
-        ((*ROW[:3], 20, 19, *ROW[5:]), "apex 20 lies outside"),
+        ((*ROW[:2], 21, 22, 20, *ROW[5:]), "onset 21 is after offset 20"),
+        ((*ROW[:3], 20, 19, *ROW[5:]), "apex 20 is outside"),
         ((*ROW[:2], None, *ROW[3:]), "OnsetFrame is blank"),
         ((*ROW[:3], "nine", *ROW[4:]), "expected a whole number"),
         ((*ROW[:6], "angr", None), "did the sheet mean 'anger'"),
-        ((*ROW[:6], "fear", None), "the sheet says fear and the clip lies in"),
+        ((*ROW[:6], "fear", None), "the sheet says fear, but the clip is in"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_refused_with_its_place_and_dropped_on_request(
@@ -102,15 +102,15 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_place_and_dropped_on_requ
 
 def test_one_person_under_two_numbers_is_refused(tmp_path: Path) -> None:
     write_frames(tmp_path / "Micro_Expression" / "anger" / "S13-07-002", range(1, 21))
-    with pytest.raises(DataError, match="calls S13 '13' and here '14'"):
+    with pytest.raises(DataError, match="S13 is '13' elsewhere in the sheet, but '14' here"):
         load_mmew(write_set(tmp_path, ROW, (14, "S13-07-002", *ROW[2:])))
 
 
 def test_the_same_clip_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"row 3.*row 2 already"):
+    with pytest.raises(DataError, match=r"row 3.*already listed in .* row 2"):
         load_mmew(write_set(tmp_path, ROW, ROW))
     write_frames(tmp_path / "Micro_Expression" / "fear" / "S13-07-001", [1])
-    with pytest.raises(DataError, match="S13-07-001 lies in"):
+    with pytest.raises(DataError, match="S13-07-001 is both in"):
         load_mmew(tmp_path)
 
 

@@ -2,50 +2,101 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from places import ROOT
+from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError, SettingsError
-from mol.data.sets.registry import SETS, describe_sets, find_set, manifest_root
+from mol.data.sets.registry import SETS, describe_sets, find_set, load_set
 
 
-def test_every_set_of_the_documentation_is_there() -> None:
-    names = ["casme2", "samm", "smic", "smic-e", "casme-sq", "casme3", "mmew", "4dme", "released", "generic"]
-    assert list(SETS) == names
+def test_sets_to_apply_for_come_first_and_each_part_is_in_the_order_of_titles() -> None:
+    licensed = ["4dme", "casme-sq", "casme3", "casme2", "mmew", "samm", "smic", "smic-e"]
+    assert list(SETS) == [*licensed, "released", "generic"]
 
 
 @pytest.mark.parametrize("name", list(SETS))
 def test_every_loader_refuses_an_empty_and_a_missing_folder(tmp_path: Path, name: str) -> None:
     for root in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(DataError) as caught:
-            SETS[name](root)
+            load_set(name, root)
         assert str(root) in str(caught.value)
         with pytest.raises(DataError):
-            SETS[name](root, "skip")
+            load_set(name, root, "skip")
 
 
-def test_help_has_one_line_a_set() -> None:
-    lines = describe_sets().splitlines()
+def test_help_has_one_line_per_set_with_its_title_and_options() -> None:
+    lines = describe_sets().splitlines()[1:]
     assert [line.split()[0] for line in lines] == list(SETS)
+    assert all(entry.title in line for line, entry in zip(lines, SETS.values(), strict=True))
+    (smic,) = (line for line in lines if line.split()[0] == "smic")
+    assert smic.endswith("[--part --frames]")
 
 
 @pytest.mark.parametrize(
-    ("name", "meant"), [("casme_2", "casme2"), ("CASME II", "casme2"), ("casme_sq", "casme-sq"), ("SMIC", "smic")]
+    ("name", "meant"),
+    [("casme_2", "casme2"), ("CASME II", "casme2"), ("casme_sq", "casme-sq"), ("SMIC", "smic"), ("4DME", "4dme")],
 )
 def test_a_near_miss_is_offered(name: str, meant: str) -> None:
-    with pytest.raises(SettingsError, match=f"Did you mean {meant}"):
+    with pytest.raises(SettingsError, match=rf"did you mean {meant}\?"):
         find_set(name)
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(SettingsError, match="there are casme2, samm, smic"):
+    with pytest.raises(SettingsError, match=r"no data set 'fer2013' \(data sets: 4dme, casme-sq, casme3"):
         find_set("fer2013")
 
 
-def test_manifest_root_is_the_folder_of_a_table(tmp_path: Path) -> None:
-    table = tmp_path / "mine.csv"
-    table.write_text("subject,clip,path,label\n")
-    assert manifest_root(table) == manifest_root(tmp_path) == tmp_path.resolve()
-    with pytest.raises(DataError, match="does not exist"):
-        manifest_root(tmp_path / "nowhere")
+# Each data set by what only it has: an annotation sheet, or a folder where there is none.
+TRACES = {
+    "4dme": "4DME_Labelling_Micro_release v1.xlsx",
+    "casme-sq": "CAS(ME)^2code_final.xlsx",
+    "casme3": "cas(me)3_part_A_ME_label_JpgIndex_v2.xlsx",
+    "casme2": "CASME2_RAW_selected/sub01",
+    "mmew": "MMEW_Micro_Exp.xlsx",
+    "samm": "SAMM_Micro_FACS_Codes_v2.xlsx",
+    "smic": "SMIC_all_raw/HS",
+    "smic-e": "SMIC-E_raw image/HS_long",
+}
+
+
+@pytest.mark.parametrize("owner", TRACES)
+@pytest.mark.parametrize("nested", ["", "copy"])
+def test_the_root_of_another_set_is_recognised(tmp_path: Path, owner: str, nested: str) -> None:
+    trace = tmp_path / nested / TRACES[owner]
+    if trace.suffix:
+        write_book(trace, [("a", "b")])
+    else:
+        touch_frames(trace, [46])
+    for name in set(TRACES) - {owner}:
+        with pytest.raises(DataError, match=rf"It looks like another data set: --dataset {owner}\.$"):
+            load_set(name, tmp_path)
+    with pytest.raises(DataError) as caught:
+        load_set(owner, tmp_path)
+    assert "another data set" not in str(caught.value)
+
+
+def test_the_registry_needs_neither_torch_nor_readers_of_pictures_and_sheets() -> None:
+    heavy = ("torch", "cv2", "av", "pandas", "openpyxl", "dlib", "matplotlib")
+    code = f"import sys, mol.data.sets.registry; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_sets_are_found_in_a_zip_archive(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "mol.zip", "w") as archive:
+        for path in sorted((ROOT / "mol").rglob("*.py")):
+            archive.write(path, path.relative_to(ROOT))
+    code = "import mol.data.sets.registry as registry; print(registry.__file__, *registry.SETS)"
+    environment = {"PYTHONPATH": str(tmp_path / "mol.zip")}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    place, *names = run.stdout.split()
+    assert place.startswith(str(tmp_path / "mol.zip"))
+    assert names == list(SETS)

@@ -1,4 +1,4 @@
-"""The loaders of SMIC, the short clips and the extended set, on tiny folders and sheets."""
+"""The loader of SMIC, the short clips, on tiny folders."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sheet_files import touch_frames, write_book
+from sheet_files import touch_frames
 
 from mol.common.errors import DataError
 from mol.data.manifest import Loaded, key
-from mol.data.sets.smic import load_smic, load_smic_extended
+from mol.data.sets.smic import load_smic
 
 CLASSES = {"ne": "negative", "po": "positive", "sur": "surprise"}
 BMP = "reg_image{:06d}.bmp"
@@ -94,7 +94,7 @@ def test_gap_between_frames_is_a_warning(tmp_path: Path) -> None:
 def test_subject_without_micro_is_a_warning(tmp_path: Path) -> None:
     write_clips(tmp_path, ["s1_ne_01"])
     (tmp_path / "SMIC_all_cropped/HS/s7/non_micro").mkdir(parents=True)
-    assert "s7: the subject has no folder micro" in notes(load_smic(tmp_path), "warning")[0]
+    assert "s7: the subject is ignored" in notes(load_smic(tmp_path), "warning")[0]
 
 
 def test_cropped_frames_come_before_raw_ones(tmp_path: Path) -> None:
@@ -133,25 +133,25 @@ def test_other_cameras_are_read_by_argument(tmp_path: Path, part: Any) -> None:
 
 def test_class_of_the_name_must_be_that_of_the_folder(tmp_path: Path) -> None:
     touch_frames(tmp_path / "SMIC_all_cropped/HS/s1/micro/positive/s1_ne_01", [1, 2], BMP)
-    with pytest.raises(DataError, match="stands under positive, its name says negative"):
+    with pytest.raises(DataError, match="in a folder of positive, but its name says negative"):
         load_smic(tmp_path)
 
 
 def test_subject_of_the_name_must_be_that_of_the_folder(tmp_path: Path) -> None:
     touch_frames(tmp_path / "SMIC_all_cropped/HS/s1/micro/negative/s2_ne_01", [1, 2], BMP)
-    with pytest.raises(DataError, match="stands under s1, its name says s2"):
+    with pytest.raises(DataError, match="in a folder of s1, but its name says s2"):
         load_smic(tmp_path)
 
 
 def test_unknown_class_folder_lists_the_known_ones(tmp_path: Path) -> None:
     touch_frames(tmp_path / "SMIC_all_cropped/HS/s1/micro/angry/s1_ne_01", [1, 2], BMP)
-    with pytest.raises(DataError, match="'angry' is none of this data set's: negative, positive, surprise"):
+    with pytest.raises(DataError, match="'angry' is not one of this data set's: negative, positive, surprise"):
         load_smic(tmp_path)
 
 
 def test_folder_with_a_foreign_name_is_an_error(tmp_path: Path) -> None:
     touch_frames(tmp_path / "SMIC_all_cropped/HS/s1/micro/negative/EP02_01f", [1, 2], BMP)
-    with pytest.raises(DataError, match="'EP02_01f' is no name of a clip such as s1_ne_01"):
+    with pytest.raises(DataError, match="'EP02_01f' is not a clip name such as s1_ne_01"):
         load_smic(tmp_path)
 
 
@@ -164,118 +164,4 @@ def test_frame_names_without_numbers_are_an_error(tmp_path: Path) -> None:
 
 def test_missing_folder_names_what_is_needed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a folder SMIC_all_cropped/HS or SMIC_all_raw/HS with s1/micro"):
-        load_smic(tmp_path)
-
-
-def test_root_of_casme2_is_recognised(tmp_path: Path) -> None:
-    touch_frames(tmp_path / "CASME2_RAW_selected/sub01/EP02_01f", [46])
-    with pytest.raises(DataError, match="looks like another data set: --dataset casme2"):
-        load_smic(tmp_path)
-
-
-# The extended set.
-
-HEADER = (
-    *("Subject", "Filename", None, "OnsetF", "OffsetF", "Onset2F", "Offset2F", "Onset3F", "Offset3F", None),
-    *("FirstF", "LastF", "TotalVL", "TotalMF1", "TotalMF2", "TotalMF3", "Emotion"),
-)
-LONG = "SMIC-E_raw image/HS_long"
-
-
-def row(subject: int, clip: str, intervals: Sequence[Any], emotion: Any = None) -> tuple:
-    padded = (*intervals, *(None,) * (6 - len(intervals)))
-    return (subject, clip, None, *padded, None, 1000, 1099, 100, 20, None, None, emotion)
-
-
-def write_extended(root: Path, rows: Sequence[tuple], header: Sequence[Any] = HEADER) -> Path:
-    write_book(root / LONG / "SMIC-HS-E_annotation.xlsx", [header, *rows])
-    for subject, clip, *_ in rows:
-        touch_frames(root / LONG / "SMIC-HS-E" / f"s{subject:02d}" / clip, range(1000, 1100), "image{:06d}.jpg")
-    return root
-
-
-def test_an_interval_of_the_extended_set_becomes_a_clip(tmp_path: Path) -> None:
-    loaded = load_smic_extended(write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045], "negative")]))
-    (clip,) = loaded.clips
-    assert key(clip) == "smic-e/s1/s1_ne_01"
-    assert clip.path == f"{LONG}/SMIC-HS-E/s01/s1_ne_01"
-    assert (clip.onset, clip.apex, clip.offset, clip.emotion) == (1020, None, 1045, "negative")
-    assert clip.source == "SMIC-HS-E_annotation.xlsx row 2"
-
-
-def test_several_intervals_of_a_row_become_several_clips(tmp_path: Path) -> None:
-    loaded = load_smic_extended(write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045, 1050, 1060, 1070, 1080])]))
-    assert [(clip.clip, clip.onset) for clip in loaded.clips] == [
-        ("s1_ne_01", 1020),
-        ("s1_ne_01.2", 1050),
-        ("s1_ne_01.3", 1070),
-    ]
-    assert len({clip.path for clip in loaded.clips}) == 1
-
-
-def test_columns_of_the_extended_set_are_found_by_title_in_any_order(tmp_path: Path) -> None:
-    header = ("Emotion", "OffsetF", "OnsetF", "Filename", "Subject")
-    write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])])
-    write_book(tmp_path / LONG / "SMIC-HS-E_annotation.xlsx", [header, ("negative", 1045, 1020, "s1_ne_01", 1)])
-    assert load_smic_extended(tmp_path).clips[0].onset == 1020
-
-
-def test_folders_of_the_extended_set_may_spell_the_subject_with_a_zero(tmp_path: Path) -> None:
-    write_extended(tmp_path, [row(1, "s01_ne_01", [1020, 1045])])
-    write_book(tmp_path / LONG / "SMIC-HS-E_annotation.xlsx", [HEADER, row(1, "s1_ne_01", [1020, 1045])])
-    (clip,) = load_smic_extended(tmp_path).clips
-    assert (clip.subject, clip.path) == ("s1", f"{LONG}/SMIC-HS-E/s01/s01_ne_01")
-
-
-def test_known_missing_recording_is_dropped_and_another_is_an_error(tmp_path: Path) -> None:
-    write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])])
-    sheet = tmp_path / LONG / "SMIC-HS-E_annotation.xlsx"
-    good = row(1, "s1_ne_01", [1020, 1045])
-    write_book(sheet, [HEADER, good, row(3, "s3_ne_03", [1020, 1045])])
-    assert "s3_ne_03): the archive lacks the folder" in notes(load_smic_extended(tmp_path), "dropped")[0]
-    write_book(sheet, [HEADER, good, row(3, "s3_ne_04", [1020, 1045])])
-    with pytest.raises(DataError, match=r"row 3 \(s3_ne_04\): the folder of s3_ne_04 does not exist"):
-        load_smic_extended(tmp_path)
-
-
-def test_title_about_an_interval_that_is_not_understood_is_an_error(tmp_path: Path) -> None:
-    write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])], header=(*HEADER, "Onset4F"))
-    with pytest.raises(DataError, match="column 'Onset4F' is not understood"):
-        load_smic_extended(tmp_path)
-
-
-BAD_ROWS = {
-    "half an interval": (row(1, "s1_ne_01", [1020, 1045, 1050]), "Offset2F is blank"),
-    "onset after offset": (row(1, "s1_ne_01", [1045, 1020]), "onset 1045 lies after offset 1020"),
-    "frames missing": (row(1, "s1_ne_01", [1020, 1145]), "holds the frames 1000–1099"),
-    "no number": (row(1, "s1_ne_01", ["?", 1045]), "column 'OnsetF' holds"),
-    "another subject": (row(2, "s1_ne_01", [1020, 1045]), "subject '2' is not that of the name, s1"),
-    "emotion of another class": (row(1, "s1_ne_01", [1020, 1045], "positive"), "not that of the name, negative"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_ROWS)
-def test_bad_row_of_the_extended_set_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
-    bad, message = BAD_ROWS[name]
-    with pytest.raises(DataError, match=message) as caught:
-        load_smic_extended(write_extended(tmp_path, [bad]))
-    assert "SMIC-HS-E_annotation.xlsx row 2" in str(caught.value)
-
-
-def test_row_that_names_no_clip_is_a_warning(tmp_path: Path) -> None:
-    write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])])
-    total = (None, None, None, 20, *(None,) * 13)
-    write_book(tmp_path / LONG / "SMIC-HS-E_annotation.xlsx", [HEADER, row(1, "s1_ne_01", [1020, 1045]), total])
-    assert "row 3: the row names no clip" in notes(load_smic_extended(tmp_path), "warning")[0]
-
-
-def test_missing_sheet_of_the_extended_set_is_an_error(tmp_path: Path) -> None:
-    touch_frames(tmp_path / LONG / "SMIC-HS-E/s01/s1_ne_01", [1000])
-    with pytest.raises(DataError, match=r"no annotation sheet of the extended SMIC \(HS\)"):
-        load_smic_extended(tmp_path)
-
-
-def test_short_loader_points_to_the_extended_one(tmp_path: Path) -> None:
-    write_extended(tmp_path, [row(1, "s1_ne_01", [1020, 1045])])
-    with pytest.raises(DataError, match="load_smic_extended"):
         load_smic(tmp_path)
