@@ -82,7 +82,7 @@ def compare(function, truth, tensors, dtype, length):
 def test_fcc(target):
     @examples(target)
     @given(
-        n=st.integers(0, 4),
+        n=st.integers(0, 2 if target.slow else 4),
         half=st.integers(1, 4),
         h=sides(target),
         w=sides(target),
