@@ -16,7 +16,7 @@ from mol.common.errors import DataError, MediaError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.common.terminal import console, counting, say
-from mol.common.workers import in_processes
+from mol.common.workers import WORKER_DIED, in_processes
 from mol.data.manifest import Clip, Manifest, key, numbered_frames, read_manifest
 from mol.data.protocol import AS_LABELLED, Protocol, apply, count_differences, left_out
 from mol.data.protocols import protocol_for
@@ -245,7 +245,7 @@ def _inspect(job: _Job) -> _Inspected:
     try:
         numbers, read = _open_video(job) if job.folder.is_file() else _open_folder(job)
     except (DataError, MediaError) as error:
-        seen.findings += [Finding("error", "unreadable", key(clip), str(error)) for clip in job.clips]
+        seen.findings += _unreadable(job, str(error)).findings
         return seen
     frames: dict[int, _Frame] = {}
     for clip in job.clips:
@@ -255,6 +255,10 @@ def _inspect(job: _Job) -> _Inspected:
             frames.update({number: read(number) for number in inside if number not in frames})
             _check_pictures(clip, {number: frames[number] for number in inside}, seen)
     return seen
+
+
+def _unreadable(job: _Job, reason: str) -> _Inspected:
+    return _Inspected([Finding("error", "unreadable", key(clip), reason) for clip in job.clips])
 
 
 def _open_folder(job: _Job) -> tuple[Sequence[int], Callable[[int], _Frame]]:
@@ -392,7 +396,12 @@ def _inspect_all(
 def _run_jobs(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[int, _Inspected]]:
     # Starting a process takes as long as reading the pictures of some 16 clips, and longer than reading names.
     workers = min(workers, len(jobs) // 16) if any(job.pictures for job in jobs) else 1
-    return in_processes(_inspect, ((job,) for job in jobs), max(1, workers))
+    return in_processes(
+        _inspect,
+        ((job,) for job in jobs),
+        max(1, workers),
+        given_up=lambda index: _unreadable(jobs[index], WORKER_DIED),
+    )
 
 
 # --- What is printed and written ------------------------------------------------------------------------------------

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import shlex
 import shutil
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mol.common.environment import available_cores, versions_of
-from mol.common.errors import DataError, MOLError, SettingsError
-from mol.common.extras import require
+from mol.common.errors import DataError, SettingsError
 from mol.common.terminal import counting, say
-from mol.common.workers import start_worker
+from mol.common.workers import WORKER_DIED, in_processes, one_thread
 from mol.data.cache import Cache, CacheSettings, CacheWriter, row_bytes
 from mol.data.extract_clip import (
     FRAMES,
@@ -47,7 +42,6 @@ EXTRACTION = 1
 
 _FAR_OUTSIDE = 0.1
 _LISTED = 20
-_DEATHS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +134,18 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
         done, total = len(work.jobs) - len(todo), len(work.jobs)
         report = progress or (lambda done, total: None)
         report(done, total)
-        tasks = [(index, work.jobs[index], config.settings(), work.given(index)) for index in todo]
-        with closing(_outcomes(tasks, workers, warnings)) as outcomes:
-            for index, outcome in outcomes:
+        tasks = ((work.jobs[index], config.settings(), work.given(index)) for index in todo)
+        outcomes = in_processes(
+            attempt_clip,
+            tasks,
+            workers,
+            kept="The clips that are extracted are kept.",
+            retried=lambda places: warnings.append(_retry_warning([work.jobs[todo[place]] for place in places])),
+            given_up=lambda place: Failed(f"{WORKER_DIED}; try fewer workers."),
+        )
+        with closing(outcomes):
+            for place, outcome in outcomes:
+                index = todo[place]
                 if isinstance(outcome, Failed):
                     failures[index] = outcome.reason
                 else:
@@ -276,6 +279,10 @@ def _write(writer: CacheWriter, rows: Sequence[int], clip: Extracted) -> None:
         writer.write(row, clip.frames[place], clip.flow[place], clip.landmarks[place])
 
 
+def _retry_warning(jobs: Sequence[Job]) -> str:
+    return f"{WORKER_DIED}; extracted again: {', '.join(key(job.clip) for job in jobs)}"
+
+
 def _add(total: dict[str, float], more: Mapping[str, float]) -> None:
     for name, seconds in more.items():
         total[name] += seconds
@@ -301,93 +308,6 @@ def _listing(skipped: Sequence[Mapping[str, str]]) -> str:
 
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
-
-
-# Processes
-
-_Task = tuple[int, Job, ExtractionSettings, dict[int, np.ndarray] | None]
-_Outcomes = Generator[tuple[int, Extracted | Failed], None, None]
-
-_DIED = (
-    "its process ended by itself (killed, often for want of memory): try fewer workers. A script of your own needs "
-    '`if __name__ == "__main__":` around its main part.'
-)
-
-
-def _outcomes(tasks: Sequence[_Task], workers: int, warnings: list[str]) -> _Outcomes:
-    """Extract clips in the order in which they get ready; a process that dies costs at most one clip.
-
-    Args:
-        tasks: what to extract.
-        workers: processes; with 1 all is done in this one.
-        warnings: is told of processes that died.
-    Raises:
-        MOLError: one process after the other dies and nothing was extracted yet.
-    """
-    if workers == 1:
-        with _one_thread():
-            for index, job, settings, given in tasks:
-                yield index, attempt_clip(job, settings, given)
-        return
-    waiting, proven, deaths = deque(tasks), False, 0
-    while waiting:
-        lost: list[_Task] = []
-        for outcome in _pooled(waiting, min(workers, len(tasks)), lost):
-            proven = True
-            yield outcome
-        if lost:
-            names = ", ".join(key(task[1].clip) for task in lost)
-            warnings.append(f"a process ended by itself (killed, often for want of memory); done again: {names}")
-        # One at a time: the clip whose process ends once more is the one to blame.
-        for task in lost:
-            again: list[_Task] = []
-            for outcome in _pooled(deque([task]), 1, again):
-                proven = True
-                yield outcome
-            deaths += len(again)
-            if not proven and deaths >= _DEATHS:
-                raise MOLError(f"no clip can be extracted: {key(task[1].clip)}: {_DIED}")
-            if again:
-                yield task[0], Failed(_DIED)
-
-
-def _pooled(waiting: deque[_Task], workers: int, lost: list[_Task]) -> _Outcomes:
-    """Work through `waiting`; where a process dies, put what was under way into `lost` and stop."""
-    others = set(multiprocessing.active_children())
-    # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
-    context = multiprocessing.get_context("spawn")
-    running: dict[Future[Extracted | Failed], _Task] = {}
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers + 2:
-                task = waiting.popleft()
-                lost.append(task)  # until it is known to be under way
-                running[pool.submit(attempt_clip, *task[1:])] = task
-                lost.pop()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                outcome = future.result()
-                yield running.pop(future)[0], outcome
-    except BrokenProcessPool:
-        lost.extend(running.values())
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """OpenCV on one thread, as in the worker processes."""
-    cv2 = require("cv2", extra="data")
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        yield
-    finally:
-        cv2.setNumThreads(before)
 
 
 # What it would take
@@ -442,7 +362,7 @@ def plan_extraction(config: ExtractConfig, timed: int = 3) -> ExtractPlan:
     good = [index for index, job in enumerate(work.jobs) if not job.problem]
     frames = {index: len(work.jobs[index].used) for index in good}
     sample = sorted({good[round(place)] for place in np.linspace(0, len(good) - 1, min(timed, len(good)))})
-    with _one_thread():
+    with one_thread():
         outcomes = {index: attempt_clip(work.jobs[index], config.settings(), work.given(index)) for index in sample}
     seconds = {index: sum(one.seconds.values()) for index, one in outcomes.items() if isinstance(one, Extracted)}
     measured = sum(frames[index] for index in seconds)

@@ -100,7 +100,7 @@ def write_layout(
         # Processes take seconds to start, a folder a fraction of one to render.
         workers = workers or available_cores()
         workers = workers if len(jobs) >= 8 * workers else 1
-        for _, clips in in_processes(_render_folder, jobs, workers, "What is rendered is kept."):
+        for _, clips in in_processes(_render_folder, jobs, workers, kept="What is rendered is kept."):
             done += clips
             report(done, total)
     _finish(root, plan)

@@ -423,7 +423,7 @@ def synthesize(
         # Two clips take less time than a process takes to start.
         workers = workers if len(pending) >= 2 * workers else 1
         kept = "What is rendered is kept."
-        for index, clip in in_processes(render_clip, (jobs[row] for row in pending), workers, kept):
+        for index, clip in in_processes(render_clip, (jobs[row] for row in pending), workers, kept=kept):
             writer.write(pending[index], *clip)
             done += 1
             report(done, total)
