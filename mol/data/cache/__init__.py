@@ -11,8 +11,9 @@
 The folder is built as ``<path>.partial`` and renamed once all rows are written. Nothing is pickled.
 """
 
+from mol.data.cache.clip_set import ClipSet, Video, video_of
 from mol.data.cache.format import CacheSettings, row_bytes
 from mol.data.cache.reader import Cache
 from mol.data.cache.writer import CacheWriter
 
-__all__ = ["Cache", "CacheSettings", "CacheWriter", "row_bytes"]
+__all__ = ["Cache", "CacheSettings", "CacheWriter", "ClipSet", "Video", "row_bytes", "video_of"]

@@ -92,7 +92,7 @@ def checksum(parts: Iterable[bytes]) -> int:
     return 1 + value
 
 
-def row_checksum(arrays: Mapping[str, np.ndarray], row: int) -> int:
+def row_checksum(arrays: Mapping[str, Any], row: int) -> int:
     """Checksum of one row of opened arrays."""
     return checksum(arrays[name][row].tobytes() for name in ROW_ARRAYS)
 
