@@ -123,7 +123,18 @@ class Manifest:
         return self.root / clip.path
 
 
-def key(clip: Clip) -> str:
+class HasName(Protocol):
+    """Anything that belongs to one clip of one person of one set."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def clip(self) -> str: ...
+
+
+def key(clip: HasName) -> str:
     """``dataset/subject/clip``, unique over all sets."""
     return f"{clip.dataset}/{clip.subject}/{clip.clip}"
 
