@@ -200,7 +200,7 @@ def read_manifest(folder: Path) -> Manifest:
     head_path, table_path = folder / "manifest.json", folder / "clips.csv"
     if not head_path.is_file() or not table_path.is_file():
         missing = head_path if not head_path.is_file() else table_path
-        raise DataError(f"{folder} is no whole manifest ({missing.name} is missing); {again}.")
+        raise DataError(f"{folder} is not a complete manifest ({missing.name} is missing); {again}.")
     try:
         head = json.loads(head_path.read_text(encoding="utf-8"))
         version = head["format"]

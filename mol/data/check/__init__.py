@@ -1,11 +1,14 @@
 """Whether data is complete, undamaged and the clips of a protocol: ``mol check-data``.
 
-settings    what can be set
-findings    what a check finds
-manifests   checks of what manifests list, and against a protocol
-pictures    checks of folders and pictures
-run         all checks
-report      what the command prints and writes
+Modules:
+
+    settings   what can be set
+    findings   what a check finds
+    manifests  checks of what manifests list, and against a protocol
+    pictures   checks of folders and pictures
+    caches     checks of caches, row by row
+    run        all checks
+    report     what the command prints and writes
 """
 
 from mol.data.check.findings import Finding

@@ -208,22 +208,21 @@ def _extent(size: Size) -> str:
 
 
 def inspect_all(
-    jobs: Sequence[Job], workers: int, progress: Callable[[int, int], object]
+    jobs: Sequence[Job], workers: int, progress: Callable[[int], object]
 ) -> Iterator[tuple[int, Inspected]]:
     """Check all folders and files.
 
     Args:
         jobs: one per folder or file.
         workers: number of processes.
-        progress: called with (clips done, total).
+        progress: called with the number of clips done, after every folder.
     Yields:
         (index of the job, what was found), in order of completion.
     """
-    done, total = 0, sum(len(job.clips) for job in jobs)
-    progress(done, total)
+    done = 0
     for index, inspected in _run_jobs(jobs, workers):
         done += len(jobs[index].clips)
-        progress(done, total)
+        progress(done)
         yield index, inspected
 
 

@@ -10,10 +10,11 @@ from mol.common.errors import SettingsError
 
 @dataclass
 class CheckDataConfig:
-    """Settings of ``mol check-data``.
+    """Check data sets and caches before they are used.
 
     Attributes:
-        manifests: folders made by `mol prepare`, one per set.
+        manifests: manifests made by `mol prepare`, one per set, and caches made by `mol extract` or `mol synth`; every
+            row of a cache is read and compared with its checksum.
         protocol: also check that the clips are those of this protocol, such as megc2019 (docs/protocols.md).
         pictures: read every picture between onset and offset; otherwise only file names are checked.
         frames: minimum number of frames of a video: T, the length of the network's clips.
@@ -32,7 +33,7 @@ class CheckDataConfig:
 
     def __post_init__(self) -> None:
         if not self.manifests:
-            raise SettingsError("manifests: give at least one folder made by mol prepare.")
+            raise SettingsError("manifests: give at least one folder made by mol prepare, mol extract or mol synth.")
         if self.frames < 2 or self.workers < 0:
             raise SettingsError(f"frames={self.frames} must be at least 2 and workers={self.workers} not negative.")
         if self.short not in ("reject", "interpolate"):

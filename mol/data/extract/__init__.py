@@ -1,13 +1,15 @@
 """From a manifest to a cache: ``mol extract``.
 
-settings   what can be set
-frames     which frames of a clip go into the cache, from file names alone
-clip       one clip: read, detect, align, TV-L1
-work       the clips of a manifest and the rows of the cache that they give
-run        the extraction itself, in several processes
-result     what it produced
-estimate   what it would take
-report     what the command prints
+Modules:
+
+    settings   what can be set
+    frames     which frames of a clip go into the cache, from file names alone
+    clip       one clip: read, detect, align, TV-L1
+    work       the clips of a manifest and the rows of the cache that they give
+    run        the extraction itself, in several processes
+    result     what it produced
+    estimate   what it would take
+    report     what the command prints
 """
 
 from mol.data.extract.run import extract, run_extract

@@ -61,7 +61,7 @@ class ExtractionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig(ExtractionSettings):
-    """Settings of ``mol extract``: detect, align and measure the flow of every clip of a manifest, into a cache.
+    """Detect, align and measure the flow of every clip of a manifest, into a cache.
 
     Attributes:
         manifest: folder made by `mol prepare`.
