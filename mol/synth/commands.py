@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mol.common.terminal import counting, say
 from mol.pictures.contact_sheet import contact_sheet
+from mol.synth.clip_plan import SynthSettings
 from mol.synth.layout_plan import LayoutSettings
 from mol.synth.layouts import LAYOUTS, write_layout
-from mol.synth.render import SynthSettings, synthesize
+from mol.synth.synthetic_set import synthesize
 
 
 @dataclass(frozen=True)

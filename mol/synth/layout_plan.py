@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mol.common.errors import SettingsError
+from mol.synth.clip_plan import ClipPlan, SynthSettings, plan_clips
 from mol.synth.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
-from mol.synth.render import ClipPlan, SynthSettings, plan_clips
 
 # The look of emotions without action units of their own (`mol.synth.action_units`); of several, each clip draws one.
 _LOOKS: dict[str, tuple[str, ...]] = {

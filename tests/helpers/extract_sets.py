@@ -9,8 +9,9 @@ from data_fixtures import dlib_detector
 
 from mol.data.extract.settings import ExtractConfig
 from mol.data.manifest import Clip, Manifest, write_manifest
+from mol.synth.clip_plan import SynthSettings, plan_clips
 from mol.synth.faces import load_faces
-from mol.synth.render import SynthSettings, plan_clips, render_video
+from mol.synth.render import render_video
 from mol.vision.tvl1 import TVL1Settings
 
 QUICK = TVL1Settings(scales=2, warps=1, inner_iterations=5, outer_iterations=2)
