@@ -1,9 +1,8 @@
-"""Training and evaluation batches cut on the device from a cache that lives there whole.
+"""Training and evaluation batches, cut on the device from clips that are held there.
 
-Everything that changes a picture changes its flow and its landmarks in the same gather: a crop reads all three at
-one offset, a mirrored clip reads its columns backwards, negates dx and exchanges left and right points. What was
-read from the cache is never written to. All randomness is a function of (seed, step) alone, so a resumed run draws
-the batches that the uninterrupted one would have drawn.
+A crop reads frames, flow and landmarks at the same offset; a mirrored clip reads its columns backwards, negates dx and
+swaps left and right points. The held data is never modified. All randomness is a function of (seed, step) alone, so a
+resumed run draws the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _ORDER, _CROPS = 1, 2
 
 
 class Batch(NamedTuple):
-    """Clips and what is to be estimated from them, on one device.
+    """Clips and their targets, on one device.
 
     Attributes:
         clips: (B, 1, T, 128, 128) float32, normalised grey values.
@@ -52,13 +51,13 @@ class Batch(NamedTuple):
 class Augmentation:
     """How training crops vary, besides their position.
 
-    A brighter or more contrasty clip is the same clip after per-clip normalisation, so the two changes of light
-    here are ones that survive it.
+    Normalisation per clip undoes a change of brightness or contrast; these two changes of light survive it.
 
     Attributes:
-        flip: mirror every other clip, chosen at random.
-        gamma: exponent of the grey values, log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 is off.
-        drift: change of brightness from the first to the last frame, uniform in ±drift of the full range; 0 is off.
+        flip: mirror a random half of the clips.
+        gamma: exponent of the grey values, log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 turns it off.
+        drift: change of brightness from the first to the last frame, uniform in ±drift of the full range; 0 turns it
+            off.
     """
 
     flip: bool = True
@@ -71,12 +70,12 @@ class Augmentation:
 
 
 def normalise_clips(clips: Tensor) -> Tensor:
-    """Bring every clip to zero mean and unit deviation over all its frames; a flat clip becomes zeros.
+    """Normalise every clip to zero mean and unit deviation over all its frames; a constant clip becomes zeros.
 
         y = (x − mean(x)) / std(x),   both over (T, H, W)
 
     Args:
-        clips: (..., T, H, W), grey values on any scale.
+        clips: (..., T, H, W), grey values in any scale.
     Returns:
         Float32 tensor of the same shape (float64 stays float64).
     """
@@ -84,7 +83,7 @@ def normalise_clips(clips: Tensor) -> Tensor:
     mean = x.mean(dim=(-3, -2, -1), keepdim=True)
     centred = x - mean
     deviation = centred.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
-    # Relative floor: rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
+    # Relative, because rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
     floor = 1e-5 * mean.abs() + torch.finfo(x.dtype).tiny
     return centred / torch.maximum(deviation, floor)
 
@@ -245,12 +244,12 @@ class ResidentClips:
         return (landmarks.mean(dim=(0, 1)) - self.margin // 2).float().cpu()
 
     def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
-        """The batch of one training step: random crops, mirrored at random, the same for the same (seed, step).
+        """Batch of one training step: random crops, randomly mirrored; equal for equal (seed, step).
 
         Args:
-            step: counts from 0.
+            step: counted from 0.
             seed: of the run.
-            batch_size: clips, at most as many as there are.
+            batch_size: number of clips.
         Raises:
             SettingsError: the batch is larger than the data set.
         """
@@ -272,8 +271,10 @@ class ResidentClips:
         return self._crop(index, top, left, flip, light)
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """Centre crops of the clips at `indices` (positions among the held rows), never mirrored or varied.
+        """Centre crops, never mirrored or varied.
 
+        Args:
+            indices: positions of the clips.
         Raises:
             IndexError: a position outside 0..len-1.
         """
@@ -285,13 +286,13 @@ class ResidentClips:
         return self._crop(index, centre, centre, torch.zeros_like(index), None)
 
     def evaluation_batches(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
-        """All clips (or those at `indices`) in order, in batches of at most `batch_size`."""
+        """All clips, or those at `indices`, in order and in batches of at most `batch_size`."""
         positions = np.arange(len(self)) if indices is None else np.asarray(indices)
         for start in range(0, len(positions), batch_size):
             yield self.evaluation_batch(positions[start : start + batch_size])
 
     def centre_frames(self, index: int) -> np.ndarray:
-        """Centre crop of one clip as it was read, (T, 128, 128) uint8."""
+        """Centre crop of one clip, not normalised: (T, 128, 128) uint8."""
         at = self.margin // 2
         return self._held.frames[self._positions[index], :, at : at + CROP, at : at + CROP].cpu().numpy()
 
@@ -311,7 +312,7 @@ class ResidentClips:
         return frames
 
     def _batch_order(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Positions of the clips of one batch: batches run through one shuffled pass after another without a gap."""
+        """Positions of the clips of one batch; batches go through one shuffled pass after another without a gap."""
         first = step * batch_size
         places = np.arange(first, first + batch_size)
         return np.concatenate(
@@ -322,7 +323,7 @@ class ResidentClips:
         )
 
     def _epoch_order(self, epoch: int, seed: int) -> np.ndarray:
-        """Shuffled positions of one pass; with `balanced`, as many draws in which every class is equally likely."""
+        """Shuffled positions of one pass; if `balanced`, as many draws in which every class is equally likely."""
         if self._order is None or self._order[0] != (epoch, seed):
             generator = np.random.default_rng((seed, _ORDER, epoch))
             if self.balanced:
@@ -374,7 +375,7 @@ def _checked_labels(cache: ClipSet, rows: Sequence[int] | np.ndarray) -> np.ndar
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
             raise ClipError(
                 f"label {label!r} in row {i} of the cache ({_describe(cache.rows[i])}) must be a class index in "
-                f"0..{count - 1}; leave unlabelled clips out or give them a label"
+                f"0..{count - 1}; label this clip or leave it out"
             )
     return np.array([cache.rows[int(i)]["label"] for i in rows], dtype=np.int64)
 
