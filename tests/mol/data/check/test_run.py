@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -103,3 +105,36 @@ def test_ctrl_c_ends_all_processes_without_a_traceback(data, tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
+
+
+def test_a_clip_whose_worker_dies_twice_is_a_finding_and_hides_no_other(data):
+    for index in range(40):
+        data.add("s3", f"c{index}")
+    ended = threading.Event()
+    killed: set[int] = set()
+
+    def kill_next() -> None:
+        """Kill the worker that tries the first lost clip again."""
+        while not ended.wait(0.01):
+            for process in multiprocessing.active_children():
+                if process.pid not in killed:
+                    process.kill()
+                    return
+
+    killer = threading.Thread(target=kill_next)
+
+    def kill_all_at_first_result(done: int, total: int) -> None:
+        if done == 1 and not killed:
+            for process in multiprocessing.active_children():
+                killed.add(process.pid)
+                process.kill()
+            killer.start()
+
+    try:
+        findings = check_data(CheckDataConfig([data.manifest()], workers=2), kill_all_at_first_result)
+    finally:
+        ended.set()
+        killer.join()
+    (finding,) = [finding for finding in findings if finding.severity != "info"]
+    assert (finding.severity, finding.kind) == ("error", "unreadable")
+    assert finding.what == "a worker process died, probably out of memory"
