@@ -1,6 +1,7 @@
 # make demo      learn faces: make clips, train, score on people never seen, read a real video   (5 to 20 minutes on 2 cores)
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
+# make test-processors  the tests that compute, again under each instruction set and with one thread and two (an hour)
 # make bench     throughput beside the published loop and the compiled reference
 # make sanitize  the CPU kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make gpu       on a machine with a GPU: build for it, test, sanitize, measure; needs no network and no .venv
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu' 'tests/*.h' 'tests/*.cuh' 'tests/*.cpp' 'tests/*.cu')
 
-.PHONY: install demo demo-long loso test test-all lint format bench sanitize gpu clean
+.PHONY: install demo demo-long loso test test-all test-processors lint format bench sanitize gpu clean
 
 # The kernels again where a source has changed (seconds).
 install: $(VENV)/.installed
@@ -54,6 +55,10 @@ test: lint
 
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not gpu" -n 2 --dist worksteal
+
+# What a float32 run rounds to differs with the processor; no test may depend on it.
+test-processors: install
+	$(BIN)/python tests/processors.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -33,7 +33,7 @@ COMMANDS = {
     "demo": Command("All of it in one go: clips, training, evaluation, prediction on a real video."),
     "prepare": Command("Read a data set's sheets and folders as they were distributed into a manifest."),
     "check-data": Command(
-        "Check manifests and their frames against a protocol: counts, gaps, damage, duplicates.", ("manifests",)
+        "Check manifests with their frames, or caches row by row: counts, gaps, damage, duplicates.", ("manifests",)
     ),
     "extract": Command("Detect, align and measure the flow of every clip of a manifest, into a cache.", ("manifest",)),
     "loso": Command(

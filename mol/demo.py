@@ -22,7 +22,8 @@ from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
 from mol.scoring.metrics import RecognitionScores
-from mol.synth.render import SynthSettings, synthesize
+from mol.synth.clip_plan import SynthSettings
+from mol.synth.synthetic_set import synthesize
 from mol.training.settings import LossConfig, RateConfig, TrainConfig
 from mol.training.train import TrainingInterrupted, train
 

@@ -1,15 +1,15 @@
-"""Training and evaluation batches cut on the device from a cache that lives there whole.
+"""Training and evaluation batches, cut on the device from clips that are held there.
 
-Everything that changes a picture changes its flow and its landmarks in the same gather: a crop reads all three at
-one offset, a mirrored clip reads its columns backwards, negates dx and exchanges left and right points. What was
-read from the cache is never written to. All randomness is a function of (seed, step) alone, so a resumed run draws
-the batches that the uninterrupted one would have drawn.
+A crop reads frames, flow and landmarks at the same offset; a mirrored clip reads its columns backwards, negates dx and
+swaps left and right points. The held data is never modified. All randomness is a function of (seed, step) alone, so a
+resumed run draws the same batches as an uninterrupted one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from mol.common.errors import ClipError, SettingsError
-from mol.data.cache import Cache
+from mol.data.cache import ClipSet
+from mol.data.cache.clip_set import RowArray
 from mol.data.split import person
 from mol.vision.points import FLIP_PERMUTATION
 
@@ -29,7 +30,7 @@ _ORDER, _CROPS = 1, 2
 
 
 class Batch(NamedTuple):
-    """Clips and what is to be estimated from them, on one device.
+    """Clips and their targets, on one device.
 
     Attributes:
         clips: (B, 1, T, 128, 128) float32, normalised grey values.
@@ -50,13 +51,13 @@ class Batch(NamedTuple):
 class Augmentation:
     """How training crops vary, besides their position.
 
-    A brighter or more contrasty clip is the same clip after per-clip normalisation, so the two changes of light
-    here are ones that survive it.
+    Normalisation per clip undoes a change of brightness or contrast; these two changes of light survive it.
 
     Attributes:
-        flip: mirror every other clip, chosen at random.
-        gamma: exponent of the grey values, log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 is off.
-        drift: change of brightness from the first to the last frame, uniform in ±drift of the full range; 0 is off.
+        flip: mirror a random half of the clips.
+        gamma: exponent of the grey values, log-uniform in [1 / (1 + gamma), 1 + gamma]; 0 turns it off.
+        drift: change of brightness from the first to the last frame, uniform in ±drift of the full range; 0 turns it
+            off.
     """
 
     flip: bool = True
@@ -69,12 +70,12 @@ class Augmentation:
 
 
 def normalise_clips(clips: Tensor) -> Tensor:
-    """Bring every clip to zero mean and unit deviation over all its frames; a flat clip becomes zeros.
+    """Normalise every clip to zero mean and unit deviation over all its frames; a constant clip becomes zeros.
 
         y = (x − mean(x)) / std(x),   both over (T, H, W)
 
     Args:
-        clips: (..., T, H, W), grey values on any scale.
+        clips: (..., T, H, W), grey values in any scale.
     Returns:
         Float32 tensor of the same shape (float64 stays float64).
     """
@@ -82,31 +83,130 @@ def normalise_clips(clips: Tensor) -> Tensor:
     mean = x.mean(dim=(-3, -2, -1), keepdim=True)
     centred = x - mean
     deviation = centred.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
-    # Relative floor: rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
+    # Relative, because rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
     floor = 1e-5 * mean.abs() + torch.finfo(x.dtype).tiny
     return centred / torch.maximum(deviation, floor)
 
 
-class ResidentClips:
-    """Rows of a cache held whole on a device: about 0.75 MB a clip.
+class _Held:
+    """Clips of a cache on a device, as they were read; every selection of them cuts its batches from these tensors.
 
     Args:
-        cache: an opened cache.
+        cache, rows, device, normalisation: as in `ResidentClips`.
+    """
+
+    def __init__(
+        self, cache: ClipSet, rows: Sequence[int] | np.ndarray, device: torch.device | str, normalisation: str
+    ) -> None:
+        self.device = torch.device(device)
+        self.normalisation = normalisation
+        self.rows = [cache.rows[int(i)] for i in rows]
+        self.labels = _checked_labels(cache, rows)
+        self.label = torch.as_tensor(self.labels, device=self.device)
+        self.cache_rows = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
+        self.frames = _resident(cache.frames, rows, self.device)
+        self.flow = _resident(cache.flow, rows, self.device)
+        self.landmarks = _resident(cache.landmarks, rows, self.device)
+        self._check_finite("flow", self.flow)
+        self._check_finite("landmarks", self.landmarks)
+        self._permutation = torch.as_tensor(np.asarray(FLIP_PERMUTATION, dtype=np.int64), device=self.device)
+        if normalisation == "released-subject":
+            self._mean, self._maximum = self._person_statistics()
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which a crop can move."""
+        return self.frames.shape[-1] - CROP
+
+    def crop(
+        self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, relight: Callable[[Tensor], Tensor] | None = None
+    ) -> Batch:
+        """Cut clips, flow and landmarks at the same offset.
+
+        Args:
+            index: (B,) positions of the clips.
+            top, left: (B,) offsets in pixels.
+            flip: (B,) 1 to mirror a clip, else 0.
+            relight: changes the grey values 0..255, (B, T, 128, 128) float32, before they are normalised.
+        """
+        steps = torch.arange(CROP, device=self.device)
+        y = top[:, None] + steps
+        x = left[:, None] + torch.where(flip[:, None] > 0, CROP - 1 - steps, steps)
+        time = torch.arange(self.frames.shape[1], device=self.device)
+        frames = self.frames[
+            index[:, None, None, None], time[:, None, None], y[:, None, :, None], x[:, None, None, :]
+        ].float()
+        component = torch.arange(2, device=self.device)
+        flow = self.flow[
+            index[:, None, None, None, None],
+            time[:-1, None, None, None],
+            component[:, None, None],
+            y[:, None, None, :, None],
+            x[:, None, None, None, :],
+        ].float()
+        sign = torch.stack([1 - 2 * flip, torch.ones_like(flip)], dim=1)
+        if relight is not None:
+            frames = relight(frames)
+        return Batch(
+            clips=self._normalise(frames, index)[:, None],
+            flow=flow * sign[:, None, :, None, None],
+            landmarks=self._crop_landmarks(index, top, left, flip),
+            label=self.label[index],
+            row=self.cache_rows[index],
+        )
+
+    def _crop_landmarks(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
+        points = self.landmarks[index, 1:] - torch.stack([left, top], dim=1)[:, None, None, :]
+        mirrored = torch.stack([CROP - 1 - points[..., 0], points[..., 1]], dim=-1)[:, :, self._permutation]
+        return torch.where(flip[:, None, None, None] > 0, mirrored, points)
+
+    def _normalise(self, frames: Tensor, index: Tensor) -> Tensor:
+        if self.normalisation == "clip":
+            return normalise_clips(frames)
+        return (frames - self._mean[index].view(-1, 1, 1, 1)) / self._maximum[index].view(-1, 1, 1, 1)
+
+    def _person_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and maximum of all frames of each clip's person, each (n,) float32."""
+        _, owner = np.unique([person(row) for row in self.rows], return_inverse=True)
+        owners = torch.as_tensor(owner, device=self.device)
+        means = torch.stack([frames.float().mean() for frames in self.frames])
+        maxima = torch.stack([frames.max() for frames in self.frames]).float()
+        people = int(owner.max()) + 1
+        mean = torch.zeros(people, device=self.device).scatter_reduce(0, owners, means, "mean", include_self=False)
+        maximum = torch.ones(people, device=self.device).scatter_reduce(0, owners, maxima, "amax")
+        return mean[owners], maximum[owners]
+
+    def _check_finite(self, name: str, values: Tensor) -> None:
+        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in values.split(64)])
+        if not bool(finite.all()):
+            at = int((~finite).nonzero()[0])
+            raise ClipError(
+                f"NaN or infinite {name} in row {int(self.cache_rows[at])} of the cache "
+                f"({_describe(self.rows[at])}); make the cache again, or leave this clip out"
+            )
+
+
+class ResidentClips:
+    """Rows of a cache held on a device, about 0.75 MB per clip.
+
+    Args:
+        cache: an opened cache or pool.
         rows: which of its rows to hold.
         device: where to hold them.
         normalisation: ``"clip"`` (`normalise_clips`, the default), or ``"released-subject"``: minus the mean, divided
-            by the maximum over all frames of the person's clips, as the published code does. A new single clip cannot
-            be normalised that way; it is there to compare with.
+            by the maximum over all frames of the person's clips, as in the published code. A new single clip cannot be
+            normalised like that; it exists for comparison.
         augmentation: how training crops vary.
         balanced: draw every class equally often in training instead of every clip.
     Raises:
-        ClipError: NaN or infinite flow or landmarks, or a label that is missing or no class; the message names the row.
+        ClipError: NaN or infinite flow or landmarks, or a label that is missing or not a class; the message names the
+            row.
         SettingsError: an unknown normalisation or no rows.
     """
 
     def __init__(
         self,
-        cache: Cache,
+        cache: ClipSet,
         rows: Sequence[int] | np.ndarray,
         device: torch.device | str = "cpu",
         normalisation: str = "clip",
@@ -115,45 +215,41 @@ class ResidentClips:
     ) -> None:
         if normalisation not in NORMALISATIONS:
             raise SettingsError(f"normalisation={normalisation!r} must be one of {', '.join(NORMALISATIONS)}")
-        if not len(rows):
-            raise SettingsError("no clips to hold: the list of rows is empty")
-        self.device = torch.device(device)
-        self.rows = [cache.rows[int(i)] for i in rows]
-        self.normalisation = normalisation
+        _require_rows(rows)
+        self._select(_Held(cache, rows, device, normalisation), np.arange(len(rows)), augmentation, balanced)
+
+    def _select(self, held: _Held, positions: np.ndarray, augmentation: Augmentation | None, balanced: bool) -> None:
+        """Select the clips at `positions` among those that are held."""
+        self._held = held
+        self._positions = torch.as_tensor(positions, device=held.device)
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+        self.device = held.device
+        self.normalisation = held.normalisation
+        self.rows = [held.rows[i] for i in positions.tolist()]
+        self.labels = held.labels[positions]
         self.augmentation = augmentation or Augmentation()
         self.balanced = balanced
-        self._cache_rows = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
-        self.labels = _checked_labels(cache, rows)
-        self._label = torch.as_tensor(self.labels, device=self.device)
-        self._frames = _resident(cache.frames, rows, self.device)
-        self._flow = _resident(cache.flow, rows, self.device)
-        self._landmarks = _resident(cache.landmarks, rows, self.device)
-        self._check_finite("flow", self._flow)
-        self._check_finite("landmarks", self._landmarks)
-        self._permutation = torch.as_tensor(np.asarray(FLIP_PERMUTATION, dtype=np.int64), device=self.device)
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
-        if normalisation == "released-subject":
-            self._mean, self._maximum = self._person_statistics()
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def margin(self) -> int:
-        """Pixels that a crop can move: 16 for frames of 144."""
-        return self._frames.shape[-1] - CROP
+        """Pixels by which a crop can move: 16 for frames of 144."""
+        return self._held.margin
 
     def mean_shape(self) -> Tensor:
         """Mean landmarks of frames 2..T of all clips, (68, 2) float32 on the CPU, in pixels of the centre crop."""
-        return (self._landmarks[:, 1:].double().mean(dim=(0, 1)) - self.margin // 2).float().cpu()
+        landmarks = self._held.landmarks[self._positions, 1:].double()
+        return (landmarks.mean(dim=(0, 1)) - self.margin // 2).float().cpu()
 
     def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
-        """The batch of one training step: random crops, mirrored at random, the same for the same (seed, step).
+        """Batch of one training step: random crops, randomly mirrored; equal for equal (seed, step).
 
         Args:
-            step: counts from 0.
+            step: counted from 0.
             seed: of the run.
-            batch_size: clips, at most as many as there are.
+            batch_size: number of clips.
         Raises:
             SettingsError: the batch is larger than the data set.
         """
@@ -175,8 +271,10 @@ class ResidentClips:
         return self._crop(index, top, left, flip, light)
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
-        """Centre crops of the clips at `indices` (positions among the held rows), never mirrored or varied.
+        """Centre crops, never mirrored or varied.
 
+        Args:
+            indices: positions of the clips.
         Raises:
             IndexError: a position outside 0..len-1.
         """
@@ -188,48 +286,19 @@ class ResidentClips:
         return self._crop(index, centre, centre, torch.zeros_like(index), None)
 
     def evaluation_batches(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
-        """All clips (or those at `indices`) in order, in batches of at most `batch_size`."""
+        """All clips, or those at `indices`, in order and in batches of at most `batch_size`."""
         positions = np.arange(len(self)) if indices is None else np.asarray(indices)
         for start in range(0, len(positions), batch_size):
             yield self.evaluation_batch(positions[start : start + batch_size])
 
     def centre_frames(self, index: int) -> np.ndarray:
-        """Centre crop of one clip as it was read, (T, 128, 128) uint8."""
+        """Centre crop of one clip, not normalised: (T, 128, 128) uint8."""
         at = self.margin // 2
-        return self._frames[index, :, at : at + CROP, at : at + CROP].cpu().numpy()
+        return self._held.frames[self._positions[index], :, at : at + CROP, at : at + CROP].cpu().numpy()
 
     def _crop(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor, light: Tensor | None) -> Batch:
-        """Cut clips, flow and landmarks at one offset each; `flip` is 0 or 1; all arguments are (B,), light (2, B)."""
-        steps = torch.arange(CROP, device=self.device)
-        y = top[:, None] + steps
-        x = left[:, None] + torch.where(flip[:, None] > 0, CROP - 1 - steps, steps)
-        time = torch.arange(self._frames.shape[1], device=self.device)
-        frames = self._frames[
-            index[:, None, None, None], time[:, None, None], y[:, None, :, None], x[:, None, None, :]
-        ].float()
-        component = torch.arange(2, device=self.device)
-        flow = self._flow[
-            index[:, None, None, None, None],
-            time[:-1, None, None, None],
-            component[:, None, None],
-            y[:, None, None, :, None],
-            x[:, None, None, None, :],
-        ].float()
-        sign = torch.stack([1 - 2 * flip, torch.ones_like(flip)], dim=1)
-        if light is not None:
-            frames = self._relight(frames, light)
-        return Batch(
-            clips=self._normalise(frames, index)[:, None],
-            flow=flow * sign[:, None, :, None, None],
-            landmarks=self._crop_landmarks(index, top, left, flip),
-            label=self._label[index],
-            row=self._cache_rows[index],
-        )
-
-    def _crop_landmarks(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
-        points = self._landmarks[index, 1:] - torch.stack([left, top], dim=1)[:, None, None, :]
-        mirrored = torch.stack([CROP - 1 - points[..., 0], points[..., 1]], dim=-1)[:, :, self._permutation]
-        return torch.where(flip[:, None, None, None] > 0, mirrored, points)
+        relight = None if light is None else partial(self._relight, light=light)
+        return self._held.crop(self._positions[index], top, left, flip, relight)
 
     def _relight(self, frames: Tensor, light: Tensor) -> Tensor:
         """Apply gamma and drift to (B, T, H, W) grey values of 0..255; `light` (2, B) is uniform in [-1, 1]."""
@@ -242,24 +311,8 @@ class ResidentClips:
             frames = frames + 255 * self.augmentation.drift * light[1].view(shape) * ramp
         return frames
 
-    def _normalise(self, frames: Tensor, index: Tensor) -> Tensor:
-        if self.normalisation == "clip":
-            return normalise_clips(frames)
-        return (frames - self._mean[index].view(-1, 1, 1, 1)) / self._maximum[index].view(-1, 1, 1, 1)
-
-    def _person_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and maximum of all frames of each clip's person, each (n,) float32."""
-        _, owner = np.unique([person(row) for row in self.rows], return_inverse=True)
-        owners = torch.as_tensor(owner, device=self.device)
-        means = torch.stack([frames.float().mean() for frames in self._frames])
-        maxima = torch.stack([frames.max() for frames in self._frames]).float()
-        people = int(owner.max()) + 1
-        mean = torch.zeros(people, device=self.device).scatter_reduce(0, owners, means, "mean", include_self=False)
-        maximum = torch.ones(people, device=self.device).scatter_reduce(0, owners, maxima, "amax")
-        return mean[owners], maximum[owners]
-
     def _batch_order(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Positions of the clips of one batch: batches run through one shuffled pass after another without a gap."""
+        """Positions of the clips of one batch; batches go through one shuffled pass after another without a gap."""
         first = step * batch_size
         places = np.arange(first, first + batch_size)
         return np.concatenate(
@@ -270,7 +323,7 @@ class ResidentClips:
         )
 
     def _epoch_order(self, epoch: int, seed: int) -> np.ndarray:
-        """Shuffled positions of one pass; with `balanced`, as many draws in which every class is equally likely."""
+        """Shuffled positions of one pass; if `balanced`, as many draws in which every class is equally likely."""
         if self._order is None or self._order[0] != (epoch, seed):
             generator = np.random.default_rng((seed, _ORDER, epoch))
             if self.balanced:
@@ -286,24 +339,43 @@ class ResidentClips:
             return tensor.to(self.device)
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
-    def _check_finite(self, name: str, values: Tensor) -> None:
-        finite = torch.cat([part.isfinite().flatten(1).all(1) for part in values.split(64)])
-        if not bool(finite.all()):
-            at = int((~finite).nonzero()[0])
-            raise ClipError(
-                f"NaN or infinite {name} in row {int(self._cache_rows[at])} of the cache "
-                f"({_describe(self.rows[at])}); make the cache again, or leave this clip out"
-            )
+
+class ResidentPart(ResidentClips):
+    """Some of the clips that a device already holds. Nothing is copied, so folds cost no memory.
+
+    Args:
+        whole: the clips that are held.
+        rows: positions of some of them.
+        augmentation, balanced: as in `ResidentClips`.
+    Raises:
+        SettingsError: no rows.
+    """
+
+    def __init__(
+        self,
+        whole: ResidentClips,
+        rows: Sequence[int] | np.ndarray,
+        augmentation: Augmentation | None = None,
+        balanced: bool = False,
+    ) -> None:
+        _require_rows(rows)
+        chosen = whole._positions.cpu().numpy()[np.asarray(rows, np.int64)]
+        self._select(whole._held, chosen, augmentation, balanced)
 
 
-def _checked_labels(cache: Cache, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+def _require_rows(rows: Sequence[int] | np.ndarray) -> None:
+    if not len(rows):
+        raise SettingsError("no clips to hold: the list of rows is empty")
+
+
+def _checked_labels(cache: ClipSet, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     count = len(cache.classes)
     for i in map(int, rows):
         label = cache.rows[i].get("label")
         if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < count:
             raise ClipError(
                 f"label {label!r} in row {i} of the cache ({_describe(cache.rows[i])}) must be a class index in "
-                f"0..{count - 1}; leave unlabelled clips out or give them a label"
+                f"0..{count - 1}; label this clip or leave it out"
             )
     return np.array([cache.rows[int(i)]["label"] for i in rows], dtype=np.int64)
 
@@ -312,8 +384,8 @@ def _describe(row: Mapping[str, Any]) -> str:
     return f"{person(row)}, clip {row['clip']}, start {row.get('start')}"
 
 
-def _resident(source: np.ndarray, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
-    """Copy rows of a memory map to the device in pieces, so that the host never holds the whole cache twice."""
+def _resident(source: RowArray, rows: Sequence[int] | np.ndarray, device: torch.device) -> Tensor:
+    """Copy rows from disk to the device in pieces, so that the host never holds them all at once."""
     chosen = np.asarray(rows, dtype=np.int64)
     dtype = torch.from_numpy(np.zeros(1, source.dtype)).dtype
     target = torch.empty((len(chosen), *source.shape[1:]), dtype=dtype, device=device)

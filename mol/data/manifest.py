@@ -1,8 +1,8 @@
-"""Manifests: what a data set on disk holds, clip by clip, as its sheets and folders give it.
+"""Manifests: the clips of a data set on disk, as its sheets and folders describe them.
 
-A loader (one module a data set) turns the distributed files into clips and notes; ``mol prepare`` writes them as a
-manifest, a folder with ``clips.csv``, which a person can read, and ``manifest.json``, which says where it came from and
-holds the digest of ``clips.csv``.
+A loader (one module per data set) turns the distributed files into clips and notes. ``mol prepare`` writes them as a
+manifest: a folder with ``clips.csv``, which a person can read, and ``manifest.json`` with its origin and the digest of
+``clips.csv``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mol.common.errors import DataError, MediaError
 from mol.common.storage import write_json, write_text
 from mol.vision.video import numbered_pictures
 
-# Raised whenever a reader of today would misread what is written then.
+# Raised whenever an older reader would misread the files.
 FORMAT = 1
 OnError = Literal["raise", "skip"]
 
@@ -35,9 +35,9 @@ class Clip:
         clip: the video, unique within its subject: ``"EP02_01f"``.
         path: folder of frames or video file, relative to the root of the manifest, with ``/``.
         onset: first frame of the expression: the number in the picture's name, or counted from 0 in a video file.
-        apex: frame of its greatest intensity; None where the set gives none.
+        apex: frame of maximum intensity; None if the set gives none.
         offset: last frame of the expression, inclusive.
-        emotion: lower case, one spelling each.
+        emotion: in lower case, spelled uniformly.
         action_units: as annotated.
         fps: frames per second.
         source: sheet and row, or folder.
@@ -57,18 +57,18 @@ class Clip:
 
     @property
     def length(self) -> int:
-        """Frames from onset to offset, both included, as the annotation counts them."""
+        """Number of frames from onset to offset, both included, according to the annotation."""
         return self.offset - self.onset + 1
 
 
 @dataclass(frozen=True)
 class Note:
-    """One repair, one clip that was dropped, or something that a user should know.
+    """A repair, a dropped clip, or something else that a user should know.
 
     Attributes:
         kind: what was done.
         where: sheet and row, or folder, and the clip.
-        what: what was wrong and what came of it.
+        what: what was wrong and what was done about it.
     """
 
     kind: Literal["repaired", "dropped", "warning"]
@@ -88,13 +88,13 @@ class Loaded:
 
 
 class Loader(Protocol):
-    """Reads a data set as it was distributed; names only, no pictures.
+    """Reads a data set as it was distributed: file names only, no pictures.
 
     Args:
         root: folder into which the archives were unpacked.
-        on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
+        on_error: ``"skip"`` drops and lists a clip that cannot be used instead of raising.
     Raises:
-        DataError: a sheet or folder is missing or not as expected, beyond the quirks that are known.
+        DataError: a sheet or folder is missing or not as expected, apart from known quirks.
     """
 
     def __call__(self, root: Path, on_error: OnError = "raise") -> Loaded: ...
@@ -106,10 +106,10 @@ class Manifest:
 
     Attributes:
         dataset: its name.
-        root: absolute folder that the paths of the clips start from.
+        root: absolute folder to which the paths of the clips are relative.
         clips: in the order of the sheet.
         notes: what the loader repaired, dropped or noticed.
-        made: settings and versions that it was made with.
+        made: settings and versions with which it was made.
     """
 
     dataset: str
@@ -123,7 +123,18 @@ class Manifest:
         return self.root / clip.path
 
 
-def key(clip: Clip) -> str:
+class HasName(Protocol):
+    """Anything that belongs to one clip of one person of one set."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def subject(self) -> str: ...
+    @property
+    def clip(self) -> str: ...
+
+
+def key(clip: HasName) -> str:
     """``dataset/subject/clip``, unique over all sets."""
     return f"{clip.dataset}/{clip.subject}/{clip.clip}"
 
@@ -132,7 +143,7 @@ def numbered_frames(folder: Path) -> dict[int, Path]:
     """`numbered_pictures` of a clip's folder.
 
     Raises:
-        DataError: the folder is missing or holds no pictures, a name without a number, or a number twice.
+        DataError: the folder is missing or holds no pictures, a name has no number, or two have the same number.
     """
     if not folder.is_dir():
         raise DataError(f"the folder {folder} does not exist; unpack the set's frames there.")
@@ -143,23 +154,23 @@ def numbered_frames(folder: Path) -> dict[int, Path]:
 
 
 def check_unique(clips: Iterable[Clip], where: str) -> None:
-    """Refuse two clips of the same name.
+    """Check that no two clips have the same name.
 
     Raises:
-        DataError: both sources are named.
+        DataError: two clips share a name; both sources are given.
     """
     seen: dict[str, Clip] = {}
     for clip in clips:
         if (first := seen.setdefault(key(clip), clip)) is not clip:
-            raise DataError(f"{key(clip)} stands twice in {where}: {first.source}, {clip.source}; remove one.")
+            raise DataError(f"{key(clip)} is listed twice in {where}: {first.source}, {clip.source}; remove one.")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``clips.csv``, then ``manifest.json`` with its digest; a half-written manifest is never taken for whole.
+    """Write ``clips.csv``, then ``manifest.json`` with its digest, so that an interrupted write is noticed.
 
     Raises:
         DataError: two clips share a name.
-        StorageError: the disk fails.
+        StorageError: the disk is full or failed.
     """
     check_unique(manifest.clips, str(folder))
     text = io.StringIO()
@@ -180,21 +191,21 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read a manifest and check that it is whole and as it was written.
+    """Read a manifest and check that it is complete and unchanged.
 
     Raises:
-        DataError: it is missing, half written, edited by hand, damaged, or of another version.
+        DataError: it is missing, incomplete, edited by hand, damaged, or of another version.
     """
     again = "make it again with mol prepare"
     head_path, table_path = folder / "manifest.json", folder / "clips.csv"
     if not head_path.is_file() or not table_path.is_file():
         missing = head_path if not head_path.is_file() else table_path
-        raise DataError(f"{folder} is no whole manifest ({missing.name} is missing); {again}.")
+        raise DataError(f"{folder} is not a complete manifest ({missing.name} is missing); {again}.")
     try:
         head = json.loads(head_path.read_text(encoding="utf-8"))
         version = head["format"]
         if version != FORMAT:
-            raise DataError(f"{head_path} has format {version}, this version of mol reads {FORMAT}; {again}.")
+            raise DataError(f"{head_path} has format {version}, but this version of mol reads {FORMAT}; {again}.")
         table = table_path.read_bytes()
         if _digest(table) != head["sha256"]:
             raise DataError(

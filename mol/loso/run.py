@@ -31,8 +31,8 @@ from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
 from mol.common.terminal import console, duration, say
-from mol.data.clips import ResidentClips
-from mol.data.pool import Pool, ResidentPart, fingerprint
+from mol.data.clips import ResidentClips, ResidentPart
+from mol.data.pool import Pool, fingerprint
 from mol.data.split import person
 from mol.loso.folds import COMPOSITE, Fold, choose_folds, names_of, plan_folds, read_result, read_results
 from mol.loso.scores import describe_scores, score_table, write_tables

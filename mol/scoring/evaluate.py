@@ -25,7 +25,7 @@ from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json
 from mol.common.terminal import console, say
-from mol.data.cache import Cache
+from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
 from mol.data.split import person, split_by_subject
@@ -278,7 +278,7 @@ def _table_rows(result: Evaluation) -> list[tuple[str, list[tuple[str, str, bool
     return [("flow", flow_rows), ("landmarks", landmark_rows), ("emotion, per video", emotion_rows)]
 
 
-def _rows_of_strangers(cache: Cache, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:
+def _rows_of_strangers(cache: ClipSet, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:
     """Rows of the people asked for, or of everybody in the cache whom the network has not met.
 
     Raises:
@@ -299,7 +299,7 @@ def _rows_of_strangers(cache: Cache, state: Mapping[str, Any], people: Sequence[
 def _result(
     folder: Path,
     state: Mapping[str, Any],
-    cache: Cache,
+    cache: ClipSet,
     clips: ResidentClips,
     found: Estimates,
     videos: Videos,

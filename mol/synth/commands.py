@@ -1,4 +1,4 @@
-"""`mol synth`: its settings and what it prints."""
+"""``mol synth``: its settings and what it prints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from pathlib import Path
 
 from mol.common.terminal import counting, say
 from mol.pictures.contact_sheet import contact_sheet
+from mol.synth.clip_plan import SynthSettings
 from mol.synth.layout_plan import LayoutSettings
 from mol.synth.layouts import LAYOUTS, write_layout
-from mol.synth.render import SynthSettings, synthesize
+from mol.synth.synthetic_set import synthesize
 
 
 @dataclass(frozen=True)
 class SynthConfig(SynthSettings):
-    """Where a synthetic set goes; what it is like is in `SynthSettings`.
+    """Where a synthetic set goes; `SynthSettings` says what it is like.
 
     Attributes:
         out: folder of the cache.
-        workers: processes; one for each core when 0.
-        sheet: draw contact-sheet.png beside the cache, some clips to look at (needs the extra "report").
+        workers: number of processes; 0 for one per core.
+        sheet: also draw a contact sheet of some clips, next to the cache (needs the extra "report").
     """
 
     out: str = "cache/synth"
@@ -32,12 +33,12 @@ class SynthConfig(SynthSettings):
 
 @dataclass(frozen=True)
 class LayoutConfig(LayoutSettings):
-    """Where a synthetic set in a data set's own folders goes; what it is like is in `LayoutSettings`.
+    """Where a synthetic set in a data set's own folders goes; `LayoutSettings` says what it is like.
 
     Attributes:
         layout: whose folders and sheets to write; a name from the list at the end of the help text.
         out: root of the data set; data/LAYOUT by default.
-        workers: processes; one for each core when 0.
+        workers: number of processes; 0 for one per core.
     """
 
     layout: str = "smic"

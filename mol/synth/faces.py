@@ -54,12 +54,12 @@ def load_faces(
     pictures: int = 4,
     detector: LandmarkDetector | None = None,
 ) -> list[FaceImage]:
-    """Pictures of real people with their landmarks, the most frontal ones first, person by person.
+    """Load pictures of real people with their landmarks, person by person, the most frontal ones first.
 
     Args:
         sources: any of ``"orl"``, ``"astronaut"``, ``"grace_hopper"``.
         people: how many of the ORL people.
-        pictures: at most so many pictures a person.
+        pictures: maximum number of pictures per person.
         detector: finds faces and landmarks; dlib by default.
     Raises:
         SettingsError: an unknown source, or numbers out of range.
@@ -70,7 +70,7 @@ def load_faces(
     if unknown := [source for source in sources if source not in SOURCES]:
         raise SettingsError(f"unknown face sources {unknown}; there are {', '.join(SOURCES)}.")
     if not sources or not 1 <= people <= ORL_PEOPLE or pictures < 1:
-        raise SettingsError(f"give at least one source, 1 to {ORL_PEOPLE} people and at least 1 picture a person.")
+        raise SettingsError(f"give at least one source, 1 to {ORL_PEOPLE} people and at least 1 picture per person.")
     subjects = [subject for source in sources for subject in _subjects(source, people)]
     detector = detector or DlibDetector(upsample=0)
     return [face for subject, paths in subjects for face in _faces_of_person(subject, paths, pictures, detector)]

@@ -1,18 +1,19 @@
-"""Who shows what in a synthetic data set of a real one's layout: people, clips, emotions, frame numbers.
+"""Who shows what in a synthetic data set with the layout of a real one: people, clips, emotions, frame numbers.
 
-What is the real sets' own: names of folders, files, columns and people; the number of clips of each emotion of
-CASME II (255), SAMM (159) and SMIC (164), and of each class and of the people of MEGC 2019 among them; the clips that
-are known by name, such as sub04/EP12_01f. CASME II's clips per person are those that published lists give, as
-remembered; they add up to 255 but are not confirmed.
+True of the real sets: names of folders, files, columns and people; the number of clips per emotion in CASME II (255),
+SAMM (159) and SMIC (164), also per class and for the people of MEGC 2019; clips that are known by name, such as
+sub04/EP12_01f. CASME II's clips per person follow published lists from memory; they add up to 255 but are not
+confirmed.
 
-What is not: the clips per person of SAMM and SMIC are invented (few people with many clips, as there). Which emotions a
-person shows is dealt evenly from the set's totals, except where a protocol tells (CASME II's 10 and 18 and SAMM's 025
-show nothing of the three classes, SAMM's 024 nothing of the five). All other names of clips, every frame number, apex
-and action unit is made up; clips are shorter than the real ones. The other sets are smaller than the real ones.
+Not true of them: the clips per person of SAMM and SMIC are invented (few people with many clips, as in the real sets).
+The emotions of a person are dealt evenly from the set's totals, except where a protocol fixes them (CASME II's 10 and
+18 and SAMM's 025 have no clip of the three classes, SAMM's 024 none of the five). All other clip names, frame numbers,
+apexes and action units are made up, and clips are shorter than the real ones. The other sets are smaller than the real
+ones.
 
-All sets draw on the same 40 people: the n-th subject of each is the n-th person of the ORL set. Within a set every
-subject has a face of its own, between sets faces are shared, so a composite leave-one-subject-out run on such sets has
-seen the faces of the people that it holds out.
+All sets use the same 40 people: the n-th subject of each is the n-th person of the ORL set. Within a set every subject
+has a face of its own, but sets share faces, so a composite leave-one-subject-out run on such sets has seen the faces of
+the people that it holds out.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mol.common.errors import SettingsError
+from mol.synth.clip_plan import ClipPlan, SynthSettings, plan_clips
 from mol.synth.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
-from mol.synth.render import ClipPlan, SynthSettings, plan_clips
 
-# The look of emotions without action units of their own (`mol.synth.action_units`); of several, each clip draws one.
+# How emotions without action units of their own look (`mol.synth.action_units`); each clip draws one of several.
 _LOOKS: dict[str, tuple[str, ...]] = {
     "contempt": ("repression",),
     "negative": ("disgust", "repression", "sadness", "anger", "fear"),
@@ -44,15 +45,15 @@ class LayoutSettings:
     """What shapes a synthetic set, besides its layout.
 
     Attributes:
-        people: only the first so many people of the set (of each of the three sets in "released"); 0 for all.
-        clips: at most so many clips, taken from the people in turn; 0 for all.
-        enlarge: side of a frame over the side of the picture of 92×112; 3 gives 276×336 pixels. With 2, files and
+        people: use only the first people of the set (of each of the three sets in "released"); 0 for all.
+        clips: maximum number of clips, taken from the people in turn; 0 for all.
+        enlarge: side of a frame relative to the side of the 92×112 picture; 3 gives 276×336 pixels. With 2, files and
             detection take half as much.
-        length: (least, most) frames from onset to offset, both included; at least 16.
-        amplitude: (least, most) peak displacement in pixels of the aligned frame of 144 pixels.
-        pictures: at most so many pictures a person, the most frontal ones; each clip takes one of them.
+        length: (minimum, maximum) frames from onset to offset, both included; at least 16.
+        amplitude: (minimum, maximum) peak displacement in pixels of the aligned frame of 144 pixels.
+        pictures: maximum number of pictures per person, the most frontal ones; each clip uses one of them.
         noise: standard deviation of the sensor noise in grey levels.
-        seed: same settings, same pictures, whatever the number of workers or interruptions.
+        seed: equal settings give equal pictures, whatever the number of workers or interruptions.
     """
 
     people: int = 0
@@ -67,11 +68,11 @@ class LayoutSettings:
     def __post_init__(self) -> None:
         for name in ("people", "clips"):
             if getattr(self, name) < 0:
-                raise SettingsError(f"{name} must be at least 1, or 0 for all; got {getattr(self, name)}.")
+                raise SettingsError(f"{name} must be positive, or 0 for all; got {getattr(self, name)}.")
         if not 2 <= self.enlarge <= 12:
-            raise SettingsError(f"enlarge: 2 to 12, below that no face is found; got {self.enlarge}.")
+            raise SettingsError(f"enlarge: must be 2 to 12 (no face is found below 2); got {self.enlarge}.")
         if not 1 <= self.pictures <= ORL_PICTURES:
-            raise SettingsError(f"pictures: each person has {ORL_PICTURES}, got {self.pictures}.")
+            raise SettingsError(f"pictures: must be 1 to {ORL_PICTURES}, a person's pictures; got {self.pictures}.")
         self.synth("others")
 
     def synth(self, emotion: str, seed: int = 0) -> SynthSettings:
@@ -93,7 +94,7 @@ class LayoutSettings:
 
 
 class Entry(NamedTuple):
-    """One clip of a set, before it has pictures: who shows what.
+    """One clip of a set before it is planned: who shows what.
 
     Attributes:
         subject, clip, emotion: as the set's loader spells them.
@@ -114,9 +115,9 @@ class PlannedClip:
         dataset, subject, clip, emotion: as the set's loader spells them.
         person: of the ORL set, counted from 1.
         folder: of its frames, relative to the set's root, with ``/``.
-        names: file names in the order of time; they start before the onset in videos that hold more than the clip.
+        names: file names in temporal order; they start before the onset in videos that hold more than the clip.
         onset, apex, offset: true frame numbers.
-        motion: what happens, for `render_video`.
+        motion: the plan for `render_video`.
     """
 
     dataset: str
@@ -149,7 +150,7 @@ class LayoutPlan:
 
     Attributes:
         layout: its name, one of `mol.synth.layouts.LAYOUTS`.
-        settings: what it was planned with.
+        settings: those that it was planned with.
         clips: in the order of the sheet.
         books: path of an Excel book → worksheet → rows.
         tables: path of a CSV file → rows.
@@ -166,12 +167,12 @@ class LayoutPlan:
 
 @dataclass(frozen=True)
 class Numbering:
-    """Where the frames of a clip lie and how they are named.
+    """Where the frames of a clip are and how they are named.
 
     Attributes:
-        folder: of an entry; entries that share one follow one another in it.
+        folder: of an entry; entries with the same folder follow one another in it.
         name: of a frame, from the entry, its number and its position in the clip.
-        first: (least, most) number of the first frame.
+        first: (minimum, maximum) number of the first frame.
         margin: frames at rest before the onset and after the offset.
     """
 
@@ -184,14 +185,14 @@ class Numbering:
 def deal(
     totals: Mapping[str, int], places: Mapping[str, int], reserved: Mapping[str, Mapping[str, int]] | None = None
 ) -> list[tuple[str, str]]:
-    """Who shows which emotion: (subject, emotion) for every clip, subject by subject.
+    """Deal emotions to people: (subject, emotion) for every clip, subject by subject.
 
-    Every emotion is spread evenly over the row of all clips, so a person with many clips shows about the set's mixture.
+    Every emotion is spread evenly over the list of all clips, so a person with many clips shows about the set's mix.
 
     Args:
         totals: emotion → clips in the set.
-        places: subject → clips of that person, as many in all.
-        reserved: subject → emotion → clips that this person shows in any case.
+        places: subject → clips of that person; the same number in total.
+        reserved: subject → emotion → clips of this person that are fixed.
     """
     reserved = reserved or {}
     left = Counter(totals)
@@ -208,7 +209,7 @@ def deal(
 
 
 def limit(entries: Sequence[Entry], settings: LayoutSettings) -> list[Entry]:
-    """The entries of the first people, and of those so many clips as are wanted, in their order."""
+    """The entries of the first people, and as many of their clips as the settings allow, in order."""
     people = subjects(entries)
     kept = [entry for entry in entries if not settings.people or entry.subject in people[: settings.people]]
     if not settings.clips:
@@ -223,21 +224,21 @@ def limit(entries: Sequence[Entry], settings: LayoutSettings) -> list[Entry]:
 
 
 def subjects(entries: Iterable[Entry | PlannedClip]) -> list[str]:
-    """The people of entries or clips, in their order."""
+    """Subjects of entries or clips, in order of appearance."""
     return list(dict.fromkeys(entry.subject for entry in entries))
 
 
 def plan_entries(entries: Sequence[Entry], numbering: Numbering, settings: LayoutSettings) -> list[PlannedClip]:
-    """Draw frame numbers and motion of the entries that the settings leave.
+    """Draw frame numbers and motion of the entries that the settings select.
 
     Args:
-        entries: the whole set, so that a limit does not change whose face somebody has.
+        entries: the whole set, so that a limit does not change who has which face.
         numbering: where the frames go.
         settings: of the set.
     """
     person = {subject: index + 1 for index, subject in enumerate(subjects(entries))}
     if len(person) > ORL_PEOPLE:
-        raise SettingsError(f"there are {ORL_PEOPLE} faces, not enough for {len(person)} people.")
+        raise SettingsError(f"there are only {ORL_PEOPLE} faces for {len(person)} people.")
     planned: list[PlannedClip] = []
     following: dict[str, int] = {}
     for entry in limit(entries, settings):
@@ -274,14 +275,14 @@ def _plan_entry(
 
 
 def _draw_motion(person: int, look: str, settings: LayoutSettings, seed: int) -> ClipPlan:
-    """A plan for one of the person's pictures; plans look at the names of faces only, so none is loaded for it."""
+    """A plan for one of the person's pictures; plans need only the names of faces, so none is loaded."""
     none = np.zeros((0, 0))
     faces = [FaceImage(f"orl-s{person:02d}", "", none, none) for _ in range(settings.pictures)]
     return plan_clips(faces, settings.synth(look, seed))[0]
 
 
 def _within_margin(plan: ClipPlan, margin: int) -> ClipPlan:
-    """The same motion from the first frame to the last, as clips are cut at onset and offset, plus a margin at rest."""
+    """The motion stretched from onset to offset, which is where clips are cut, plus a margin at rest."""
     apex = min(max(plan.apex, 2), plan.length - 3)
     return replace(
         plan,

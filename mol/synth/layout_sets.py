@@ -1,8 +1,8 @@
-"""Each data set's own folders, file names, sheets and quirks, filled with planned synthetic clips.
+"""Each data set's own folders, file names, sheets and quirks, filled with planned synthetic clips: one section per set.
 
-The facts about each set are those of its loader (the module of its name). Where a loader calls something unconfirmed,
-it is unconfirmed here as well: a set that is read back without a complaint shows that loader and layout agree, not that
-the real set looks like this.
+The facts about each set are those of its loader in `mol.data.sets`. What a loader calls unconfirmed is unconfirmed here
+as well: a set that is read back without an error shows that loader and layout agree, not that the real set looks like
+this.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _casme2_entries() -> list[Entry]:
 
 
 def plan_casme2(settings: LayoutSettings) -> LayoutPlan:
-    """CASME II: raw frames in a folder that was unpacked into another of its name, and the sheet of 2014.
+    """CASME II: raw frames in a folder within a folder of the same name, and the sheet of 2014.
 
     Quirks: the apex ``/`` of sub04/EP12_01f and some others; the wrong offset of the sheet's row 62, which should be
     91; sub24/EP02_07 without an emotion; sub09/EP02_02f without a row.
@@ -83,7 +83,7 @@ def plan_casme2(settings: LayoutSettings) -> LayoutPlan:
 
 
 def plan_casme2_cropped(settings: LayoutSettings) -> LayoutPlan:
-    """CASME II's Cropped, in which sub16/EP01_08 lacks its last frames; the pictures are whole frames all the same."""
+    """CASME II's Cropped, in which sub16/EP01_08 lacks its last frames; the pictures are still full frames."""
     numbering = Numbering(
         lambda entry: f"Cropped/{entry.subject}/{entry.clip}", lambda _, number, __: f"reg_img{number}.jpg", (20, 300)
     )
@@ -116,7 +116,7 @@ def _plan_casme2(layout: str, numbering: Numbering, settings: LayoutSettings) ->
 
 
 def _ending_at(last: int, clip: PlannedClip, numbering: Numbering) -> PlannedClip:
-    """The clip under other frame numbers."""
+    """The clip with other frame numbers."""
     shift = last - clip.offset
     entry = Entry(clip.subject, clip.clip, clip.emotion, clip.dataset)
     names = tuple(numbering.name(entry, clip.onset + shift + index, index) for index in range(clip.length))
@@ -125,7 +125,7 @@ def _ending_at(last: int, clip: PlannedClip, numbering: Numbering) -> PlannedCli
 
 def _casme2_row(position: int, clip: PlannedClip) -> list[Any]:
     apex = "/" if clip.clip == "EP12_01f" or position % 25 == 7 else clip.apex
-    # A number before the onset, as no real offset can be.
+    # Before the onset, where no real offset can be.
     offset = clip.onset - 15 if position == _WRONG_OFFSET_ROW else clip.offset
     units = "+".join(map(str, clip.action_units))
     return [int(clip.subject[3:]), clip.clip, None, clip.onset, apex, offset, None, units, clip.emotion]
@@ -230,7 +230,7 @@ def _smic_entries() -> list[Entry]:
 
 
 def plan_smic(settings: LayoutSettings) -> LayoutPlan:
-    """SMIC's HS part, cropped and registered (here: whole frames); no sheet.
+    """SMIC's HS part, cropped and registered (here: full frames); no sheet.
 
     Quirks: s18_sur_03 is empty, and s1 has a folder non_micro.
     """
@@ -266,7 +266,7 @@ def _casme_sq_entries() -> list[Entry]:
 
 
 def plan_casme_sq(settings: LayoutSettings) -> LayoutPlan:
-    """CAS(ME)²: several expressions a video, numbers for people and videos that two more worksheets explain.
+    """CAS(ME)²: several expressions per video; people and videos are numbered, as two more worksheets explain.
 
     Quirks: no header; an offset and an apex of 0; rows of macro-expressions.
     """
@@ -280,7 +280,7 @@ def plan_casme_sq(settings: LayoutSettings) -> LayoutPlan:
         "naming_rule1": [[None, subject, number] for subject, number in numbers.items()],
         "naming_rule2": [[code, video] for video, code in _CASME_SQ_VIDEOS.items()],
     }
-    # The loader names a clip by its onset, for the sheet's own names are not unique.
+    # The loader names a clip by its onset, because the sheet's own names are not unique.
     named = [replace(clip, clip=f"{clip.clip.split('_')[0]}_{clip.onset}") for clip in clips]
     return LayoutPlan("casme-sq", settings, named, {"code_final.xlsx": book}, {})
 
@@ -306,7 +306,7 @@ _CASME3_SPELLINGS = {"happiness": "happy", "sadness": "sad", "others": "others"}
 def _entries(
     dataset: str, totals: Mapping[str, int], places: Mapping[str, int], name: Callable[[str, str, int], str]
 ) -> list[Entry]:
-    """Entries with the clip's name from subject, emotion and the clip's turn."""
+    """Entries whose clip names are made from subject, emotion and the number of the subject's clip."""
     turns: Counter[str] = Counter()
     entries = []
     for subject, emotion in deal(totals, places):
@@ -316,7 +316,7 @@ def _entries(
 
 
 def plan_casme3(settings: LayoutSettings) -> LayoutPlan:
-    """CAS(ME)³ part A (60 clips instead of 860): several expressions a video.
+    """CAS(ME)³ part A (60 clips instead of 860): several expressions per video.
 
     Quirk: folders in another case than the sheet.
     """
@@ -342,9 +342,9 @@ def _casme3_row(clip: PlannedClip) -> list[Any]:
 
 
 def plan_mmew(settings: LayoutSettings) -> LayoutPlan:
-    """MMEW, the micro-expressions (60 clips instead of 300): frames counted from 1, a folder for each emotion.
+    """MMEW, the micro-expressions (60 clips instead of 300): frames counted from 1, one folder per emotion.
 
-    Quirk: some clips of "others" lie in a folder "repression".
+    Quirk: some clips of "others" are in a folder "repression".
     """
     places = {f"S{number:02d}": 3 for number in range(1, 21)}
     order = list(_SEVEN)
@@ -373,7 +373,7 @@ def _mmew_row(clip: PlannedClip) -> list[Any]:
 
 
 def plan_fourdme(settings: LayoutSettings) -> LayoutPlan:
-    """4DME's grey videos (48 clips): emotions that combine. Folders unconfirmed."""
+    """4DME's grey videos (48 clips), with combined emotions. Folders unconfirmed."""
     totals = {
         "negative": 18,
         "positive": 8,
@@ -399,7 +399,7 @@ def _fourdme_row(clip: PlannedClip) -> list[Any]:
     return [clip.subject, clip.clip, clip.onset, clip.apex, clip.offset, units, emotion]
 
 
-# --- The published code's folders, and one's own --------------------------------------------------------------------
+# --- The published code's folders, and clips of your own ------------------------------------------------------------
 
 _RELEASED_FOLDERS = {"casme2": "CASME2_data_3", "samm": "SAMM_data_3", "smic": "SMIC_data_3"}
 _NEGATIVE = ("disgust", "repression", "anger", "contempt", "fear", "sadness")
@@ -436,7 +436,7 @@ def _released_name(entry: Entry, number: int, _: int) -> str:
 
 
 def plan_generic(settings: LayoutSettings) -> LayoutPlan:
-    """Clips of one's own: a table and folders of frames."""
+    """Clips of your own: a table and folders of frames."""
     places = {f"p{number:02d}": 4 for number in range(1, 7)}
     totals = {"happiness": 8, "surprise": 8, "disgust": 8}
     entries = _entries("clips", totals, places, lambda _, __, turn: f"take{1 + turn}")

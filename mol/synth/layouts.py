@@ -1,22 +1,20 @@
 """Synthetic clips of real faces written in each data set's own folders and sheets, quirks included.
 
-They test loaders, extraction and a whole leave-one-subject-out run without a licensed set. Who shows what, and what of
-it is the real sets' own, is told in `mol.synth.layout_plan`; the sets stand in `mol.synth.layout_sets`. A root holds:
+They test loaders, extraction and a whole leave-one-subject-out run without a licensed set. `mol.synth.layout_plan`
+tells who shows what and how much of it is true of the real sets; `mol.synth.layout_sets` has the sets. A root holds:
 
-    layout.json     what was asked for; written first
-    …               the set's folders, each renamed into place when it is whole
-    …               the set's sheets, when all folders are there
+    layout.json     the settings; written first
+    …               the set's folders, each renamed into place when it is complete
+    …               the set's sheets, once all folders exist
     truth.json      who has whose face, and the truth of every clip; written last
 
-Scores on such a set say nothing about recognition. Pictures and truth.json are the same bytes for the same settings and
-versions; Excel books are the same cell by cell, for they hold the time at which they were written.
+Scores on such a set say nothing about recognition. Equal settings and versions give equal bytes of pictures and
+truth.json; Excel books are equal only cell by cell, because they contain the time of writing.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
 import json
 import os
 import shutil
@@ -31,7 +29,7 @@ import numpy as np
 from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
-from mol.common.storage import write_atomic, write_json, write_text
+from mol.common.storage import write_atomic, write_csv, write_json
 from mol.common.workers import in_processes
 from mol.synth.faces import FaceImage, load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
@@ -39,7 +37,7 @@ from mol.synth.layout_sets import LAYOUTS
 from mol.synth.render import render_video
 from mol.vision.landmarks import LandmarkDetector
 
-# Raised whenever the same settings would give another set.
+# Raised whenever the same settings would give a different set.
 GENERATOR = 1
 _JPEG_QUALITY = 90
 _HEAD, _TRUTH = "layout.json", "truth.json"
@@ -48,13 +46,13 @@ Progress = Callable[[int, int], object]
 
 
 def plan_layout(layout: str, settings: LayoutSettings | None = None) -> LayoutPlan:
-    """Everything that a set consists of, before anything is rendered.
+    """Plan everything that a set consists of, without rendering.
 
     Args:
         layout: one of `LAYOUTS`.
         settings: of the clips.
     Raises:
-        SettingsError: there is no such layout; near misses are named.
+        SettingsError: there is no such layout; the message suggests a similar name.
     """
     if layout not in LAYOUTS:
         close = difflib.get_close_matches(layout, LAYOUTS, 1)
@@ -71,18 +69,18 @@ def write_layout(
     progress: Progress | None = None,
     detector: LandmarkDetector | None = None,
 ) -> LayoutPlan:
-    """Render a set; an interrupted run goes on where it stopped, a finished one is left as it is.
+    """Render a set; an interrupted run is continued, a finished set is left as it is.
 
     Args:
         layout: one of `LAYOUTS`.
-        out: root of the set; empty, missing, or of an earlier run with the same settings.
+        out: root of the set: missing, empty, or from an earlier run with the same settings.
         settings: of the clips.
-        workers: processes; by default one for each core. With 1 everything runs in this process.
-        progress: called with (clips done, clips in all), once before the first and after every folder.
-        detector: finds the 68 landmarks of the pictures that are moved; dlib by default.
+        workers: number of processes, by default one per core; 1 renders in this process.
+        progress: called with (clips done, total), once before the first folder and after every one.
+        detector: finds the 68 landmarks of the pictures; dlib by default.
     Raises:
-        SettingsError: no such layout, or `out` holds a set of other settings; the difference is shown.
-        StorageError: `out` holds something else, or the disk refused.
+        SettingsError: no such layout, or `out` holds a set with other settings; the differences are shown.
+        StorageError: `out` holds something else, or the disk failed.
         MissingExtraError: the pictures or the detector are not installed.
     """
     plan, root = plan_layout(layout, settings), Path(out)
@@ -97,10 +95,10 @@ def write_layout(
     if pending:
         faces = _Faces(max(clip.person for clip in plan.clips), plan.settings.pictures, detector)
         jobs = [(root / folder, clips, faces.of(clips), plan.settings) for folder, clips in pending.items()]
-        # Processes take seconds to start, a folder a fraction of one to render.
+        # A process takes seconds to start, a folder only a fraction of a second to render.
         workers = workers or available_cores()
         workers = workers if len(jobs) >= 8 * workers else 1
-        for _, clips in in_processes(_render_folder, jobs, workers, "What is rendered is kept."):
+        for _, clips in in_processes(_render_folder, jobs, workers, kept="The rendered folders are kept."):
             done += clips
             report(done, total)
     _finish(root, plan)
@@ -108,11 +106,11 @@ def write_layout(
 
 
 def write_names(layout: str, out: str | Path, settings: LayoutSettings | None = None) -> LayoutPlan:
-    """The same folders and sheets with empty files for pictures (links to one a folder): all that a loader looks at.
+    """Write the same folders and sheets with empty files for pictures, which is all that a loader looks at.
 
     Args:
         layout: one of `LAYOUTS`.
-        out: as in `write_layout`; it cannot be filled with pictures afterwards.
+        out: as in `write_layout`; the set cannot be filled with pictures later.
         settings: of the clips.
     Raises:
         SettingsError, StorageError: as in `write_layout`.
@@ -123,7 +121,7 @@ def write_names(layout: str, out: str | Path, settings: LayoutSettings | None = 
         (root / folder).mkdir(parents=True, exist_ok=True)
         first, *others = (root / folder / name for clip in clips for name in clip.names)
         first.touch()
-        # Names are all that matters, and a link is made in a tenth of the time of a file.
+        # Only names matter, and making a link takes a tenth of the time of making a file.
         for path in others:
             if not path.exists():
                 os.link(first, path)
@@ -132,7 +130,7 @@ def write_names(layout: str, out: str | Path, settings: LayoutSettings | None = 
 
 
 def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
-    """Claim the folder for these settings, or make sure that it was."""
+    """Claim the folder for these settings, or check that it already was."""
     head = {
         "layout": plan.layout,
         "generator": GENERATOR,
@@ -151,15 +149,15 @@ def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
         there = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({error}); remove {root} and make the set again.") from error
-    # Not the versions: a set that is whole stays good when a package is renewed.
+    # Not the versions: a finished set remains valid when a package is updated.
     names = [name for name in {**head, **there} if name != "versions" and head.get(name) != there.get(name)]
     if names:
-        changes = "; ".join(f"{name}: {there.get(name)} there, {head.get(name)} asked for" for name in names)
-        raise SettingsError(f"{root} holds a set of other settings ({changes}); choose another folder, or remove it.")
+        changes = "; ".join(f"{name}: {there.get(name)} there, {head.get(name)} now" for name in names)
+        raise SettingsError(f"{root} holds a set with other settings ({changes}); choose another folder, or remove it.")
 
 
 def _finish(root: Path, plan: LayoutPlan) -> None:
-    """Sheets and empty folders, then the truth; what is there already stays."""
+    """Write sheets, empty folders, then the truth; existing files are kept."""
     for folder in plan.empty_folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, worksheets in plan.books.items():
@@ -167,17 +165,17 @@ def _finish(root: Path, plan: LayoutPlan) -> None:
             write_atomic(root / name, partial(_write_book, worksheets))
     for name, rows in plan.tables.items():
         if not (root / name).is_file():
-            write_text(root / name, _csv(rows))
+            write_csv(root / name, rows[0], rows[1:])
     if not (root / _TRUTH).is_file():
         write_json(root / _TRUTH, truth(plan))
 
 
 def truth(plan: LayoutPlan) -> dict[str, Any]:
-    """What is known about every clip, as it stands in ``truth.json``.
+    """What is known about every clip: content of ``truth.json``.
 
     Returns:
         ``people``: data set/subject → person of the ORL set; ``clips``: in the order of the sheet, with onset, apex and
-        offset as they are, whatever the sheet says, action units and the peak displacement in aligned pixels.
+        offset as they really are, action units and the peak displacement in aligned pixels.
     """
     people = {f"{clip.dataset}/{clip.subject}": f"orl-s{clip.person:02d}" for clip in plan.clips}
     clips = [
@@ -209,17 +207,11 @@ def _write_book(worksheets: dict[str, Rows], path: Path) -> None:
     book.save(path)
 
 
-def _csv(rows: Rows) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
-
-
 # --- Pictures -------------------------------------------------------------------------------------------------------
 
 
 class _Faces:
-    """Pictures of the first people, loaded once."""
+    """Pictures of the first people of the ORL set, loaded once."""
 
     def __init__(self, people: int, pictures: int, detector: LandmarkDetector | None) -> None:
         self._faces: dict[str, list[FaceImage]] = {}
@@ -227,7 +219,7 @@ class _Faces:
             self._faces.setdefault(face.subject, []).append(face)
 
     def of(self, clips: Sequence[PlannedClip]) -> list[FaceImage]:
-        """One picture for each clip; somebody may have fewer than were planned with."""
+        """One picture per clip; a person may have fewer than the plan assumed."""
         pictures = [self._faces[f"orl-s{clip.person:02d}"] for clip in clips]
         return [own[clip.motion.face % len(own)] for clip, own in zip(clips, pictures, strict=True)]
 
@@ -245,7 +237,7 @@ def _by_folder(clips: Sequence[PlannedClip]) -> dict[str, list[PlannedClip]]:
 def _render_folder(
     folder: Path, clips: Sequence[PlannedClip], faces: Sequence[FaceImage], settings: LayoutSettings
 ) -> int:
-    """Write the frames of a folder's clips beside it and rename; the number of clips."""
+    """Write the frames of a folder's clips next to it, rename it, and return the number of clips."""
     partial_folder = folder.with_name(f".{folder.name}-partial")
     try:
         shutil.rmtree(partial_folder, ignore_errors=True)
@@ -258,7 +250,7 @@ def _render_folder(
     except OSError as error:
         raise StorageError(
             f"could not write {folder}: {error.strerror or error}. Free some space or choose another folder, then run "
-            "the same command again; folders that are whole are kept."
+            "the same command again; finished folders are kept."
         ) from error
     return len(clips)
 

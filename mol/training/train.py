@@ -24,7 +24,7 @@ from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_json
 from mol.common.terminal import say
-from mol.data.cache import Cache
+from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
@@ -106,7 +106,7 @@ def train(config: TrainConfig) -> TrainResult:
 def train_on(
     config: TrainConfig,
     fabric: Any,
-    cache: Cache,
+    cache: ClipSet,
     take: TakeRows,
     open_log: Callable[..., RunLog] = RunLog,
 ) -> TrainResult:
@@ -242,7 +242,7 @@ class _Data(NamedTuple):
     mean_shape: torch.Tensor
 
 
-def _load_data(config: TrainConfig, cache: Cache, take: TakeRows) -> _Data:
+def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
     held_out = config.held_out if isinstance(config.held_out, (int, float)) else list(config.held_out)
     split = split_by_subject(cache.rows, held_out, config.seed)
     training_rows, watched_rows, name, inner = split.train, split.held_out, "held_out", list[str]()
@@ -263,7 +263,7 @@ def _load_data(config: TrainConfig, cache: Cache, take: TakeRows) -> _Data:
     return _Data(split, training, watched, name, inner, training.mean_shape())
 
 
-def _build(config: TrainConfig, cache: Cache, data: _Data, device: torch.device) -> tuple[MOL, torch.optim.Optimizer]:
+def _build(config: TrainConfig, cache: ClipSet, data: _Data, device: torch.device) -> tuple[MOL, torch.optim.Optimizer]:
     torch.manual_seed(_random_seed(config.seed, _INITIAL, 0))
     network = MOL(len(cache.classes), **dataclasses.asdict(config.model))
     network.initialise_outputs(data.mean_shape)
@@ -288,7 +288,7 @@ def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]
     return [{"params": members, "rate": rates.get(part, 1.0)} for part, members in groups.items() if members]
 
 
-def _facts(config: TrainConfig, cache: Cache, data: _Data) -> dict[str, Any]:
+def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
     """What every checkpoint of the run says besides its step; enough to evaluate and predict without the cache."""
     videos = {(person(row), row["clip"]): row["label"] for row in data.training.rows}
     counts = Counter(videos.values())

@@ -18,8 +18,9 @@ from mol.common.errors import MissingExtraError, SettingsError
 from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
 from mol.scoring.evaluate import Evaluation, FlowScores, LandmarkScores
 from mol.scoring.metrics import RecognitionScores
+from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
-from mol.synth.render import SynthSettings, write_frames_folder
+from mol.synth.render import write_frames_folder
 from mol.training.settings import LossConfig, RateConfig
 from mol.training.train import TrainingInterrupted
 from molkernels.installation import install_command

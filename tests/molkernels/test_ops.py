@@ -70,6 +70,19 @@ def graph_of(x, k, graph, generator):
     return here(torch.stack(rows).view(x.shape[0], nodes, k).to(torch.int32))
 
 
+def clear_edges(generator, k, graph, dtype=torch.float64, requires_grad=False):
+    """Arguments of edge_max in which no message is so near to the largest, or to zero, that 16 bits decide."""
+    while True:
+        x, edge = edge_arguments(generator)
+        idx = graph_of(x, k, graph, generator)
+        lifted = edge._replace(bias1=edge.bias1 + 1000)  # above zero, where ReLU changes nothing
+        messages = [reference.edge_max(x, idx[:, :, j : j + 1], *lifted, graph)[0] - 1000 for j in range(k)]
+        best = torch.stack(messages).sort(0, descending=True).values[:2]
+        if best[0].abs().min() > 0.1 and (k == 1 or (best[0] - best[1]).min() > 0.1):
+            x, *edge = (t.to(dtype).requires_grad_(requires_grad) for t in (x, *edge))
+            return x, idx, edge
+
+
 def statistics(generator, groups, channels, dtype=torch.float64):
     return random(generator, groups, channels, dtype=dtype), random(
         generator, groups, channels, dtype=dtype
@@ -90,8 +103,7 @@ def calls(generator, backend, **options):
 
         yield f"fcc_train-{groups}", train, (x, *fcc)
     for graph, k in itertools.product(GRAPHS, (1, 3)):
-        x, edge = edge_arguments(generator, **options)
-        idx = graph_of(x, k, graph, generator)
+        x, idx, edge = clear_edges(generator, k, graph, **options)
 
         def edges(x, *p, idx=idx, graph=graph):
             return functional.edge_max(x, idx, EdgeParameters(*p), graph=graph, backend=backend)[0]
@@ -194,14 +206,14 @@ def test_f5c_inference_operator_is_the_composition(generator, backend, wide, var
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
-def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, backend, variant):
+def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, target, backend, variant):
     torch._dynamo.reset()
     block = f5c(generator, 4, 3, 2, variant, backend)
     counter = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(block, fullgraph=True, dynamic=True, backend=counter)
     compiled(random(generator, 2, 4, 3, 3, dtype=torch.float32, requires_grad=True))
     count = counter.frame_count
-    for n in (2, 3, 5, 7):
+    for n in (2, 7) if target.slow else (2, 3, 5, 7):
         x = random(generator, n, 4, 3, 3, dtype=torch.float32, requires_grad=True)
         y = compiled(x)
         torch.testing.assert_close(y, block(x))
@@ -267,9 +279,10 @@ def test_any_strides_give_the_same_contiguous_result(generator, backend, wide, v
             y = block(view)
             torch.testing.assert_close(y, block(view.clone(memory_format=torch.contiguous_format)), msg=name)
             assert y.is_contiguous(), name
-            cost = functional.cost_volume(view, view, radius=1, stride=1, backend=backend)
-            plain = view.clone(memory_format=torch.contiguous_format)
-            torch.testing.assert_close(cost, functional.cost_volume(plain, plain, radius=1, stride=1, backend=backend))
+    for name, view in layouts(x):
+        plain = view.clone(memory_format=torch.contiguous_format)
+        cost, same = (functional.cost_volume(v, v, radius=1, stride=1, backend=backend) for v in (view, plain))
+        torch.testing.assert_close(cost, same, msg=name)
 
 
 def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, backend):
@@ -289,11 +302,12 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, back
 
 def test_requires_grad_on_some_inputs_only(generator, target, backend, wide):
     for _, function, tensors in calls(generator, backend, dtype=wide):
+        leaves = [t.detach().requires_grad_() for t in tensors]
+        together = torch.autograd.grad(function(*leaves).sum(), leaves)
         for i in range(0, len(tensors), 4 if target.slow else 1):
             some = [t.detach().requires_grad_(j == i) for j, t in enumerate(tensors)]
-            all_ = [t.detach().requires_grad_() for t in tensors]
             (one,) = torch.autograd.grad(function(*some).sum(), [some[i]])
-            torch.testing.assert_close(one, torch.autograd.grad(function(*all_).sum(), all_)[i])
+            torch.testing.assert_close(one, together[i])
 
 
 def test_the_same_bits_each_run(generator, target, backend):

@@ -41,9 +41,8 @@ def python(*arguments, **options):
 
 
 @pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
-@pytest.mark.parametrize("op", report.OPERATORS)
-def test_no_compiled_kernel_spills_or_leaves_the_tensor_cores_idle(op, architecture):
-    run = python("-m", "molkernels.triton.report", "--op", op, "--arch", architecture, "--size", "16", "--jobs", "1")
+def test_no_compiled_kernel_spills_or_leaves_the_tensor_cores_idle(architecture):
+    run = python("-m", "molkernels.triton.report", "--arch", architecture, "--size", "16", "--jobs", "1")
     assert run.returncode == 0, run.stdout + run.stderr
     assert " 0 with a problem." in run.stdout
 

@@ -334,8 +334,8 @@ def test_folds_leave_the_data_that_they_share_as_it_was(config: LosoConfig, monk
     pool = Pool.load(config.caches, config.protocol)
     fresh = ResidentClips(pool, range(len(pool)))
     assert len(held) == 1
-    for name in ("_frames", "_flow", "_landmarks"):
-        assert torch.equal(getattr(held[0], name), getattr(fresh, name))
+    for name in ("frames", "flow", "landmarks"):
+        assert torch.equal(getattr(held[0]._held, name), getattr(fresh._held, name))
 
 
 def scripted_looks(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], looks: list[set[str]]) -> None:

@@ -4,13 +4,15 @@ import ast
 import copy
 import inspect
 import json
+from contextlib import contextmanager
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import numpy as np
 import parity_case
 import pytest
 import torch
-from torch import nn
+from targets import Target
 
 import mol.network.flownet
 import mol.network.heads
@@ -21,7 +23,8 @@ import molkernels as mk
 from mol import MOL
 from mol.common.errors import ClipError, SettingsError
 from mol.network.losses import MOLLoss
-from molkernels import modules, reference
+from mol.network.model import MOLOutput
+from molkernels import functional, modules, reference
 
 
 @pytest.fixture(scope="module")
@@ -47,59 +50,43 @@ def relative(got, want):
     return np.linalg.norm(got - want) / np.linalg.norm(want)
 
 
-class ExactStack(nn.Module):
-    """The convolution stack in float64, its maps rounded once.
+@contextmanager
+def neighbours(imposed=None):
+    """Record the neighbours that are found within, or put those of another run in their place."""
+    found, search = [], functional.knn
 
-    In the recorded evaluation case, two neighbours of one position differ by 3.6e-8 in similarity. Which one is
-    taken then hangs on how torch's convolutions round, which differs with the processor and the number of threads; in
-    float64 it is always the recorded one. What is tested is everything after the stack.
-    """
+    def knn(*arguments, **options):
+        found.append(search(*arguments, **options))
+        return found[-1] if imposed is None else imposed[len(found) - 1]
 
-    def __init__(self, stack):
-        super().__init__()
-        self.stack, self.double_stack = stack, copy.deepcopy(stack).double()
-
-    def forward(self, frames):
-        rounded = self.stack(frames)
-        return rounded + (self.double_stack(frames.detach().double()).to(frames.dtype) - rounded).detach()
+    with patch.object(functional, "knn", knn):
+        yield found
 
 
-@pytest.mark.parametrize("name", ["model_eval", "model_train"])
-@pytest.mark.parametrize("backend", mk.available_backends("cpu"))
-def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend):
+def _recorded_case(name):
     want = np.load(parity_case.FOLDER / f"{name}.npz", allow_pickle=False)
-    case = json.loads(str(want["meta"]))
+    return want, json.loads(str(want["meta"]))
+
+
+def _run_case(case, dtype, backend, imposed=None):
+    """Outputs, buffers and gradients in the released layout, and the neighbours that were found."""
     state = parity_case.released_state(case["tag"], case["cls"])
-    model = MOL.from_released(state, k=case["k"], dropout=0.0).train(case["train"])
-    stack, model.stack = model.stack, ExactStack(model.stack)
-    clips = torch.from_numpy(parity_case.clip(case["tag"], case["batch"])).requires_grad_()
-    with mk.backend(backend):
+    model = MOL.from_released(state, k=case["k"], dropout=0.0).to(dtype).train(case["train"])
+    clips = torch.from_numpy(parity_case.clip(case["tag"], case["batch"])).to(dtype).requires_grad_()
+    with mk.backend(backend), neighbours(imposed) as found:
         out = model(clips)
-        flow, landmarks = out.flow.permute(0, 2, 3, 4, 1), out.landmarks.flatten(2).mT
-        outputs = (out.logits, flow, landmarks)
-        cotangents = [
-            torch.from_numpy(parity_case.uniform(f"{case['tag']}/cotangent/{i}", tuple(o.shape)).astype(np.float32))
-            for i, o in enumerate(outputs)
-        ]
-        terms = [o * c for o, c in zip(outputs, cotangents, strict=True)]
-        (terms[0].sum() + 10 * terms[1].mean() + 0.1 * terms[2].sum()).backward()
-    errors = {
-        "logits": relative(out.logits.detach(), want["logits"]),
-        "flow": relative(flow.detach()[:, :, ::4, ::4], want["flow_sub"]),
-        "landmarks": relative(landmarks.detach(), want["landmarks"]),
-        "input gradient": relative(clips.grad[:, :, :, ::16, ::16], want["grad_input_sub"]),
-    }
-    model.stack = stack
-    after = model.released_state_dict()
-    for entry in want.files:
-        if entry.startswith("buf/"):
-            errors[entry] = relative(after[entry[4:]].reshape(want[entry].shape), want[entry])
-    grads = _gradients_in_released_layout(model)
-    errors["gradient norms"] = relative([grads[str(n)].norm().item() for n in want["grad_names"]], want["grad_norm"])
-    samples = [grads[str(n)].flatten() for n in want["grad_names"]]
-    samples = np.stack([g[torch.linspace(0, g.numel() - 1, 8).long()].numpy() for g in samples])
-    errors["gradient samples"] = relative(samples, want["grad_samples"])
-    assert {n: e for n, e in errors.items() if not e <= 2e-5} == {}
+    outputs = (out.logits, out.flow.permute(0, 2, 3, 4, 1), out.landmarks.flatten(2).mT)
+    cotangents = [
+        torch.from_numpy(parity_case.uniform(f"{case['tag']}/cotangent/{i}", tuple(o.shape)).astype(np.float32))
+        for i, o in enumerate(outputs)
+    ]
+    terms = [o * c for o, c in zip(outputs, cotangents, strict=True)]
+    (terms[0].sum() + 10 * terms[1].mean() + 0.1 * terms[2].sum()).backward()
+    result = {name: o.detach().clone() for name, o in zip(("logits", "flow", "landmarks"), outputs, strict=True)}
+    buffers = {name: value.clone() for name, value in model.released_state_dict().items()}
+    return SimpleNamespace(
+        **result, buffers=buffers, input=clips.grad, gradients=_gradients_in_released_layout(model), neighbours=found
+    )
 
 
 def _gradients_in_released_layout(model):
@@ -107,6 +94,56 @@ def _gradients_in_released_layout(model):
         for parameter in model.parameters():
             parameter.copy_(parameter.grad if parameter.grad is not None else torch.zeros_like(parameter))
     return model.released_state_dict()
+
+
+@pytest.mark.parametrize("name", ["model_eval", "model_train"])
+@pytest.mark.parametrize("backend", [b for b in mk.available_backends("cpu") if Target(b, "cpu").has(torch.float64)])
+def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend):
+    """In float64, where the same neighbours and maxima win on every processor.
+
+    In both recorded cases some neighbours are closer to each other than float32 resolves: which one a float32 run takes
+    depends on how the processor's convolutions round.
+    """
+    want, case = _recorded_case(name)
+    got = _run_case(case, torch.float64, backend)
+    names = [str(n) for n in want["grad_names"]]
+    samples = [got.gradients[n].flatten() for n in names]
+    samples = np.stack([g[torch.linspace(0, g.numel() - 1, 8).long()].numpy() for g in samples])
+    errors = {
+        "logits": relative(got.logits, want["logits"]),
+        "flow": relative(got.flow[:, :, ::4, ::4], want["flow_sub"]),
+        "landmarks": relative(got.landmarks, want["landmarks"]),
+        "input gradient": relative(got.input[:, :, :, ::16, ::16], want["grad_input_sub"]),
+        "gradient samples": relative(samples, want["grad_samples"]),
+    }
+    for entry in want.files:
+        if entry.startswith("buf/"):
+            errors[entry] = relative(got.buffers[entry[4:]].reshape(want[entry].shape), want[entry])
+    assert {n: e for n, e in errors.items() if not e <= 5e-6} == {}
+    # The recorded norms are float32 sums of up to nine million squares.
+    assert relative([got.gradients[n].norm().item() for n in names], want["grad_norm"]) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["model_eval", "model_train"])
+def test_float32_follows_float64_on_the_same_graph(name):
+    """Outputs to rounding, gradients to 2 %, and the neighbours but for one in a thousand.
+
+    Where rounding carries one activation of a 2×2 map across zero, or gives a maximum to another neighbour, gradients
+    move by up to 0.5 %. They are held to rounding in float64 above, and operator by operator in test_ops.py.
+    """
+    _, case = _recorded_case(name)
+    exact = _run_case(case, torch.float64, "reference")
+    for backend in mk.available_backends("cpu"):
+        got = _run_case(case, torch.float32, backend, exact.neighbours)
+        errors = {output: relative(getattr(got, output), getattr(exact, output)) for output in MOLOutput._fields}
+        means = [n for n in exact.buffers if n.endswith(("running_mean", "running_var"))]
+        errors |= {n: relative(got.buffers[n], exact.buffers[n]) for n in means}
+        assert {n: e for n, e in errors.items() if not e <= 2e-5} == {}, backend
+        gradients = {n: relative(got.gradients[n], g) for n, g in exact.gradients.items() if g.count_nonzero()}
+        gradients["input"] = relative(got.input, exact.input)
+        assert {n: e for n, e in gradients.items() if not e <= 2e-2} == {}, backend
+        other = [(a != b).float().mean().item() for a, b in zip(got.neighbours, exact.neighbours, strict=True)]
+        assert max(other) <= 1e-3, backend
 
 
 def test_released_variant_has_the_parameters_of_the_released_network():
@@ -134,11 +171,12 @@ def test_output_shapes(variant, clips):
     assert out.landmarks.shape == (1, 7, 68, 2)
 
 
+@torch.no_grad()
 def test_frames_as_one_batch_are_the_pairs_one_after_another(clips):
     """Batch statistics and running averages of the released variant are those of a loop over the pairs."""
     torch.manual_seed(3)
-    one, loop = MOL(variant="released", dropout=0.0), MOL(variant="released", dropout=0.0)
-    loop.load_state_dict(one.state_dict())
+    one = MOL(variant="released", dropout=0.0).double()  # the same neighbours, however a convolution rounds
+    loop, clips = copy.deepcopy(one), clips.double()
     out = one(clips)
     flows, landmarks = [], []
     for t in range(7):
@@ -147,18 +185,19 @@ def test_frames_as_one_batch_are_the_pairs_one_after_another(clips):
         f, g = loop.f5c1(stacked[:, 0]), loop.f5c2(stacked[:, 1])
         flows.append(loop.flow(pair, torch.cat([f, g], 1), 2, per_frame=True))
         landmarks.append(loop.landmarks(g))
-    torch.testing.assert_close(out.flow, torch.stack(flows, 1), rtol=1e-3, atol=2e-5)
-    torch.testing.assert_close(out.landmarks, torch.stack(landmarks, 1), rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(out.flow, torch.stack(flows, 1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(out.landmarks, torch.stack(landmarks, 1), rtol=1e-6, atol=1e-9)
     for (name, ours), (_, theirs) in zip(one.named_buffers(), loop.named_buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9, msg=name)
 
 
 def test_samples_of_a_batch_do_not_touch_each_other_in_evaluation(paper, clips):
     paper.eval()
+    exact, clips = copy.deepcopy(paper).double(), clips.double()  # the same neighbours, however a convolution rounds
     with torch.no_grad():
-        both, one = paper(clips), paper(clips[1:])
+        both, one = exact(clips), exact(clips[1:])
     for together, alone in zip(both, one, strict=True):
-        torch.testing.assert_close(together[1:], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[1:], alone, rtol=1e-7, atol=1e-9)
 
 
 def test_stack_and_flow_encoder_run_once_a_frame(paper, clips):
@@ -259,14 +298,14 @@ def test_bfloat16_autocast_stays_close_to_float32(paper, clips):
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_network_compiles_without_a_graph_break(variant, clips):
     torch._dynamo.reset()
-    model = MOL(variant=variant, dropout=0.0)
+    model = MOL(variant=variant, dropout=0.0).double()  # the same neighbours, however a convolution rounds
     with torch.no_grad():
         model.eval()
         compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
         for batch in (2, 3):
-            x = torch.randn(batch, 1, 8, 128, 128)
+            x = torch.randn(batch, 1, 8, 128, 128, dtype=torch.float64)
             for ours, eager in zip(compiled(x), model(x), strict=True):
-                torch.testing.assert_close(ours, eager, rtol=1e-3, atol=1e-4)
+                torch.testing.assert_close(ours, eager, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize(

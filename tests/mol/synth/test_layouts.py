@@ -405,7 +405,7 @@ def test_finished_set_is_left_as_it_is(tmp_path):
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="seed: 0 there, 5 asked for"):
+    with pytest.raises(SettingsError, match="seed: 0 there, 5 now"):
         write_names("smic", tmp_path, LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1, seed=5))
 
 

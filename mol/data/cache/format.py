@@ -1,0 +1,217 @@
+"""The files of a cache: their names, shapes, sizes and checksums, and reading them with every check."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mol.common.errors import CacheError
+from mol.common.storage import write_json
+from mol.vision.points import POINTS
+
+FORMAT = 1
+SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.json"
+REQUIRED_KEYS = ("dataset", "subject", "clip", "start", "interval", "label")
+CLIP_KEYS = ("dataset", "subject", "clip")
+ROW_ARRAYS = ("frames", "flow", "landmarks")
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """Everything that shaped a cache; caches with equal settings and rows hold equal bytes.
+
+    Attributes:
+        kind: ``"synthetic"`` or ``"extracted"``.
+        classes: names in the order of the labels.
+        settings: all settings of the program that filled the cache, JSON values only.
+        versions: versions of the packages that shape the content.
+        frames: T.
+        size: side S of the aligned frames in pixels.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    frames: int = 8
+    size: int = 144
+
+    @property
+    def synthetic_clips(self) -> bool:
+        """Whether this program made the clips, either rendered into the cache or extracted from rendered folders."""
+        return self.kind == "synthetic" or bool(self.settings.get("synthetic", False))
+
+    def to_json(self) -> dict[str, Any]:
+        """Content of settings.json."""
+        content: dict[str, Any] = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
+        return content
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape of one row, and dtype, of an array file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in this file."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+def layouts(frames: int, size: int) -> dict[str, Layout]:
+    """Layout of each array file by its name without ``.npy``."""
+    return {
+        "frames": Layout((frames, size, size), "|u1"),
+        "flow": Layout((frames - 1, 2, size, size), "<f2"),
+        "landmarks": Layout((frames, POINTS, 2), "<f4"),
+        "checksums": Layout((), "<u8"),
+    }
+
+
+def row_bytes(frames: int = 8, size: int = 144) -> int:
+    """Bytes of one row on disk, without the index: frames, flow, landmarks and checksum.
+
+    T·S² + (T − 1)·2·S²·2 + T·68·2·4 + 8
+    """
+    return sum(layout.row_bytes for layout in layouts(frames, size).values())
+
+
+def checksum(parts: Iterable[bytes]) -> int:
+    """1 + CRC-32, so that 0 can mean "not written"."""
+    value = 0
+    for part in parts:
+        value = zlib.crc32(part, value)
+    return 1 + value
+
+
+def row_checksum(arrays: Mapping[str, Any], row: int) -> int:
+    """Checksum of one row of opened arrays."""
+    return checksum(arrays[name][row].tobytes() for name in ROW_ARRAYS)
+
+
+def read_settings(folder: Path) -> CacheSettings:
+    """Read settings.json.
+
+    Raises:
+        CacheError: the file is missing, damaged or of another format.
+    """
+    path = folder / SETTINGS
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise CacheError(f"{path}: expected format {FORMAT}, found {found}; make the cache again with this version.")
+    try:
+        content = {**content, "classes": tuple(content["classes"])}
+        settings = CacheSettings(**{key: value for key, value in content.items() if key != "format"})
+    except (KeyError, TypeError) as error:
+        raise CacheError(f"{path} has a missing or unknown entry ({error}); make the cache again.") from error
+    if not all(isinstance(extent, int) and extent > 1 for extent in (settings.frames, settings.size)):
+        raise CacheError(f"{path}: frames and size must be integers above 1; make the cache again.")
+    return settings
+
+
+def read_rows(folder: Path, class_count: int) -> list[dict[str, Any]]:
+    """Read index.json.
+
+    Raises:
+        CacheError: the file is missing or damaged, or a row cannot be used.
+    """
+    path = folder / INDEX
+    rows = read_json(path)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise CacheError(f"{path} is not a list of rows; make the cache again.")
+    check_rows(rows, class_count, path)
+    return rows
+
+
+def check_rows(rows: Sequence[Mapping[str, Any]], class_count: int, path: Path | None = None) -> None:
+    """Check that every row has the required keys and a valid label, and that no two are the same sub-clip.
+
+    Raises:
+        CacheError: a row cannot be used; the message has its number.
+    """
+    where = f"{path}: " if path else ""
+    if not rows:
+        raise CacheError(f"{where}a cache needs at least one row.")
+    places: dict[tuple[Any, ...], int] = {}
+    for index, row in enumerate(rows):
+        if absent := [key for key in REQUIRED_KEYS if key not in row]:
+            raise CacheError(f"{where}row {index} lacks {', '.join(absent)}.")
+        label = row["label"]
+        if label is not None and not (isinstance(label, int) and 0 <= label < class_count):
+            raise CacheError(f"{where}row {index}: label {label!r} is outside 0 … {class_count - 1}.")
+        place = (row["dataset"], row["subject"], row["clip"], row["start"])
+        if place in places:
+            raise CacheError(f"{where}rows {places[place]} and {index} are the same clip {place}.")
+        places[place] = index
+
+
+def open_arrays(folder: Path, count: int, expected: Mapping[str, Layout]) -> dict[str, np.memmap]:
+    """Map all array files, read-only.
+
+    Raises:
+        CacheError: a file is missing, damaged or of another shape or dtype.
+    """
+    arrays = {}
+    for name, layout in expected.items():
+        path = folder / f"{name}.npy"
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise CacheError(f"{path} is missing; make the cache again.") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise CacheError(f"{path} is damaged or cut short ({error}); make the cache again.") from error
+        shape = (count, *layout.shape)
+        if not isinstance(array, np.memmap) or array.shape != shape or array.dtype != np.dtype(layout.dtype):
+            raise CacheError(
+                f"{path} holds {array.shape} {array.dtype}, but the settings say {shape} {np.dtype(layout.dtype)}; "
+                "make the cache again."
+            )
+        arrays[name] = array
+    return arrays
+
+
+def read_skipped(folder: Path) -> list[dict[str, str]]:
+    """Clips that the cache was finished without; empty if skipped.json does not exist.
+
+    Raises:
+        CacheError: the file is damaged.
+    """
+    path = folder / SKIPPED
+    if not path.exists():
+        return []
+    clips = read_json(path)
+    keys = (*CLIP_KEYS, "reason")
+    if not isinstance(clips, list) or not all(isinstance(clip, dict) and {*keys} <= {*clip} for clip in clips):
+        raise CacheError(f"{path} is not a list of clips with {', '.join(keys)}; make the cache again.")
+    return clips
+
+
+def write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> None:
+    """Write skipped.json, or remove it if no clip was skipped."""
+    if skipped:
+        write_json(folder / SKIPPED, [dict(clip) for clip in skipped])
+    else:
+        (folder / SKIPPED).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Read one of the JSON files.
+
+    Raises:
+        CacheError: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CacheError(f"{path} is missing, so {path.parent} is not a cache of this program.") from error
+    except (OSError, ValueError) as error:
+        raise CacheError(f"{path} is damaged ({error}); make the cache again.") from error

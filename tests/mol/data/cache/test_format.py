@@ -1,0 +1,15 @@
+"""The size of a row, against the files themselves."""
+
+from data_fixtures import SMALL, write_small_cache
+
+from mol.data.cache import row_bytes
+
+
+def test_row_takes_the_bytes_that_are_announced(tmp_path):
+    path = write_small_cache(tmp_path / "set", count=5)
+    arrays = sum(file.stat().st_size for file in path.glob("*.npy"))
+    assert arrays == 5 * row_bytes(SMALL.frames, SMALL.size) + 4 * 128  # headers
+
+
+def test_row_of_the_network_s_clips_takes_three_quarters_of_a_megabyte():
+    assert row_bytes() == 8 * 144**2 + 7 * 2 * 144**2 * 2 + 8 * 68 * 2 * 4 + 8 == 750_856
