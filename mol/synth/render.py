@@ -9,15 +9,11 @@ micro-expressions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from mol.common.errors import ClipError, StorageError
 from mol.common.extras import require
-from mol.common.storage import write_atomic
 from mol.synth.action_units import displacement_field
 from mol.synth.clip_plan import ClipPlan, SynthSettings
 from mol.synth.faces import FaceImage
@@ -187,32 +183,3 @@ def _expose(frames: np.ndarray, light: Iterator[np.ndarray], seed: list[int], no
         noisy = frame * gain + np.float32(noise) * rng.standard_normal(frame.shape, np.float32)
         exposed[index] = np.clip(np.rint(noisy), 0, 255)
     return exposed
-
-
-def write_frames_folder(frames: np.ndarray, folder: str | Path) -> list[Path]:
-    """Write frames as ``img001.png, img002.png, …``, as `read_video` and `mol predict FOLDER` read them.
-
-    Args:
-        frames: (L, H, W) uint8: a clip of a cache (``cache.frames[row]``) or a `render_video`.
-        folder: is created if needed; must not hold other files.
-    Returns:
-        The paths, in the order of the frames.
-    Raises:
-        ClipError: the frames have another shape or dtype.
-        StorageError: the folder holds other files, or a picture could not be written.
-    """
-    cv2 = require("cv2", extra="data")
-    folder = Path(folder)
-    if frames.ndim != 3 or frames.dtype != np.uint8 or not len(frames):
-        raise ClipError(f"frames must be (L, H, W) uint8 with L ≥ 1, got {frames.shape} {frames.dtype}.")
-    paths = [folder / f"img{index + 1:03d}.png" for index in range(len(frames))]
-    if folder.exists() and (foreign := {path.name for path in folder.iterdir()} - {path.name for path in paths}):
-        raise StorageError(f"{folder} already holds other files such as {min(foreign)}; choose an empty folder.")
-    for path, frame in zip(paths, frames, strict=True):
-        content = cv2.imencode(".png", np.ascontiguousarray(frame))[1].tobytes()
-        write_atomic(path, partial(_write_bytes, content))
-    return paths
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)

@@ -4,12 +4,11 @@ import subprocess
 import sys
 
 import numpy as np
-from data_fixtures import astronaut
+from data_fixtures import astronaut, write_frames_folder
 from places import ROOT
 
 from mol.cli import main
 from mol.data.cache import Cache
-from mol.synth.render import write_frames_folder
 
 EXAMPLE = ROOT / "examples" / "own_clips.py"
 

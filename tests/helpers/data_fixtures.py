@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from mol.data.cache import CacheSettings, CacheWriter
@@ -52,3 +53,10 @@ def write_small_cache(path: Path, count: int = 4) -> Path:
         for row in writer.pending():
             writer.write(row, *small_clip(row))
         return writer.finish()
+
+
+def write_frames_folder(frames: np.ndarray, folder: Path) -> None:
+    """Frames (L, H, W) uint8 as ``img001.png, img002.png, …``, as `mol predict FOLDER` reads them."""
+    folder.mkdir(parents=True)
+    for number, frame in enumerate(frames, 1):
+        assert cv2.imwrite(str(folder / f"img{number:03d}.png"), frame)

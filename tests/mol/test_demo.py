@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_fixtures import write_frames_folder
 from rich.console import Console
 from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
@@ -20,7 +21,6 @@ from mol.scoring.evaluate import Evaluation, FlowScores, LandmarkScores
 from mol.scoring.metrics import RecognitionScores
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
-from mol.synth.render import write_frames_folder
 from mol.training.settings import LossConfig, RateConfig
 from mol.training.train import TrainingInterrupted
 from molkernels.installation import install_command

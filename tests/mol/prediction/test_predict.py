@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from data_fixtures import write_frames_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import TinyMOL
@@ -32,7 +33,6 @@ from mol.prediction.predict import PredictConfig, predict, read_landmarks
 from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
 from mol.prediction.windows import FaceFollower, Window, predict_video, window_starts
 from mol.synth.faces import FaceImage, load_faces
-from mol.synth.render import write_frames_folder
 from mol.vision.align import align_clip, transform_points
 from mol.vision.landmarks import Face
 from mol.vision.video import Video, read_video

@@ -8,12 +8,10 @@ import pytest
 from data_fixtures import astronaut
 from synth_clips import PURE, STILL, one_clip, people
 
-from mol.common.errors import ClipError, StorageError
 from mol.synth.clip_plan import plan_clips
-from mol.synth.render import _sample, plan_motion, render_clip, render_video, sampled_times, write_frames_folder
+from mol.synth.render import _sample, plan_motion, render_clip, render_video, sampled_times
 from mol.vision.align import alignment_matrix
 from mol.vision.tvl1 import tvl1_flow
-from mol.vision.video import read_video
 
 
 @pytest.mark.parametrize("clip", range(6))
@@ -106,22 +104,6 @@ def test_noise_and_light_are_those_of_the_settings():
     np.testing.assert_array_equal(
         render_clip(plan, astronaut(), plan.starts[0], replace(PURE, lighting=0.05)).flow, clean.flow
     )
-
-
-def test_written_frames_are_read_back_in_order(tiny_set, tmp_path):
-    made, _ = tiny_set
-    paths = write_frames_folder(made.frames[3], tmp_path / "clip")
-    assert [path.name for path in paths] == [f"img{number:03d}.png" for number in range(1, 9)]
-    np.testing.assert_array_equal(read_video(tmp_path / "clip").frames, made.frames[3])
-    write_frames_folder(made.frames[3], tmp_path / "clip")
-
-
-def test_folder_with_other_pictures_is_not_mixed_up(tiny_set, tmp_path):
-    (tmp_path / "holiday.png").write_bytes(b"mine")
-    with pytest.raises(StorageError, match=r"holiday\.png"):
-        write_frames_folder(tiny_set[0].frames[0], tmp_path)
-    with pytest.raises(ClipError, match="uint8"):
-        write_frames_folder(np.zeros((8, 20, 20)), tmp_path / "other")
 
 
 def test_whole_video_shows_the_same_motion_before_alignment():
