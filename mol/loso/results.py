@@ -301,26 +301,6 @@ def _video(row: Mapping[str, str], classes: Sequence[str], where: str) -> Video:
     return Video(seed, row["dataset"], row["subject"], row["clip"], label, prediction, probabilities)
 
 
-def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The training rows of a log.csv: for each column that has numbers (step, value), in order.
-
-    Raises:
-        DataError: the file is missing or damaged.
-    """
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for number, row in _rows(path, ("step", "split", "loss")):
-        if row["split"] != "train":
-            continue
-        for name, text in row.items():
-            if name in ("step", "split") or not text:
-                continue
-            try:
-                curves.setdefault(name, []).append((int(row["step"]), float(text)))
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{path}, row {number}: {error}; train this fold again") from error
-    return curves
-
-
 def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV file with their line numbers."""
     try:

@@ -41,13 +41,13 @@ from mol.network.losses import MOLLoss
 from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, notes, predictions_table
 from mol.scoring.metrics import failure_rate, recognition_scores
 from mol.training.ablation import apply_ablation
+from mol.training.resume import WATCHING, TrainingInterrupted, changed_settings
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings, save_config
-from mol.training.train import TrainingInterrupted, TrainResult, changed_settings, train_on
+from mol.training.train import TrainResult, train_on
 
 # Settings that may differ between the processes of one run. Of the caches it is the content that counts.
 _FREE = {"caches", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints"}
-_WATCHING = {"validate_every", "validation_clips"}
 
 
 @dataclass
@@ -349,24 +349,24 @@ def _claim(config: LosoConfig, head: dict[str, Any]) -> None:
 def _check_same_run(config: LosoConfig, head: dict[str, Any]) -> None:
     run = Path(config.run)
     if not config.resume:
-        raise SettingsError(f"{run} already holds a run; go on with it (--resume), or choose another --run")
+        raise SettingsError(f"{run} already holds a run; resume it with --resume, or choose another --run")
     try:
         then = json.loads((run / "folds.json").read_text(encoding="utf-8"))
         settings = require("yaml", "train").safe_load((run / "loso.yaml").read_text(encoding="utf-8"))
         before = [cache["fingerprint"] for cache in then["caches"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(f"{run} is damaged ({error}); choose another --run") from error
-    free = _FREE | (_WATCHING if config.selection == "last" else set())
+    free = _FREE | (set(WATCHING) if config.selection == "last" else set())
     changed = changed_settings(settings, config, free)
     for old, cache in zip(before, head["caches"], strict=False):
         if old != cache["fingerprint"]:
-            changed.append(f"content of {cache['path']}: not what it was")
+            changed.append(f"the content of {cache['path']} has changed")
     if len(before) != len(head["caches"]):
-        changed.append(f"caches: {len(before)} then, {len(head['caches'])} now")
+        changed.append(f"number of caches: {len(before)} → {len(head['caches'])}")
     if not changed and {**then, "caches": None} != {**head, "caches": None}:
-        changed.append("classes or folds of the protocol: another version of this program")
+        changed.append("another version of this program gives the protocol other classes or folds")
     if changed:
-        raise SettingsError(f"{run} was started with other settings ({'; '.join(changed)}); choose another --run")
+        raise SettingsError(f"{run} was started with different settings ({'; '.join(changed)}); choose another --run")
 
 
 @contextmanager

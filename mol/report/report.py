@@ -13,7 +13,7 @@ from mol.common.errors import DataError, SettingsError
 from mol.common.storage import write_text
 from mol.common.terminal import say
 from mol.loso.folds import COMPOSITE
-from mol.loso.results import LosoRun, read_log, read_run
+from mol.loso.results import LosoRun, read_run
 from mol.pictures.evaluation import confusion_picture, failure_picture
 from mol.report.charts import comparison_picture, curve_picture, inline_svg, people_picture
 from mol.report.compare import compare_runs, write_comparison_tables
@@ -22,6 +22,7 @@ from mol.report.failures import Failure, confident_failures, read_again
 from mol.report.html import Markup
 from mol.report.page import PageParts, readable, run_page
 from mol.report.tables import write_run_tables
+from mol.training.runlog import read_log
 
 CURVES = {
     "loss": ("Loss, weighted sum", ""),

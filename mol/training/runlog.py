@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mol.common.errors import SettingsError, StorageError
+from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.extras import require
-from mol.common.storage import write_text
+from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
 
 TRAINING_COLUMNS = ("loss", "loss_emotion", "loss_flow", "loss_landmarks", "gradient_norm")
@@ -202,6 +202,27 @@ class FoldLog(RunLog):
 
     def say(self, text: str) -> None:
         """Keep quiet: the folds are summed up by who runs them."""
+
+
+def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The training rows of a log.csv: for each column that has numbers (step, value), in order.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    remedy = "train again to get its curves"
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line, row in read_csv(path, ("step", "split", "loss"), remedy):
+        if row["split"] != "train":
+            continue
+        for name, text in row.items():
+            if name in ("step", "split") or not text:
+                continue
+            try:
+                curves.setdefault(name, []).append((int(row["step"]), float(text)))
+            except ValueError as error:
+                raise DataError(f"{path}, line {line} is damaged ({error}); {remedy}") from error
+    return curves
 
 
 def _keep_rows_until(path: Path, step: int) -> None:

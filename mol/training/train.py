@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +16,7 @@ from torch import nn
 
 from mol.common.devices import start_fabric
 from mol.common.environment import describe_environment, versions
-from mol.common.errors import CheckpointError, SettingsError
+from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_json
 from mol.common.terminal import say
@@ -28,16 +24,14 @@ from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
-from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from mol.network.losses import MOLLoss
 from mol.network.model import MOL
 from mol.scoring.estimate import validation_scores
+from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
-from mol.training.settings import TrainConfig, resume_command, save_config
+from mol.training.settings import TrainConfig, save_config
 
-# Settings that may differ between the parts of a resumed run: they do not touch the weights.
-_FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
-_WATCHING = ("validate_every", "validation_clips")
 # Which score of the watched people chooses the checkpoint in checkpoints/best, and whether less of it is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
 # Streams of random numbers that must not follow each other's draws.
@@ -68,18 +62,10 @@ class TakeRows(Protocol):
     def __call__(self, rows: np.ndarray, *, augmentation: Any = None, balanced: bool = False) -> ResidentClips: ...
 
 
-class TrainingInterrupted(SystemExit):
-    """SIGINT or SIGTERM arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
-
-    Attributes:
-        run: the run folder.
-        step: steps done.
-        command: what to type to go on.
-    """
-
-    def __init__(self, run: Path, step: int) -> None:
-        super().__init__(130)
-        self.run, self.step, self.command = run, step, resume_command(run)
+def run_train(config: TrainConfig) -> None:
+    """Train the network."""
+    result = train(config)
+    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -97,7 +83,7 @@ def train(config: TrainConfig) -> TrainResult:
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
-    _checkpoint_to_resume(config)  # before the data is read, which takes longer
+    checkpoint_to_resume(config)  # before the data is read, which takes longer
     cache = open_clips(config.cache, config.protocol, config.counts)
     take = partial(ResidentClips, cache, device=fabric.device, normalisation=config.normalisation)
     return train_on(config, fabric, cache, take)
@@ -122,7 +108,7 @@ def train_on(
         MOLError, TrainingInterrupted: as `train`.
     """
     run = Path(config.run)
-    resumed = _checkpoint_to_resume(config)
+    resumed = checkpoint_to_resume(config)
     data = _load_data(config, cache, take)
     console = require("rich.console", "train").Console()
     # The caller's random numbers go on as if nothing had happened.
@@ -205,32 +191,6 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
     return scores[score] < best[score] if less else scores[score] > best[score]
 
 
-class StopSignal:
-    """While open, the first SIGINT or SIGTERM only sets `requested` to its name; a second one acts as usual."""
-
-    def __init__(self) -> None:
-        self.requested: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        # Python delivers signals to the main thread alone and lets no other set handlers.
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
 class _Data(NamedTuple):
     """What a run trains on and watches."""
 
@@ -308,60 +268,6 @@ def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
     }
 
 
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """The last checkpoint of the run folder, checked against the settings; None where there is none.
-
-    Raises:
-        SettingsError: the folder holds a run that is not to be resumed, or one with other settings.
-    """
-    run = Path(config.run)
-    try:
-        last = find_checkpoint(run / "checkpoints" / "last")
-    except CheckpointError:
-        return None
-    state = read_state(last)
-    if not config.resume:
-        raise SettingsError(
-            f"{run} already holds a run, at step {state['step']}; go on with it (--resume), or choose another --run"
-        )
-    free = {
-        *_FREE,
-        *(("steps",) if config.schedule == "constant" else ()),
-        *(_WATCHING if config.selection not in _CHOOSES else ()),
-    }
-    if changed := changed_settings(state.get("config", {}), config, free):
-        raise SettingsError(f"{run} was trained with other settings ({'; '.join(changed)}); choose another --run")
-    return last
-
-
-def changed_settings(then: Mapping[str, Any], now: Any, free: set[str]) -> list[str]:
-    """Sentences ``name: then, now`` for every setting in which a saved configuration and one of today differ.
-
-    Args:
-        then: as JSON or YAML gave it; a setting that an older version did not know had today's default.
-        now: the configuration.
-        free: dotted names of settings that may differ.
-    """
-    new = dict(_flat(json.loads(json.dumps(dataclasses.asdict(now)))))
-    old = dict(_flat(_defaults(type(now)))) | dict(_flat(then))
-    return [
-        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if name not in free and old.get(name) != new.get(name)
-    ]
-
-
-def _defaults(config_class: type) -> dict[str, Any]:
-    """Every setting of a configuration that has a default, with it."""
-    needed = {
-        item.name: ""
-        for item in dataclasses.fields(config_class)
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    }
-    values = dataclasses.asdict(config_class(**needed))
-    return {name: value for name, value in values.items() if name not in needed}
-
-
 def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:
     save_config(dataclasses.replace(config, resume=False), run / "config.yaml")
     name = "environment-resumed.json" if resumed else "environment.json"
@@ -399,17 +305,3 @@ def _random_seed(seed: int, stream: int, step: int) -> int:
 
 def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
     return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def run_train(config: TrainConfig) -> None:
-    """Train the network."""
-    result = train(config)
-    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")

@@ -21,8 +21,8 @@ from mol.scoring.metrics import RecognitionScores
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
 from mol.synth.render import write_frames_folder
+from mol.training.resume import TrainingInterrupted
 from mol.training.settings import LossConfig, RateConfig
-from mol.training.train import TrainingInterrupted
 from molkernels.installation import install_command
 
 TINY = Recipe(
@@ -79,7 +79,7 @@ def test_a_stage_that_was_interrupted_is_done_again(tmp_path):
 def test_other_settings_are_refused_with_the_difference_and_nothing_is_touched(tmp_path):
     run_stage(tmp_path, [])
     before = (tmp_path / "stages.json").read_bytes()
-    with pytest.raises(SettingsError, match=r"seed: 0 there, 1 asked for.*--out"):
+    with pytest.raises(SettingsError, match=r"seed: 0 → 1.*--out"):
         run_stage(tmp_path, [], {"seed": 1})
     assert (tmp_path / "stages.json").read_bytes() == before
 
@@ -153,7 +153,7 @@ def test_the_demonstration_leaves_scores_pictures_and_a_prediction(tmp_path, tin
     assert len(tiny_parts) == 1
     assert (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes() == weights
 
-    with pytest.raises(SettingsError, match="steps: 3 there, 4 asked for"):
+    with pytest.raises(SettingsError, match="steps: 3 → 4"):
         run_demo(DemoConfig(str(out), precision="32"), replace(TINY, steps=4), real_frames)
 
 

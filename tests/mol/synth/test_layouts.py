@@ -405,13 +405,13 @@ def test_finished_set_is_left_as_it_is(tmp_path):
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="seed: 0 there, 5 now"):
+    with pytest.raises(SettingsError, match="seed: 0 → 5"):
         write_names("smic", tmp_path, LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1, seed=5))
 
 
 def test_empty_pictures_are_not_taken_for_rendered_ones(tmp_path):
     write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="rendered: False there"):
+    with pytest.raises(SettingsError, match="rendered: false → true"):
         write_tiny("smic", tmp_path)
 
 
