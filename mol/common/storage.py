@@ -96,7 +96,7 @@ def read_csv(
             names = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = names
             if missing := [name for name in columns if name not in names]:
-                raise error(f"{path} lacks the column {missing[0]!r}; {remedy}")
+                raise error(f"{path} lacks the column {missing[0]}; {remedy}")
             for row in reader:
                 if None in row or None in row.values():
                     much = "many" if None in row else "few"

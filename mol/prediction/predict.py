@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,18 +11,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mol.common.checks import require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
-from mol.common.errors import CheckpointError, MediaError, SettingsError
+from mol.common.errors import CheckpointError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.model import FRAMES
 from mol.prediction.windows import Prediction, Window, predict_video
+from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
 
-__all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]
+__all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "write_prediction"]
 
 
 @dataclass
@@ -68,17 +68,19 @@ class PredictConfig:
     save_arrays: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("interval", "stride", "fps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise SettingsError(f"{name}={value} must be greater than 0")
-        for name, allowed in (
-            ("several", ("raise", "largest")),
-            ("on_error", ("raise", "skip")),
-            ("precision", ("32", "bf16-mixed")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_one_of(self, "several", ("raise", "largest"))
+        require_one_of(self, "on_error", ("raise", "skip"))
+        require_one_of(self, "precision", ("32", "bf16-mixed"))
+
+
+def run_predict(config: PredictConfig) -> None:
+    """Predict a video and say what came out."""
+    with tracking() as track:
+        prediction, files = predict(config, track)
+    say(describe_prediction(prediction))
+    for name, path in files.items():
+        say(f"{name:<12}{path}")
 
 
 def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction, dict[str, Path]]:
@@ -128,53 +130,6 @@ def check_normalisation(state: Mapping[str, Any], weights: str) -> None:
             f"{weights} was trained with normalisation={normalisation!r}, which needs all clips of a person; "
             'a new video can only be predicted by a network trained with normalisation="clip"'
         )
-
-
-def read_landmarks(path: Path, length: int) -> np.ndarray:
-    """Read landmarks that somebody else found: CSV or NPZ, as `PredictConfig` describes them.
-
-    Args:
-        path: ``.csv`` or ``.npz``.
-        length: frames of the video; there must be as many rows.
-    Returns:
-        (length, 68, 2) float32, NaN where a frame has none.
-    Raises:
-        MediaError: the file is missing, unreadable, of another layout, or does not fit the video.
-    """
-    readers = {".csv": _read_csv, ".npz": _read_npz}
-    if path.suffix.lower() not in readers:
-        raise MediaError(f"{path}: landmarks are read from .csv and .npz files")
-    try:
-        points = readers[path.suffix.lower()](path)
-    except FileNotFoundError as error:
-        raise MediaError(f"the landmarks file {path} does not exist") from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise MediaError(f"the landmarks file {path} cannot be read: {error}") from error
-    if points.shape != (length, 68, 2):
-        raise MediaError(
-            f"the landmarks file {path} holds {points.shape}; the video needs ({length}, 68, 2): one row a frame"
-        )
-    return points
-
-
-def _read_csv(path: Path) -> np.ndarray:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [{name.strip(): value for name, value in row.items() if name} for row in csv.DictReader(file)]
-    columns = [f"{axis}_{point}" for point in range(68) for axis in "xy"]
-    if rows and (lacking := [name for name in columns if name not in rows[0]]):
-        raise ValueError(f"it lacks the column {lacking[0]} (needed: x_0…x_67, y_0…y_67)")
-    values = [[float((row[name] or "").strip() or "nan") for name in columns] for row in rows]
-    return np.array(values, np.float32).reshape(len(rows), 68, 2)
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "landmarks" not in arrays:
-            raise ValueError(f'it lacks the array "landmarks" (it has: {", ".join(arrays.files) or "none"})')
-        return arrays["landmarks"].astype(np.float32)
-
-
-# Results
 
 
 def write_prediction(
@@ -296,12 +251,3 @@ def describe_prediction(prediction: Prediction) -> str:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
         lines.append(f"windows left out for want of one usable face: {len(prediction.skipped)} (frames {frames})")
     return "\n".join(lines)
-
-
-def run_predict(config: PredictConfig) -> None:
-    """Predict a video and say what came out."""
-    with tracking() as track:
-        prediction, files = predict(config, track)
-    say(describe_prediction(prediction))
-    for name, path in files.items():
-        say(f"{name:<12}{path}")

@@ -33,8 +33,8 @@ def test_a_byte_order_mark_and_spaces_around_names_do_not_matter(tmp_path: Path)
     [
         (b"name,value\nx,1\ny\n", "line 3 has too few values; write it again"),
         (b"name,value\nx,1,2\n", "line 2 has too many values; write it again"),
-        (b"name\nx\n", "lacks the column 'value'; write it again"),
-        (b"", "lacks the column 'name'; write it again"),
+        (b"name\nx\n", "lacks the column value; write it again"),
+        (b"", "lacks the column name; write it again"),
         (b"name,value\n\xff,1\n", "cannot be read .*; write it again"),
         (b'name,value\n"x' + b"y" * 200000, "cannot be read .*; write it again"),
         (None, "is missing; write it again"),
