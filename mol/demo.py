@@ -16,13 +16,14 @@ import torch
 
 from mol.common.differences import differences
 from mol.common.errors import SettingsError
-from mol.common.extras import installed_file, require
+from mol.common.extras import installed_file
 from mol.common.storage import read_json, write_json
 from mol.common.terminal import console, counting, duration, say, tracking
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
-from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
-from mol.scoring.metrics import RecognitionScores
+from mol.scoring.evaluate import EvaluateConfig, evaluate
+from mol.scoring.evaluation import read_evaluation
+from mol.scoring.table import short_table
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.synthetic_set import synthesize
 from mol.training.resume import TrainingInterrupted
@@ -302,7 +303,7 @@ def _predict(video: Path, training: TrainConfig, out: Path) -> None:
 
 def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
     """The table of scores, and where to look."""
-    console().print(short_table(_read_evaluation(out / "run" / "evaluation.json")))
+    console().print(short_table(read_evaluation(out / "run" / "evaluation.json")))
     for what, path in (
         ("clips", pictures / "clips.png"),
         ("flow and landmarks of unseen people", out / "run" / "pictures" / "gallery.png"),
@@ -316,57 +317,3 @@ def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
         "not that an emotion was recognised."
     )
     say(f"all stages: {duration(sum(stage['seconds'] for stage in stages.done.values()))}")
-
-
-def short_table(scores: Evaluation) -> Any:
-    """The main scores beside their baselines, the better one bold, narrow enough for 80 columns."""
-    table = require("rich.table", extra="train").Table(
-        title=f"{len(scores.people)} people never seen in training, {scores.videos} videos",
-        caption=scores.note,
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("score")
-    table.add_column("MOL", justify="right")
-    table.add_column("baseline", justify="right")
-    table.add_column("which is")
-    for name, higher, ours, baseline, form, rival in _short_rows(scores):
-        winner = "equal" if ours == baseline else "ours" if (ours > baseline) == higher else "theirs"
-        cells = [form.format(ours), form.format(baseline)]
-        if winner != "equal":
-            index = 0 if winner == "ours" else 1
-            cells[index] = f"[bold]{cells[index]}[/bold]"
-        table.add_row(f"{name} {'↑' if higher else '↓'}", *cells, rival)
-    return table
-
-
-def _short_rows(scores: Evaluation) -> list[tuple[str, bool, float, float, str, str]]:
-    """Name, whether higher is better, ours, the baseline's, how to write both, what the baseline is."""
-    flow, landmarks = scores.flow, scores.landmarks
-    always = f"always {scores.majority_class}"
-    rows = [("flow: end-point error", False, flow.epe, flow.zero_flow_epe, "{:.3f} px", "zero flow")]
-    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
-        name = f"flow: the same, {flow.tvl1_pairs} pairs"
-        rows.append((name, False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "{:.3f} px", "TV-L1"))
-    rows.append(("landmarks: NME", False, landmarks.nme, landmarks.mean_shape_nme, "{:.2%}", "mean shape"))
-    rows.append(("emotion: accuracy", True, scores.recognition.accuracy, scores.majority.accuracy, "{:.3f}", always))
-    rows.append(("emotion: UF1", True, scores.recognition.uf1, scores.majority.uf1, "{:.3f}", always))
-    return rows
-
-
-def _read_evaluation(path: Path) -> Evaluation:
-    """The scores of a finished evaluation.
-
-    Raises:
-        SettingsError: the file is damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("environment", None)
-        nested = {"flow": FlowScores, "landmarks": LandmarkScores, "recognition": RecognitionScores}
-        nested["majority"] = RecognitionScores
-        return Evaluation(
-            **{name: nested[name](**value) if name in nested else value for name, value in content.items()}
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); delete it and run the same command again") from error

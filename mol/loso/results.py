@@ -17,8 +17,6 @@ from mol.common.extras import require
 from mol.loso.folds import COMPOSITE, ERRORS, SCORES
 from mol.scoring.metrics import confusion_matrix
 
-TITLES = {"accuracy": "Accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}
-
 
 @dataclass(frozen=True)
 class Unit:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mol.loso.results import TITLES, UNITS
+from mol.loso.results import UNITS
 from mol.report.compare import Comparison, PairedTest, difference, signed
 from mol.report.html import Markup, banner, element, facts, page, section, table
 from mol.report.page import cell, group_name
 from mol.report.tables import PRINTED
+from mol.scoring.metrics import TITLES
 
 
 def comparison_page(comparison: Comparison, command: str) -> str:

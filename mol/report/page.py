@@ -13,12 +13,13 @@ import numpy as np
 from mol.common.extras import require
 from mol.common.terminal import duration
 from mol.loso.folds import COMPOSITE, SCORES
-from mol.loso.results import TITLES, UNITS, LosoRun, Spread
+from mol.loso.results import UNITS, LosoRun, Spread
 from mol.pictures.evaluation import Seen
 from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel
 from mol.pictures.style import OURS, TRUTH
 from mol.report.failures import Failure
 from mol.report.html import Markup, banner, data_uri, element, facts, page, section, table
+from mol.scoring.metrics import TITLES
 from mol.vision.points import SKELETON
 
 SELECTIONS = {

@@ -7,7 +7,8 @@ from pathlib import Path
 from mol.common.storage import write_csv, write_text
 from mol.loso.folds import ERRORS, SCORES
 from mol.loso.latex import latex_table
-from mol.loso.results import TITLES, UNITS, LosoRun, Spread
+from mol.loso.results import UNITS, LosoRun, Spread
+from mol.scoring.metrics import TITLES
 
 # What goes into a paper's table; the rest stands in the CSV.
 PRINTED = (*SCORES, "epe_px", "nme")

@@ -37,6 +37,10 @@ class RecognitionScores:
     """Unweighted F1: the mean of the classes' F1."""
 
 
+TITLES = {"accuracy": "Accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}
+"""What tables call the fields of `RecognitionScores`, in their order."""
+
+
 def recognition_scores(
     labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray, class_count: int
 ) -> RecognitionScores:

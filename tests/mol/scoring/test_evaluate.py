@@ -25,8 +25,11 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
+from mol.scoring.baselines import tvl1_errors
 from mol.scoring.estimate import by_video, estimate
-from mol.scoring.evaluate import EvaluateConfig, Evaluation, evaluate, evaluation_table, tvl1_errors
+from mol.scoring.evaluate import EvaluateConfig, evaluate
+from mol.scoring.evaluation import Evaluation
+from mol.scoring.table import evaluation_table
 from mol.training.settings import TrainConfig
 from mol.training.train import train
 from mol.vision.tvl1 import tvl1_flow
