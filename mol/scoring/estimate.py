@@ -138,13 +138,26 @@ def notes(settings: CacheSettings, selection: str) -> list[str]:
     return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
 
 
+def prediction_columns(classes: Sequence[str]) -> list[str]:
+    """Header of predictions.csv: whose video, true and predicted class, and the probabilities of the classes."""
+    return ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
+
+
+def prediction_row(
+    name: tuple[str, str, str], label: int, prediction: int, probabilities: np.ndarray, classes: Sequence[str]
+) -> list[Any]:
+    """One video's row of predictions.csv.
+
+    Args:
+        name: dataset, subject, clip.
+        label, prediction: class indices.
+        probabilities: (C,).
+        classes: C names.
+    """
+    return [*name, classes[label], classes[prediction], *(f"{value:.6f}" for value in probabilities)]
+
+
 def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of predictions.csv: whose video, true and predicted class, and the classes' probabilities."""
-    header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
-    rows = [
-        [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
-        for name, label, prediction, probabilities in zip(
-            videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
-        )
-    ]
-    return header, rows
+    """Header and rows of predictions.csv."""
+    votes = zip(videos.names, videos.labels.tolist(), videos.predictions.tolist(), videos.probabilities, strict=True)
+    return prediction_columns(classes), [prediction_row(*vote, classes) for vote in votes]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
-from mol.common.errors import SettingsError
+from mol.common.errors import DataError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.data.clips import Augmentation
@@ -189,6 +189,25 @@ def save_config(config: Any, path: Path) -> None:
     """
     yaml = require("yaml", "train")
     write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
+
+
+def read_saved_config(path: Path) -> dict[str, Any]:
+    """The settings that `save_config` wrote, by name.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    yaml = require("yaml", "train")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; copy the whole run folder again, or start a new run") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({reason}); copy it again, or start a new run") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged (it holds no settings); copy it again, or start a new run")
+    return content
 
 
 def resume_command(run: Path) -> str:

@@ -12,9 +12,11 @@ import numpy as np
 import yaml
 
 from mol.common.storage import write_csv, write_json, write_text
-from mol.loso.folds import Fold, read_results
-from mol.loso.run import LosoConfig
+from mol.loso.folds import Fold
+from mol.loso.plan import Plan, PlannedCache, write_plan
+from mol.loso.results import read_results
 from mol.loso.scores import write_tables
+from mol.loso.settings import LosoConfig
 from mol.scoring.metrics import recognition_scores
 
 ENVIRONMENT = {
@@ -67,35 +69,30 @@ def write_loso_run(
     ]
     for fold in folds[:done]:
         _write_fold(path / fold.folder, fold, videos, skill, classes, generator)
-    head = {
-        "format": 1,
-        "protocol": protocol,
-        "classes": list(classes),
-        "datasets": list(sets),
-        "kind": "extracted",
-        "caches": [
-            {
-                "path": str(path.parent / f"cache-{name}"),
-                "datasets": [name],
-                "fingerprint": sha256(name.encode()).hexdigest(),
-            }
-            for name in sets
-        ],
-        "counts": {},
-        "seeds": list(seeds),
-        "selection": "last",
-        "normalisation": "clip",
-        "ablation": None,
-        "not_reportable": list(not_reportable),
-        "notes": [],
-        "folds": [{name: getattr(fold, name) for name in ("seed", "dataset", "subject", "folder")} for fold in folds],
-    }
-    write_json(path / "folds.json", head)
+    caches = [
+        PlannedCache(str(path.parent / f"cache-{name}"), [name], sha256(name.encode()).hexdigest()) for name in sets
+    ]
+    plan = Plan(
+        protocol=protocol,
+        classes=list(classes),
+        datasets=list(sets),
+        kind="extracted",
+        caches=caches,
+        counts={},
+        seeds=list(seeds),
+        selection="last",
+        normalisation="clip",
+        ablation=None,
+        not_reportable=list(not_reportable),
+        notes=[],
+        folds=folds,
+    )
+    write_plan(path, plan)
     usual = dataclasses.asdict(LosoConfig(caches=[f"cache/{name}" for name in sets], protocol=protocol, run=str(path)))
     write_text(path / "loso.yaml", yaml.safe_dump({**usual, "seeds": list(seeds), **(settings or {})}, sort_keys=False))
     write_json(path / "environment.json", ENVIRONMENT)
-    if results := read_results(path, folds):
-        write_tables(path, head, results)
+    if results := read_results(path, plan):
+        write_tables(path, plan, results)
     return path
 
 
