@@ -37,7 +37,7 @@ COMMANDS = {
     ),
     "extract": Command("Detect, align and measure the flow of every clip of a manifest, into a cache.", ("manifest",)),
     "loso": Command(
-        "Leave-one-subject-out: train and test a fold a person, pool the scores, go on where it stopped.", ("caches",)
+        "Leave-one-subject-out: train and test one fold per person, pool the scores; can be resumed.", ("caches",)
     ),
     "report": Command("A page, tables and pictures of one or several leave-one-subject-out runs.", ("runs",)),
     "train": Command("Train the network on a cache, with some of its people held out."),

@@ -1,7 +1,7 @@
 """The demonstration: synthesise → train → evaluate on people never seen → predict a real video.
 
-Each stage writes into a folder of its own and is noted in stages.json when it is done. The same command again goes on
-where the last one stopped; a folder made with other settings is refused.
+Each stage writes into a folder of its own and is noted in stages.json when it is done. The same command run again
+continues where the last one stopped; a folder made with other settings is refused.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Recipe:
     tvl1_pairs: int
 
 
-# Motion of a few tenths of a pixel has a mean square of some hundredths: the flow needs a weight to be heard.
+# Motion of a few tenths of a pixel has a mean square of some hundredths: without a weight the flow hardly counts.
 _WEIGHTS = LossConfig(w_me=1.0, w_of=50.0, w_ldm=3.5)
 _RATES = RateConfig(flow=0.05, emotion=0.15)
 
@@ -99,7 +99,7 @@ class DemoConfig:
         long: the longer recipe (21 minutes on 2 cores), which beats zero flow and the mean shape on unseen people.
         seed: of clips, split and training.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "32", "bf16-mixed", or "auto": bfloat16 where the processor computes in it.
+        precision: "32", "bf16-mixed", or "auto": bfloat16 if the processor or GPU computes in it.
     """
 
     out: str | None = None
@@ -134,17 +134,17 @@ class Stages:
         return cls(folder, read_json(path, f"choose another --out or delete {folder}", SettingsError))
 
     def run(self, number: int, stage: str, what: str, settings: dict[str, Any], results: list[Path], work: Any) -> None:
-        """Do a stage unless it is done: noted with the same settings, and its results are there.
+        """Run a stage unless it is done: noted with the same settings, and its results are there.
 
         Args:
             number: of the stage, for the heading.
             stage: its name.
             what: heading.
             settings: everything that shapes its results, JSON values.
-            results: files or folders that it leaves.
-            work: does it, without arguments.
+            results: files or folders that it writes.
+            work: the stage, a function without arguments.
         Raises:
-            SettingsError: the stage was begun or done with other settings.
+            SettingsError: the stage was started or done with other settings.
         """
         settings = json.loads(json.dumps(settings))
         noted = self.done.get(stage)
@@ -177,7 +177,7 @@ def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | Non
         video: by default the talking head of `talking_head`.
     Raises:
         SettingsError: the folder holds a demonstration with other settings.
-        MOLError: a stage failed; the same command goes on from there.
+        MOLError: a stage failed; the same command run again continues there.
     """
     recipe = recipe or (DEMO_LONG if config.long else DEMO)
     out = Path(config.out or ("demo-long" if config.long else "demo"))
@@ -231,7 +231,7 @@ def talking_head() -> Path:
 
 
 def choose_precision(device: str) -> str:
-    """ "bf16-mixed" where the device computes in bfloat16, else "32".
+    """ "bf16-mixed" if the device computes in bfloat16, else "32".
 
     On a processor without bfloat16 instructions it is emulated, and slower than float32.
     """
@@ -283,12 +283,12 @@ def _train(training: TrainConfig) -> None:
     try:
         train(training)
     except TrainingInterrupted:
-        say("The same mol demo goes on from here.")
+        say("Run the same mol demo again to continue.")
         raise
 
 
 def _predict(video: Path, training: TrainConfig, out: Path) -> None:
-    # The man in the video turns away at its end: those windows are left out and listed.
+    # The man in the video turns away at the end: those windows are left out and listed.
     config = PredictConfig(
         video=str(video),
         weights=training.run,

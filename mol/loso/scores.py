@@ -78,7 +78,7 @@ def _incomplete(plan: Plan, results: Sequence[FoldResult]) -> list[str]:
     if not missing:
         return []
     names = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
-    return [f"incomplete: {len(done)} of {len(plan.folds)} folds are done; missing: {names}"]
+    return [f"incomplete: {len(done)} of {len(plan.folds)} folds are done (missing: {names})"]
 
 
 def _named(fold: Fold, plan: Plan) -> str:

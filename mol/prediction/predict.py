@@ -40,7 +40,7 @@ class PredictConfig:
         stride: frames from one window's start to the next; by default a quarter of a window.
         fps: frames per second; by default the video's own, and 25 for a folder of frames.
         interpolate: lengthen a video of fewer than 8 frames by linear interpolation in time.
-        landmarks: CSV (one row a frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
+        landmarks: CSV (one row per frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
             points in pixels, instead of dlib's; NaN or empty where a frame has no face.
         several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
         on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and lists them.
@@ -75,7 +75,7 @@ class PredictConfig:
 
 
 def run_predict(config: PredictConfig) -> None:
-    """Predict a video and say what came out."""
+    """Predict a video and print the result."""
     with tracking() as track:
         prediction, files = predict(config, track)
     say(describe_prediction(prediction))
@@ -90,9 +90,9 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         config: see `PredictConfig`.
         track: progress display.
     Returns:
-        The prediction, and the files written, by what they are.
+        The prediction, and the files written: kind → path.
     Raises:
-        MOLError: one of its kinds, naming the file, frame or setting, and the remedy.
+        MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
     """
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
@@ -138,7 +138,7 @@ def write_prediction(
     """Write predictions.json, overview.png and, as the configuration says, overlay.mp4 and arrays.npz.
 
     Returns:
-        The files written, by what they are.
+        The files written: kind → path.
     Raises:
         StorageError: a file could not be written.
     """
@@ -154,7 +154,7 @@ def write_prediction(
     if config.save_arrays:
         files["arrays"] = out / "arrays.npz"
         write_atomic(files["arrays"], lambda temporary: np.savez_compressed(temporary, **_arrays(prediction)))
-    # Last: whoever finds predictions.json finds all the rest.
+    # Last, so that if predictions.json is there, so are the others.
     files["predictions"] = out / "predictions.json"
     write_text(files["predictions"], compact_json(_describe(prediction, config, state)))
     return files
@@ -243,11 +243,12 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 
 def describe_prediction(prediction: Prediction) -> str:
-    """What came out, in a line or two."""
+    """The result in a line or two."""
     ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
     named = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked[:3])
     lines = [f"{len(prediction.windows)} windows over {prediction.duration:.1f} s; mean probability: {named}"]
     if prediction.skipped:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
-        lines.append(f"windows left out for want of one usable face: {len(prediction.skipped)} (frames {frames})")
+        left_out = len(prediction.skipped)
+        lines.append(f"windows left out because a frame has no usable face: {left_out} (frames {frames})")
     return "\n".join(lines)

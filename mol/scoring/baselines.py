@@ -17,7 +17,7 @@ from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
 
 def flow_scores(found: Estimates, clips: ResidentClips, tvl1_pairs: int, workers: int) -> FlowScores:
-    """Flow errors over all pairs, and over at most `tvl1_pairs` random ones (always the same) beside TV-L1's."""
+    """Flow errors over all pairs, and over at most `tvl1_pairs` random ones (always the same) also TV-L1's."""
     scores = FlowScores(float(found.epe.mean()), float(found.zero_flow_epe.mean()))
     if not tvl1_pairs:
         return scores
@@ -38,10 +38,10 @@ def tvl1_errors(clips: ResidentClips, pairs: Sequence[tuple[int, int]], workers:
     Args:
         clips: with exact flow.
         pairs: (clip, frame) each: from that frame to the next.
-        workers: threads; OpenCV lets go of Python's lock while it computes.
+        workers: threads; OpenCV releases Python's lock while it computes.
     """
     cv2 = require_tvl1()
-    # One core a pair: OpenCV's own threads would fight with ours.
+    # One core per pair: OpenCV's own threads would compete with ours.
     before = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:

@@ -1,4 +1,4 @@
-"""What a network says of clips: per sub-clip, pooled per video, and why scores may not be reported."""
+"""What a network answers for clips, per sub-clip and pooled per video, and why scores may not be reported."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ from mol.scoring.metrics import (
 )
 
 FAILURE_THRESHOLD = 0.1
-
+"""NME over which the landmarks of a frame count as a failure."""
 
 _PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
-
-
 _SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
 
 
@@ -48,7 +46,7 @@ class Estimates(NamedTuple):
 
 
 class Videos(NamedTuple):
-    """One vote a video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+    """One vote per video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
 
     names: list[tuple[str, str, str]]
     labels: np.ndarray
@@ -94,11 +92,11 @@ def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilitie
     """Let the sub-clips of each video vote.
 
     Args:
-        rows: index rows, a sub-clip each.
+        rows: index rows, one per sub-clip.
         labels: (n,) class indices.
         probabilities: (n, C).
     Raises:
-        ClipError: sub-clips of one video with different labels.
+        ClipError: sub-clips of one video have different labels.
     """
     names = [(str(row["dataset"]), str(row["subject"]), str(row["clip"])) for row in rows]
     voted, videos = vote_videos(probabilities, names)
@@ -128,7 +126,7 @@ def validation_scores(
 
 
 def notes(settings: CacheSettings, selection: str) -> list[str]:
-    """Why scores are no recognition results; empty where nothing speaks against them.
+    """Why scores are not recognition results, or not reportable; empty if nothing speaks against them.
 
     Args:
         settings: of the cache.

@@ -1,4 +1,4 @@
-"""Evaluation on people never seen in training, every score beside a baseline that knows nothing of the clip.
+"""Evaluation on people never seen in training, every score beside a baseline that ignores the clip.
 
 flow        end-point error          beside zero flow and TV-L1
 landmarks   NME, failure rate        beside the mean shape of the training clips
@@ -46,7 +46,7 @@ class EvaluateConfig:
 
     Attributes:
         weights: run folder, or a checkpoint folder inside one.
-        cache: cache to evaluate on (several under the run's protocol); what the run was trained on when empty.
+        cache: cache to evaluate on, or several if the run has a protocol; those that it was trained on when empty.
         out: folder for evaluation.json, predictions.csv, confusion.csv and pictures; the run folder when empty.
         people: people to evaluate (subject or dataset/subject); those held out of the run when empty.
         batch_size: clips at once.
@@ -87,15 +87,15 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         config: what to evaluate on whom.
     Raises:
         CheckpointError: no checkpoint, a damaged one, or one of other classes than the cache.
-        SettingsError: people that the network was trained on, nobody to evaluate, or an unknown device or precision.
+        SettingsError: people who were trained on, nobody to evaluate, or an unknown device or precision.
         CacheError, ClipError, StorageError: data or disk fail; the message says which.
-        MissingExtraError: pictures or TV-L1 were asked for and their packages are not installed.
+        MissingExtraError: the packages for pictures or TV-L1 are not installed.
     """
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     state, folder = trained.state, find_checkpoint(config.weights)
     trained_on = state["config"]
-    # Another set than the one that was trained on is scored as it is; the counts belong to the protocol's own sets.
+    # A cache other than the training's is scored as it is: the protocol's counts are of its own data sets.
     counts: Counts = "warn" if config.cache else trained_on.get("counts", "require")
     cache = open_clips(config.cache or trained_on["cache"], trained_on.get("protocol"), counts)
     if list(cache.classes) != trained.classes:
@@ -103,12 +103,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{folder} knows the classes {trained.classes}, {cache.path} has {list(cache.classes)}; "
             "evaluate on a cache with the same classes in the same order"
         )
-    clips = ResidentClips(cache, _rows_of_strangers(cache, state, config.people), fabric.device, state["normalisation"])
+    clips = ResidentClips(cache, _rows_to_evaluate(cache, state, config.people), fabric.device, state["normalisation"])
     mean_shape = torch.tensor(state["mean_shape"])
     model = fabric.setup_module(trained.model)
     found = estimate(model, clips, MOLLoss(**state["config"]["loss"]), mean_shape, config.batch_size)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
-    # Where the truth itself is TV-L1's (extracted caches), TV-L1 is not a baseline.
+    # In extracted caches the targets themselves come from TV-L1, so it is not a baseline.
     pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
     workers = config.workers or available_cores()
     result = _result(folder, state, cache, clips, found, videos, flow_scores(found, clips, pairs, workers))
@@ -119,21 +119,21 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return result
 
 
-def _rows_of_strangers(cache: ClipSet, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:
-    """Rows of the people asked for, or of everybody in the cache whom the network has not met.
+def _rows_to_evaluate(cache: ClipSet, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:
+    """Rows of the people asked for, or of everybody in the cache who was not trained on.
 
     Raises:
-        SettingsError: somebody was trained on, or nobody is left.
+        SettingsError: one of them was trained on, or nobody is left.
     """
-    met = {*state["train_people"], *state["inner_validation_people"]}
-    known = [name for name in sorted({person(row) for row in cache.rows}) if name not in met]
+    trained = {*state["train_people"], *state["inner_validation_people"]}
+    known = [name for name in sorted({person(row) for row in cache.rows}) if name not in trained]
     if people is None:
         if not known:
             raise SettingsError(f"the network was trained on everybody in {cache.path}; evaluate on another cache")
         return np.flatnonzero([person(row) in known for row in cache.rows])
     chosen = [row for row in cache.rows if person(row) in people or str(row["subject"]) in people]
-    if seen := sorted({person(row) for row in chosen} & met):
-        raise SettingsError(f"the network was trained on {', '.join(seen)}; people it has not met: {', '.join(known)}")
+    if seen := sorted({person(row) for row in chosen} & trained):
+        raise SettingsError(f"the network was trained on {', '.join(seen)}; people not trained on: {', '.join(known)}")
     return split_by_subject(cache.rows, people).held_out
 
 
@@ -196,7 +196,7 @@ def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentCli
 
 
 def _different_people(clips: ResidentClips, count: int) -> list[int]:
-    """Positions of clips to show: one person after another, another class each time where there is one."""
+    """Positions of clips to show: a different person each time and, if possible, a different class."""
     first: dict[tuple[str, int], int] = {}
     for i, (row, label) in enumerate(zip(clips.rows, clips.labels.tolist(), strict=True)):
         first.setdefault((person(row), label), i)

@@ -19,9 +19,9 @@ class FlowScores:
     Attributes:
         epe: ours, over all pairs.
         zero_flow_epe: of predicting no motion, over all pairs.
-        tvl1_pairs: pairs on which TV-L1 was compared; 0 where it was left out.
-        tvl1_epe: TV-L1's, over those pairs; None where it was left out.
-        epe_on_tvl1_pairs: ours, over the same pairs; None where it was left out.
+        tvl1_pairs: number of pairs on which TV-L1 was run; 0 if it was left out.
+        tvl1_epe: TV-L1's, over those pairs; None if it was left out.
+        epe_on_tvl1_pairs: ours, over the same pairs; None if it was left out.
     """
 
     epe: float
@@ -57,14 +57,14 @@ class Evaluation:
         selection: how the checkpoint was chosen.
         normalisation: of the clips.
         kind: of the cache, "synthetic" or "extracted".
-        note: what to keep in mind with these numbers; empty where there is nothing.
-        people: who was evaluated; nobody of them was trained on.
-        videos, clips: how many.
+        note: what to keep in mind with these numbers; may be empty.
+        people: who was evaluated; none of them was trained on.
+        videos, clips: number of them.
         classes: in the order of labels.
-        flow, landmarks: see there.
+        flow, landmarks: errors and those of the baselines.
         recognition: per video, by the mean probability over its sub-clips.
         majority: the same of always answering `majority_class`, the most frequent of the training videos.
-        confusion: counts of videos, rows true and columns predicted.
+        confusion: numbers of videos, rows true and columns predicted.
     """
 
     checkpoint: str

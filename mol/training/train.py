@@ -1,4 +1,4 @@
-"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and goes on bit for bit."""
+"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_r
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
 
-# Which score of the watched people chooses the checkpoint in checkpoints/best, and whether less of it is better.
+# Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
-# Streams of random numbers that must not follow each other's draws.
+# Streams of random numbers that must be independent of each other.
 _INITIAL, _STEP = 11, 12
 
 
@@ -96,7 +96,7 @@ def train_on(
     take: TakeRows,
     open_log: Callable[..., RunLog] = RunLog,
 ) -> TrainResult:
-    """`train` on data that is open already, so that many runs can share it.
+    """`train` on data that is already open, so that several runs can share it.
 
     Args:
         config: as for `train`.
@@ -111,7 +111,7 @@ def train_on(
     resumed = checkpoint_to_resume(config)
     data = _load_data(config, cache, take)
     console = require("rich.console", "train").Console()
-    # The caller's random numbers go on as if nothing had happened.
+    # The caller's random numbers are not affected.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         network, optimizer = _build(config, cache, data, fabric.device)
         state = {**_facts(config, cache, data), "step": 0, "best": None}
@@ -140,7 +140,7 @@ def _fit(
     loss = MOLLoss(**dataclasses.asdict(config.loss))
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
-        # At every step, because a look at other people leaves the network in evaluation mode.
+        # At every step, because validation leaves the network in evaluation mode.
         model.train()
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
         rate = _set_learning_rate(optimizer, config, step)
@@ -154,7 +154,7 @@ def _fit(
         log.add(terms, norm)
 
         done = state["step"] = step + 1
-        # Asked once a step: a signal that comes after this is for the next step, which then saves.
+        # Read once per step: a signal that arrives later is for the next step, which then saves.
         stopped = stop.requested
         saving = done % config.checkpoint_every == 0 or done == config.steps or stopped is not None
         if done % config.log_every == 0 or saving:
@@ -177,12 +177,12 @@ def _fit(
 
 def _interrupted(config: TrainConfig, log: RunLog, name: str, step: int) -> TrainingInterrupted:
     interrupted = TrainingInterrupted(Path(config.run), step)
-    log.say(f"{name}: stopped after step {step}, all is saved. Go on with:\n  {interrupted.command}")
+    log.say(f"{name}: stopped after step {step}, all is saved. Resume with:\n  {interrupted.command}")
     return interrupted
 
 
 def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Whether the selection wants the network of now rather than the best before; of equal ones it keeps the first."""
+    """Whether the selection prefers the current network to the best so far; of equal ones the first is kept."""
     if selection not in _CHOOSES:
         return False
     score, less = _CHOOSES[selection]
@@ -192,7 +192,7 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
 
 
 class _Data(NamedTuple):
-    """What a run trains on and watches."""
+    """What a run trains and validates on."""
 
     split: Split
     training: ResidentClips
@@ -217,7 +217,7 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
     training = take(training_rows, augmentation=config.augment, balanced=config.balanced)
     watched = None
     if config.validate_every:
-        # Votes of whole videos are what test-peek chooses by.
+        # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
         watched = take(_evenly(watched_rows, most))
     return _Data(split, training, watched, name, inner, training.mean_shape())
@@ -239,7 +239,7 @@ def _build(config: TrainConfig, cache: ClipSet, data: _Data, device: torch.devic
 
 
 def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by the part that they belong to, each group with its learning rate relative to the rest's."""
+    """Parameters grouped by part of the network, each group with its relative learning rate."""
     rates = {"flow": config.rates.flow, "emotion": config.rates.emotion}
     groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
     for name, parameter in network.named_parameters():
@@ -249,7 +249,7 @@ def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]
 
 
 def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
-    """What every checkpoint of the run says besides its step; enough to evaluate and predict without the cache."""
+    """What every checkpoint of the run holds besides its step; enough to evaluate and predict without the cache."""
     videos = {(person(row), row["clip"]): row["label"] for row in data.training.rows}
     counts = Counter(videos.values())
     inner = set(data.inner_people)

@@ -166,7 +166,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, tiny_parts, real_fram
     monkeypatch.setattr(demo, "train", interrupted)
     with pytest.raises(TrainingInterrupted):
         run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
-    assert "mol demo goes on from here" in capsys.readouterr().out
+    assert "Run the same mol demo again to continue." in capsys.readouterr().out
     monkeypatch.setattr(demo, "train", real)
     run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
     assert resumed == [True]

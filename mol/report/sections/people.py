@@ -15,7 +15,7 @@ def people(report: Report) -> Section | None:
     found = run.right_by_person()
     people_picture(report.pictures / "people.png", found, f"{run.plan.protocol}: right videos of each person")
     note = (
-        "How many videos of each person are right. A bar is as long as the person has videos; its dark part is right."
+        "How many videos of each person are right. A bar’s length is the number of videos, its dark part those right."
     )
     if len(run.seeds) > 1:
         note += " Means over seeds."

@@ -401,7 +401,7 @@ def test_inner_validation_chooses_by_people_of_the_training_fold(
         assert state["step"] == 2
         assert looks[3 * i] == set(state["inner_validation_people"])
         assert not looks[3 * i] & {f"{dataset}/{subject}", *state["train_people"]}
-    assert result.scores["not_reportable"] == ["incomplete: 2 of 4 folds are done; missing: one/s10, two/s1"]
+    assert result.scores["not_reportable"] == ["incomplete: 2 of 4 folds are done (missing: one/s10, two/s1)"]
 
 
 def test_every_fold_has_a_checkpoint_of_its_own(done: LosoResult) -> None:
@@ -547,7 +547,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
     scores = read_json(Path(config.run) / "scores.json")
     assert (scores["reportable"], scores["notes"]) == (
         False,
-        ["incomplete: 1 of 4 folds are done; missing: one/s2, one/s10, two/s1"],
+        ["incomplete: 1 of 4 folds are done (missing: one/s2, one/s10, two/s1)"],
     )
     resumed = read_config(LosoConfig, resume_command(config).split()[2:], "mol loso")
     assert contents(loso(resumed).run) == contents(done.run)

@@ -181,7 +181,7 @@ def test_a_run_on_the_test_subjects_says_not_reportable_and_why(tmp_path: Path):
 
 def test_an_unfinished_run_shows_what_is_there_and_names_what_is_missing(tmp_path: Path):
     text = report_of(write_loso_run(tmp_path / "part", done=5)).text
-    assert "incomplete: 5 of 7 folds are done; missing: smic/s1, smic/s2" in text
+    assert "incomplete: 5 of 7 folds are done (missing: smic/s1, smic/s2)" in text
     assert "5 of 7 done" in text
     assert "casme2" in text
 

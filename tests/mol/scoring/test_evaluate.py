@@ -133,7 +133,7 @@ def test_only_people_never_trained_on_are_evaluated(config: EvaluateConfig, run:
     assert result.selection == "last"
     assert Path(result.checkpoint) == run / "checkpoints" / "last"
     for people in (["s1"], ["tiny/s4", "s2"]):
-        with pytest.raises(SettingsError, match=r"was trained on tiny/s\d; people it has not met: tiny/s4"):
+        with pytest.raises(SettingsError, match=r"was trained on tiny/s\d; people not trained on: tiny/s4"):
             evaluate(replace(config, people=people))
     with pytest.raises(SettingsError, match="no person 'nobody'"):
         evaluate(replace(config, people=["nobody"]))
