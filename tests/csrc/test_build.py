@@ -47,7 +47,8 @@ def test_architectures_follow_torchs_variable(asked, chosen):
 
 @pytest.mark.parametrize("asked", ["7.5", "9.0a", "Hopper", "sm_90"])
 def test_an_unknown_architecture_is_refused_with_what_is_known(asked):
-    with pytest.raises(build.BuildError, match=rf"names '{re.escape(asked)}'; molkernels and this nvcc have 8.0, 8.6"):
+    message = rf"names '{re.escape(asked)}'; molkernels and this nvcc support 8.0, 8.6"
+    with pytest.raises(build.BuildError, match=message):
         build.architectures(asked, SUPPORTED)
 
 
@@ -61,8 +62,8 @@ def test_gencode_embeds_ptx_only_where_asked():
     [
         ({"MOLKERNELS_CUDA": "yes"}, "MOLKERNELS_CUDA is 'yes'; allowed are auto, 0, 1"),
         ({"MOLKERNELS_CPU": "2"}, "MOLKERNELS_CPU is '2'; allowed are 0, 1"),
-        ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but there is no /nowhere/bin/nvcc"),
-        ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is no program here"),
+        ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but /nowhere/bin/nvcc does not exist"),
+        ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is not a program on this machine"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(variables, words):
