@@ -25,7 +25,7 @@ def read_config(
 
     Args:
         config_class: a dataclass of settings.
-        arguments: command-line arguments after the command's name, as people type them (see `spell_out`).
+        arguments: command-line arguments after the command's name, as typed (see `spell_out`).
         prog: the command, for the help text.
         description: first line of the help text.
         positional: fields that can be given without their names.
@@ -64,13 +64,13 @@ def _line_keeping(formatter: Any) -> type:
 
 
 def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what people type as ``--name value`` throughout.
+    """Rewrite typed arguments as ``--name value`` throughout.
 
     ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`, which takes all
     remaining values if it is a list.
 
     Raises:
-        SettingsError: more values without a name than there are names.
+        SettingsError: more unnamed values than positional fields.
     """
     options = dict(_options(config_class))
     flags = {f"--{name}" for name, kind in options.items() if kind is bool}
