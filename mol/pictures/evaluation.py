@@ -40,7 +40,7 @@ def confusion_picture(
     """
     counts = np.asarray(counts)
     if counts.shape != (len(classes), len(classes)):
-        raise SettingsError(f"the matrix has shape {counts.shape}; {(len(classes),) * 2} is needed, a row per class")
+        raise SettingsError(f"the matrix has shape {counts.shape}; {(len(classes),) * 2} is needed, one row per class")
     colours = require("matplotlib.colors", extra="report")
     shades = colours.LinearSegmentedColormap.from_list("blues", ["#f5f8fb", "#9cc7e6", "#0072b2", "#00436a"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
