@@ -1,4 +1,4 @@
-"""Run folders of `mol loso` written by hand from seeded numbers, for tests of what reads them."""
+"""Run folders of `mol loso` written by hand from seeded numbers, to test the code that reads them."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def write_loso_run(
 
     Args:
         path: the folder.
-        seeds, sets: a fold for each seed and person.
-        videos: of a person, at most.
-        skill: share of the videos that are right, more or less.
-        done: folds that are finished, all of them when None.
+        seeds, sets: one fold per seed and person.
+        videos: per person, at most.
+        skill: approximate share of correctly classified videos.
+        done: folds that are finished; None for all.
         protocol, classes: of the run.
-        settings: differences to the usual settings.
+        settings: differences from the usual settings.
         not_reportable: reasons.
-        number: another gives other numbers.
+        number: seed of the random numbers.
     """
     generator = np.random.default_rng((7, number))
     people = [(dataset, subject) for dataset, subjects in sets.items() for subject in subjects]
@@ -99,7 +99,7 @@ def write_loso_run(
 def _write_fold(
     folder: Path, fold: Fold, videos: int, skill: float, classes: Sequence[str], generator: np.random.Generator
 ) -> None:
-    """The training log, the votes and fold.json of one fold; whose video shows what is the same in every run."""
+    """The training log, the votes and fold.json of one fold; every run has the same labels for the same videos."""
     labels = np.random.default_rng([*fold.person.encode()]).integers(0, len(classes), 1 + fold.number % videos)
     rows, said = [], []
     for index, label in enumerate(labels.tolist(), 1):

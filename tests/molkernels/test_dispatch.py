@@ -1,4 +1,4 @@
-"""Backends: which one runs, what is refused, and the words of the refusal."""
+"""Backends: which one runs, which calls are rejected, and the error messages."""
 
 import json
 import subprocess
@@ -156,7 +156,7 @@ def edge(positions=9, **options):
 )
 @pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"])
 def test_a_wrong_argument_is_refused_by_name_whatever_the_backend(call, error, words, backend):
-    """Before a backend is asked: the words are the same, also where it could not run at all."""
+    """Checks run before a backend is selected: the message is the same, even if the backend cannot run at all."""
     with mk.backend(backend), pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)

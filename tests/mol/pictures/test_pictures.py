@@ -1,4 +1,4 @@
-"""Pictures: colours say what their legend says, files are whole or untouched."""
+"""Pictures: colours match their legend, files are complete or untouched."""
 
 from __future__ import annotations
 
