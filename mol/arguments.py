@@ -42,19 +42,19 @@ def read_config(
 
 
 def config_parser(config_class: type, prog: str, description: str = "", footer: str = "") -> Any:
-    """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
+    """The jsonargparse parser of a configuration: ``--config`` and one option per field, nested with dots."""
     jsonargparse = require("jsonargparse", "train")
     formatter = _line_keeping(jsonargparse.DefaultHelpFormatter)
     parser = jsonargparse.ArgumentParser(
         prog=prog, description=description, epilog=footer, formatter_class=formatter, exit_on_error=False
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
+    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it override it")
     parser.add_class_arguments(config_class)
     return parser
 
 
 def _line_keeping(formatter: Any) -> type:
-    """A formatter of help texts that wraps a single line and keeps the lines of a text that has several."""
+    """A help formatter that wraps a single line and keeps the line breaks of a text with several lines."""
 
     class LineKeeping(formatter):  # type: ignore[misc]
         def _fill_text(self, text: str, width: int, indent: str) -> str:

@@ -100,7 +100,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
     # A data set's own folders have different settings from a cache.
     layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
     config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
-    nameless = "".join(f" The name --{field} can be left out." for field in command.positional)
+    nameless = "".join(f" The name --{field} can be omitted." for field in command.positional)
     footer = commands.FOOTERS.get(config_class, str)()
     run(read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer))
 
