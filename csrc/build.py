@@ -1,16 +1,16 @@
 """Compile csrc/ into two shared libraries, `_cpu.so` and `_cuda.so`, with ninja.
 
-Neither needs a GPU, PyTorch's libraries or Python's headers: only PyTorch's header files of the stable ABI. So one
-binary serves every torch ≥ 2.10 and every Python.
+Neither needs a GPU, PyTorch's libraries or Python's headers, only PyTorch's header files of the stable ABI. So one
+binary works with every torch ≥ 2.10 and every Python.
 
 Environment:
-    MOLKERNELS_CPU        1 (default) or 0: leave the CPU library out.
-    MOLKERNELS_CUDA       auto (default: where nvcc is found), 1 (an error without nvcc) or 0.
-    TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default: all of ARCHITECTURES that nvcc knows, and PTX for later ones.
+    MOLKERNELS_CPU        1 (default) or 0: leave out the CPU library.
+    MOLKERNELS_CUDA       auto (default: if nvcc is found), 1 (an error without nvcc) or 0.
+    TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default: all of ARCHITECTURES that nvcc supports, and PTX for later ones.
     CUDA_HOME, CXX, MAX_JOBS as usual.
 
-As a program it builds into build/csrc without installing; with --sanitize the CPU library alone, under AddressSanitizer
-and UndefinedBehaviorSanitizer, into build/sanitize.
+Run as a program, it builds into build/csrc without installing; with --sanitize, only the CPU library, with
+AddressSanitizer and UndefinedBehaviorSanitizer, into build/sanitize.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ VECTOR_BYTES = {"portable": 16, "avx2": 32, "avx512": 64, "avx512_bf16": 64}
 
 
 class BuildError(Exception):
-    """A build that was asked for and cannot be done, with the remedy."""
+    """A requested build is impossible; the message has the remedy."""
 
 
 @dataclass
 class Plan:
-    """What will be compiled, and why something will not."""
+    """What will be compiled, and why parts are left out."""
 
     headers: Path | None = None
     cxx: str | None = None
@@ -67,11 +67,11 @@ class Plan:
 
     @property
     def lacks_headers(self) -> bool:
-        """Whether something is to be compiled and PyTorch's headers were not found."""
+        """Whether there is something to compile but PyTorch's headers were not found."""
         return bool(self.libraries) and self.headers is None
 
     def record(self) -> dict[str, object]:
-        """What `molkernels.build_info()` says of the build."""
+        """What `molkernels.build_info()` reports about the build."""
         built: dict[str, object] = {}
         if "cpu" in self.libraries:
             built["cpu"] = {
@@ -88,10 +88,10 @@ class Plan:
 
 
 def make_plan(environment: Mapping[str, str]) -> Plan:
-    """Look for compilers and headers; only `build` insists on the headers, so that a build can be planned without them.
+    """Look for compilers and headers; only `build` requires the headers, so that a build can be planned without them.
 
     Raises:
-        BuildError: what the environment asks for cannot be had, or is no valid value.
+        BuildError: something that the environment asks for was not found, or a value is invalid.
     """
     plan = Plan()
     cpu = _choice(environment, "MOLKERNELS_CPU", "1", ("0", "1"))
@@ -142,7 +142,7 @@ def _compiler(environment: Mapping[str, str]) -> str | None:
     asked = environment.get("CXX")
     if asked:
         if shutil.which(asked.split()[0]) is None:
-            raise BuildError(f"CXX is {asked!r}, which is no program here")
+            raise BuildError(f"CXX is {asked!r}, which is not a program on this machine: correct or unset CXX")
         return asked
     return next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
 
@@ -152,7 +152,7 @@ def _find_nvcc(environment: Mapping[str, str]) -> Path | None:
     if home:
         nvcc = Path(home) / "bin" / "nvcc"
         if not nvcc.exists():
-            raise BuildError(f"CUDA_HOME is {home!r}, but there is no {nvcc}")
+            raise BuildError(f"CUDA_HOME is {home!r}, but {nvcc} does not exist: correct or unset CUDA_HOME")
         return nvcc
     found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
     return Path(found) if found else None
@@ -169,10 +169,10 @@ def _dotted(digits: str) -> str:
 
 
 def architectures(asked: str, supported: tuple[str, ...]) -> list[str]:
-    """The architectures of TORCH_CUDA_ARCH_LIST, e.g. ["8.0", "9.0+PTX"]; all supported ones where it is empty.
+    """The architectures of TORCH_CUDA_ARCH_LIST, e.g. ["8.0", "9.0+PTX"]; all supported ones if it is empty.
 
     Raises:
-        BuildError: one is unknown, or none is left.
+        BuildError: an architecture is not supported.
     """
     if not asked.strip():
         return [*supported[:-1], supported[-1] + "+PTX"]
@@ -180,14 +180,14 @@ def architectures(asked: str, supported: tuple[str, ...]) -> list[str]:
     for name in chosen:
         if name.removesuffix("+PTX") not in supported:
             raise BuildError(
-                f"TORCH_CUDA_ARCH_LIST names {name!r}; molkernels and this nvcc have {', '.join(supported)} "
-                "(each may have +PTX)"
+                f"TORCH_CUDA_ARCH_LIST names {name!r}; molkernels and this nvcc support {', '.join(supported)} "
+                "(each optionally with +PTX)"
             )
     return chosen
 
 
 def torch_headers() -> Path | None:
-    """PyTorch's include folder: of the environment that is being built for, even from an isolated build environment."""
+    """PyTorch's include folder in the environment being built for, even from an isolated build environment."""
     places = [*sys.path, sysconfig.get_path("platlib"), sysconfig.get_path("purelib")]
     for place in places:
         include = Path(place) / "torch" / "include"
@@ -197,12 +197,12 @@ def torch_headers() -> Path | None:
 
 
 def instruction_sets() -> list[str]:
-    """What csrc/cpu/kernels is compiled for on this kind of machine."""
+    """The instruction sets that csrc/cpu/kernels is compiled for on this kind of machine."""
     return list(MACHINE_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["portable"]
 
 
 def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "") -> dict[str, Path]:
-    """Compile and link what changed in the folder `work`, with more flags for g++; returns the path of each library.
+    """Compile and link what changed, in the folder `work` and with `flags` for g++; returns each library's path.
 
     Raises:
         BuildError: PyTorch's headers are missing, or a compiler failed (its output is printed above).
@@ -219,8 +219,8 @@ def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "
     command = [_ninja_program(), "-C", str(work), *(["-j", jobs] if jobs else [])]
     if subprocess.run(command, check=False).returncode:
         raise BuildError(
-            "compiling molkernels failed; the compiler's message is above. MOLKERNELS_CUDA=0 leaves the CUDA kernels "
-            "out, MOLKERNELS_CPU=0 the CPU ones"
+            "compiling molkernels failed; the compiler's message is above. MOLKERNELS_CUDA=0 leaves out the CUDA "
+            "kernels, MOLKERNELS_CPU=0 the CPU kernels"
         )
     return {name: work / f"_{name}.so" for name in plan.libraries}
 
@@ -249,7 +249,7 @@ def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     yield "  depfile = $out.d"
     yield "  deps = gcc"
     yield "  description = $cxx $out"
-    # Empty libraries of the right names: the real ones are in memory when ours is loaded.
+    # Empty libraries with the right names: the real ones are already loaded when ours is.
     yield "rule stub"
     yield "  command = $cxx -shared $in -Wl,-soname,$soname -o $out"
     yield "rule link"
@@ -310,7 +310,7 @@ def gencode(architecture: str) -> str:
 
 
 def write_record(plan: Plan, folder: Path) -> None:
-    """Leave `_build.json` beside the libraries."""
+    """Write `_build.json` beside the libraries."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
 

@@ -1,4 +1,4 @@
-"""The build hook (PEP 517): setuptools' own, which also asks for PyTorch where its headers are needed and not found."""
+"""The PEP 517 build hook: that of setuptools, but it also requires PyTorch if its headers are needed and missing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def _headers() -> list[str]:
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """What a build needs beside pyproject.toml's list."""
+    """The requirements of a build beyond the list in pyproject.toml."""
     return build_meta.get_requires_for_build_wheel(config_settings) + _headers()
 
 
 def get_requires_for_build_editable(config_settings: dict[str, Any] | None = None) -> list[str]:
-    """What an editable build needs beside pyproject.toml's list."""
+    """The requirements of an editable build beyond the list in pyproject.toml."""
     return build_meta.get_requires_for_build_editable(config_settings) + _headers()

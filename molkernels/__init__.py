@@ -3,7 +3,7 @@
     import molkernels as mk
     block = mk.F5C(channels=128, size=16, k=4)      # (N, 128, 16, 16) → (N, 128, 16, 16)
 
-`molkernels.functional` has the same as functions of tensors, `molkernels.reference` as formulas.
+`molkernels.functional` has the same operators as functions of tensors, `molkernels.reference` as formulas.
 """
 
 from molkernels import functional

@@ -1,4 +1,4 @@
-"""Every argument check of the library, in one place, so that each backend refuses with the same words."""
+"""All argument checks of the library, so that every backend gives the same error messages."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def feature_map(name: str, value: object) -> Tensor:
 
 
 def even_channels(name: str, channels: int) -> None:
-    """FCC splits the channels in two halves."""
+    """FCC splits the channels into two halves."""
     if channels < 2 or channels % 2:
         raise ValueError(f"{name} has {channels} channels; FCC needs an even number, at least 2")
 
 
 def parameter(name: str, value: object, shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """A parameter of an exact shape, on the device and (outside autocast) of the dtype of `like`."""
+    """A parameter of an exact shape, on the device of `like` and, outside autocast, of its dtype."""
     p = tensor(name, value)
     if tuple(p.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(p.shape)}; {shape} is needed")
@@ -51,12 +51,12 @@ def parameter(name: str, value: object, shape: tuple[int, ...], like: Tensor) ->
 
 
 def autocasting(x: Tensor) -> bool:
-    """Whether autocast is on for x's kind of device (there is none for meta tensors)."""
+    """Whether autocast is on for x's kind of device (meta tensors have no autocast)."""
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
 
 def statistic(name: str, value: object, channels: int, like: Tensor) -> Tensor:
-    """A running statistic (C,) or (G, C): float32, or float64 where x is float64."""
+    """A running statistic (C,) or (G, C): float32, or float64 if x is float64."""
     s = tensor(name, value)
     if s.ndim not in (1, 2) or s.shape[-1] != channels:
         raise ValueError(f"{name} has shape {tuple(s.shape)}; ({channels},) or (G, {channels}) is needed")
@@ -65,7 +65,7 @@ def statistic(name: str, value: object, channels: int, like: Tensor) -> Tensor:
 
 
 def same_device(name: str, value: Tensor, like: Tensor) -> None:
-    """All tensors of a call live on one device."""
+    """All tensors of a call must be on one device."""
     if value.device != like.device:
         raise ValueError(f"{name} is on {value.device}; x is on {like.device}, and all must be on one device")
 
@@ -78,7 +78,7 @@ def graph(value: str) -> str:
 
 
 def neighbours(k: int, nodes: int) -> None:
-    """1 ≤ k ≤ 16, and no more than there are nodes."""
+    """1 ≤ k ≤ 16, and at most the number of nodes."""
     if not 1 <= k <= MAX_NEIGHBOURS:
         raise ValueError(f"k is {k}; allowed are 1 to {MAX_NEIGHBOURS}")
     if k > nodes:
@@ -86,7 +86,7 @@ def neighbours(k: int, nodes: int) -> None:
 
 
 def groups(value: int, samples: int, pixels: int) -> None:
-    """Batch statistics need whole groups and more than one value a channel in each."""
+    """Batch statistics need whole groups and more than one value per channel in each."""
     if value < 1:
         raise ValueError(f"groups is {value}; at least 1 is needed")
     if samples % value:

@@ -1,8 +1,8 @@
 """Which backend runs an operator, and why.
 
-A backend is a name, the kernels that it has (functions with the names and arguments of `molkernels.reference`), and a
-predicate that gives a reason where it cannot run. A backend that was asked for by name runs or raises; only "auto"
-falls back, in the order of `AUTO_ORDER`.
+A backend is a name, its kernels (functions with the names and arguments of `molkernels.reference`), and a predicate
+that gives the reason if it cannot run. A backend requested by name runs or raises; only "auto" falls back, in the order
+of `AUTO_ORDER`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger("molkernels")
 # The order in which "auto" tries the backends on each kind of device: fastest first, as measured by `pytest bench/`.
 #
 # "cpu" before "reference", float32, 2 cores with AVX2 (bench/results/amd-epyc-2-threads/2026-11-24-db28eca.json),
-# times as fast as the reference, forward / forward and backward:
+# speed-up over the reference, forward / forward and backward:
 #   fcc 2.9 / 5.0, ccc 2.9 / 1.6 (channel graph) and 2.5 / 2.3 (position graph), f5c 2.8 / 2.2, cost_volume 2.4 / 1.9
-# "cuda" and "triton" have not been measured: the more a backend is made for one chip, the earlier it stands (`make gpu`
+# "cuda" and "triton" have not been measured: the more specific a backend is to a chip, the earlier it comes (`make gpu`
 # measures both).
 AUTO_ORDER: dict[str, tuple[str, ...]] = {
     "cpu": ("cpu", "reference"),
@@ -41,8 +41,8 @@ Kernel = Callable[..., Any]
 class Backend:
     """A set of kernels.
 
-    `missing(device_type, dtype)` gives the reason why the backend cannot run there, or None (dtype None: any);
-    `kernel(name)` the function.
+    `missing(device_type, dtype)` returns the reason why the backend cannot run there, or None (dtype None: any);
+    `kernel(name)` returns the function.
     """
 
     name: str
@@ -87,7 +87,7 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: an unknown name.
 
-    A module that was made with an explicit ``backend=`` keeps its own.
+    A module created with an explicit ``backend=`` keeps its own.
     """
     check_name(name)
     before = _requested.name
@@ -99,28 +99,28 @@ def backend(name: str) -> Iterator[None]:
 
 
 def requested(explicit: str = "auto") -> str:
-    """The backend that a call asks for: its own, or else that of the enclosing `backend` block."""
+    """The backend that a call requests: its own, or else that of the enclosing `backend` block."""
     return _requested.name if explicit == "auto" else explicit
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a name that is no backend."""
+    """Raise ValueError for a name that is not a backend."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, ('auto', *BACKENDS)))}")
 
 
 def select(op: str, device_type: str, name: str, dtype: torch.dtype | None = None) -> Backend:
-    """The backend that runs `op` on this kind of device (and dtype, where one is given).
+    """The backend that runs `op` on this kind of device (and dtype, if one is given).
 
     Raises:
-        RuntimeError: the backend was asked for by name and cannot run.
+        RuntimeError: the backend was requested by name and cannot run.
     """
     if name != "auto":
         reason = BACKENDS[name].missing(device_type, dtype)
         if reason is not None:
             raise RuntimeError(
-                f"backend {name!r} was asked for and cannot run {op} on {device_type}: {reason}. "
-                f"Here these can: {', '.join(available_backends(device_type))}."
+                f"backend {name!r} was requested but cannot run {op} on {device_type}: {reason}. "
+                f"Available on this machine: {', '.join(available_backends(device_type))}."
             )
         return BACKENDS[name]
     for candidate in AUTO_ORDER.get(device_type, DEFAULT_ORDER):
@@ -162,7 +162,7 @@ def explain(
     for name in OPERATORS if op is None else (op,):
         try:
             lines.append(
-                f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (asked for: {asked})"
+                f"{name} on {device_type}: {select(name, device_type, asked, dtype).name} (requested: {asked})"
             )
         except RuntimeError as error:
             lines.append(str(error))

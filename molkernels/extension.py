@@ -1,6 +1,6 @@
-"""What this installation holds beside the reference: its compiled libraries, and why one is missing.
+"""The compiled libraries of this installation, and why one is missing.
 
-Importing this module loads nothing: a library is loaded when one of its kernels is first asked for.
+Importing this module loads nothing: a library is loaded when one of its kernels is first requested.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from molkernels import triton
 from molkernels.installation import install_command
 from molkernels.version import __version__
 
-# Where the libraries lie: beside this file, or a folder with another build of them (`make sanitize` has one).
+# Where the libraries are: beside this file, or in a folder with another build of them (`make sanitize` has one).
 FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
 INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16")
 
-# The dtypes that a library has kernels for; on a GPU float64 is the reference's.
+# The dtypes that a library has kernels for; on a GPU the reference computes float64.
 DTYPES = {
     "cpu": (torch.float64, torch.float32, torch.bfloat16, torch.float16),
     "cuda": (torch.float32, torch.bfloat16, torch.float16),
@@ -32,17 +32,17 @@ DTYPES = {
 
 @functools.cache
 def record() -> dict[str, Any]:
-    """What the build left in `_build.json`: what was built, and why something was left out."""
+    """The content of `_build.json`: what was built, and why something was left out."""
     path = FOLDER / "_build.json"
     if not path.exists():
-        reason = f"molkernels runs from a source tree that was not built ({install_command()})"
+        reason = f"molkernels runs from a source tree that was not built (build it with: {install_command()})"
         return {"built": {}, "left_out": {"cpu": reason, "cuda": reason}}
     return json.loads(path.read_text())  # type: ignore[no-any-return]
 
 
 @functools.cache
 def missing(name: str) -> str | None:
-    """Why the kernels of backend `name` ("cpu" or "cuda") are not to be had here; None if they are."""
+    """Why the kernels of backend `name` ("cpu" or "cuda") are not available; None if they are."""
     if name not in record()["built"]:
         return str(record()["left_out"].get(name, "it was not built"))
     if name == "cuda" and not torch.cuda.is_available():
@@ -55,7 +55,7 @@ def missing(name: str) -> str | None:
 
 
 def refuses(name: str, dtype: torch.dtype | None) -> str | None:
-    """Why the kernels of backend `name` do not take this dtype; None if they do."""
+    """Why the kernels of backend `name` do not support this dtype; None if they do."""
     if dtype is None or dtype in DTYPES[name]:
         return None
     return f"it has no kernels for {dtype}"
@@ -65,7 +65,7 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
     """The compiled kernel of `op`: takes the arguments of the function of this name in `molkernels.reference`.
 
     Raises:
-        RuntimeError: the library is not here.
+        RuntimeError: the library is not available.
     """
     reason = missing(name)
     if reason is not None:
@@ -75,7 +75,7 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
 
 
 def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """CUDA kernels take as last argument whether float32 products may be done in TF32: torch's own setting."""
+    """The last argument of CUDA kernels is whether float32 products may use TF32, which is torch's own setting."""
 
     def call(*args: Any) -> Any:
         return compiled(*args, torch.get_float32_matmul_precision() != "highest")
@@ -96,13 +96,13 @@ def instruction_set() -> str:
     """The instruction set that the CPU library has chosen on this machine.
 
     Raises:
-        RuntimeError: MOLKERNELS_CPU_ISA names one that this machine has not.
+        RuntimeError: MOLKERNELS_CPU_ISA names one that this machine lacks.
     """
     return INSTRUCTION_SETS[torch.ops.molkernels_cpu.isa()]
 
 
 def build_info() -> dict[str, Any]:
-    """Versions, and what was built, with what and for what, or why not: JSON-able."""
+    """Versions, and for each backend how it was built or why it is missing; serialisable as JSON."""
     backends: dict[str, Any] = {"reference": "plain PyTorch"}
     for name in ("cpu", "cuda"):
         reason = missing(name)

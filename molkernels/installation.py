@@ -1,6 +1,6 @@
-"""How molkernels was installed, so that a message can say how to add an optional part to this very installation.
+"""How molkernels was installed, so that a message can say how to add an optional part to this installation.
 
-The package index is named only where the installation came from one: elsewhere the name there may be somebody else's.
+The package index is named only if the installation came from one: otherwise the name may belong to somebody else there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def install_command(extra: str = "") -> str:
     Args:
         extra: an extra of the distribution, such as ``"train"``; molkernels alone when empty.
     Returns:
-        Such as ``pip install -e "/home/me/molkernels[train]"``, in the quotes of every shell, cmd included.
+        Such as ``pip install -e "/home/me/molkernels[train]"``, with quotes that every shell understands, also cmd.
     """
     return command_for(Path(__file__).parent.parent, extra)
 
@@ -45,7 +45,7 @@ def command_for(folder: Path, extra: str = "") -> str:
 
 
 def _source(installed: metadata.Distribution, part: str) -> str | None:
-    """What to give to pip to have the same distribution again (PEP 610); None if it is unknown or gone."""
+    """The pip argument that installs the same distribution again (PEP 610); None if it is unknown or gone."""
     recorded = installed.read_text("direct_url.json")
     if recorded is None:
         # An installer that used an index leaves its name and no URL; a wheel that was only unpacked has neither.
@@ -54,7 +54,7 @@ def _source(installed: metadata.Distribution, part: str) -> str | None:
     url = urlsplit(origin["url"])
     address = origin["url"]
     if "vcs_info" in origin:
-        if url.scheme == "file" and not url.netloc:  # pip wants a host there
+        if url.scheme == "file" and not url.netloc:  # pip requires a host
             address = address.replace("file://", "file://localhost", 1)
         address = f"{origin['vcs_info']['vcs']}+{quote(address, safe=_URL)}@{origin['vcs_info']['commit_id']}"
     elif url.scheme == "file":
@@ -67,7 +67,7 @@ def _source(installed: metadata.Distribution, part: str) -> str | None:
 
 
 def _requirements(installed: metadata.Distribution, extra: str) -> Iterator[str]:
-    """What the extra consists of, each quoted, for a distribution that cannot be had again."""
+    """The requirements of the extra, each quoted, for a distribution that cannot be installed again."""
     for line in installed.requires or ():
         requirement, _, marker = line.partition(";")
         if not re.search(rf"""extra == ["']{re.escape(extra)}["']""", marker):

@@ -1,7 +1,7 @@
-"""The operators as PyTorch sees them: schema, shapes, gradient and autocast, each once, for every backend.
+"""The operators as PyTorch sees them: schema, shapes, gradient and autocast, defined once for all backends.
 
 An operator is opaque to torch.compile; inside, `dispatch.select` picks the backend at run time from the tensor's device
-and the operator's last argument. Use `molkernels.functional`, which checks its arguments, rather than these.
+and the operator's last argument. Call `molkernels.functional` instead of these: it checks its arguments.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _CAST = ("fcc", "fcc_train", "knn", "edge_max", "f5c", "cost_volume")
 
 
 def _implement(name: str) -> Callable[..., Any]:
-    """Run `name` on the backend that its last argument and its first tensor's device ask for."""
+    """Run `name` on the backend determined by its last argument and its first tensor's device."""
 
     def run(*args: Any) -> Any:
         *inputs, backend = args
@@ -72,7 +72,7 @@ def _implement(name: str) -> Callable[..., Any]:
 
 
 def _autocast(name: str, device_type: str) -> Callable[..., Any]:
-    """Cast the floating tensors to the autocast dtype and call again below autocast."""
+    """Cast the floating tensors to the autocast dtype and call the operator again with autocast off."""
     keep = _NEVER_CAST.get(name, ())
 
     def cast(position: int, value: Any, dtype: torch.dtype) -> Any:
@@ -88,7 +88,7 @@ def _autocast(name: str, device_type: str) -> Callable[..., Any]:
     return run
 
 
-# The compiled libraries implement these: the same arguments without the backend; on CUDA also the float32 precision.
+# The compiled libraries implement these: the same arguments without the backend, on CUDA with the float32 precision.
 _compiled = {name: torch.library.Library(f"molkernels_{name}", "FRAGMENT") for name in ("cpu", "cuda")}
 
 for _name, _schema in SCHEMAS.items():
@@ -230,7 +230,7 @@ _register_gradient("cost_volume", _cost_volume_setup, _cost_volume_gradient)
 _register_gradient(
     "f5c",
     _nothing_saved,
-    _no_gradient("f5c", "it is the inference path; molkernels.functional.f5c composes where one is needed"),
+    _no_gradient("f5c", "it is for inference; molkernels.functional.f5c composes the operators for gradients"),
 )
 for _name in ("fcc_backward", "edge_max_backward", "cost_volume_backward"):
     _register_gradient(

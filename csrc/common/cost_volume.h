@@ -1,7 +1,7 @@
-// Index arithmetic of the cost volume that the CPU and the CUDA kernels share.
+// Index arithmetic of the cost volume, shared by the CPU and the CUDA kernels.
 //
-// A displacement of s·d pixels keeps the residue of a position modulo s. So along an axis the pixels fall into classes
-// that never meet: class r holds the positions r + s·i, and among them displacements are steps of one.
+// A displacement of s·d pixels preserves the residue of a position modulo s. So the pixels of an axis fall into
+// independent classes: class r holds the positions r + s·i, and within a class displacements are steps of one.
 #pragma once
 
 #include "index.h"
@@ -17,10 +17,10 @@ MK_HOST_DEVICE constexpr int64_t displacement_channels(int64_t radius_y, int64_t
   return (2 * radius_y + 1) * (2 * radius_x + 1);
 }
 
-// How many classes an axis has pixels in.
+// The number of classes that have pixels on an axis.
 MK_HOST_DEVICE constexpr int class_count(int length, int stride) { return stride < length ? stride : length; }
 
-// How many pixels of an axis are in class `residue` < length.
+// The number of pixels of an axis in class `residue` < length.
 MK_HOST_DEVICE constexpr int class_extent(int length, int stride, int residue) {
   return ceil_div(length - residue, stride);
 }
@@ -30,7 +30,7 @@ struct StepRange {
   int first, last;
 };
 
-// The steps, of at most `radius`, from i into [begin, begin + count).
+// The steps of at most `radius` that lead from i into [begin, begin + count).
 MK_HOST_DEVICE constexpr StepRange steps_into(int i, int begin, int count, int radius) {
   const int first = begin - i, last = begin + count - 1 - i;
   return {first > -radius ? first : -radius, last < radius ? last : radius};

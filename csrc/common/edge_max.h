@@ -1,12 +1,11 @@
-// The rules of the edge convolution that every backend keeps.
+// The rules of the edge convolution, the same on every backend.
 #pragma once
 
 #include "index.h"
 
 namespace molkernels {
 
-// Whether a message takes the place of the best one before it, as in torch.max: the first NaN wins, else the first of
-// the largest.
+// Whether a message replaces the best one so far, as in torch.max: the first NaN wins, else the first of the largest.
 template <class W>
 MK_HOST_DEVICE constexpr bool beats(W message, W best) {
   return best == best && !(message <= best);
@@ -18,7 +17,7 @@ MK_HOST_DEVICE constexpr W relu(W v) {
   return v < 0 ? W(0) : v;
 }
 
-// The gradient that passes a ReLU whose output was y; a product, so that an infinite gradient over a zero shows as NaN.
+// The gradient through a ReLU with output y; a product, so that an infinite gradient at a zero becomes NaN.
 template <class W>
 MK_HOST_DEVICE constexpr W relu_backward(W grad, W y) {
   return grad * W(y > 0);

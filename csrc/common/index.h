@@ -1,4 +1,4 @@
-// Index arithmetic that the CPU and the CUDA kernels share; tests/csrc/test_common.py runs it on the CPU.
+// Index arithmetic shared by the CPU and the CUDA kernels; tests/csrc/test_common.py runs it on the CPU.
 #pragma once
 
 #include <cstdint>

@@ -8,15 +8,15 @@
 
 namespace molkernels {
 
-// Norms are clamped from below by √FLT_MIN = 2⁻⁶³ before they divide.
+// Norms are clamped to at least √FLT_MIN = 2⁻⁶³ before the division.
 inline constexpr double kSmallestNorm = 1.0 / 9223372036854775808.0;
 
-// Similarities are compared in steps of 2⁻⁴⁰, far above the rounding of a sum in double, so that its order is no
-// matter.
+// Similarities are compared in steps of 2⁻⁴⁰, far above the rounding error of a sum in double, so that the order of
+// summation does not matter.
 inline constexpr double kSimilaritySteps = 1099511627776.0;
 
-// A key that is unique in a row and greater for the nearer neighbour: the rounded similarity, NaN below all others,
-// above the reversed index (below 2¹⁶).
+// A key that is unique in a row and greater for the nearer neighbour: high bits the rounded similarity, NaN below all
+// others; low bits the reversed index (below 2¹⁶).
 MK_HOST_DEVICE int64_t neighbour_rank(double similarity, int index) {
   const double ordered = similarity != similarity ? -2.0 : similarity;
   return static_cast<int64_t>(llrint(ordered * kSimilaritySteps)) * 65536 + (65535 - index);

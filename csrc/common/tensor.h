@@ -1,4 +1,4 @@
-// Tensors through PyTorch's stable ABI: what every operator needs, for the CPU and the CUDA library alike.
+// Tensors through PyTorch's stable ABI: what every operator needs, in both the CPU and the CUDA library.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -46,15 +46,15 @@ inline constexpr ScalarType scalar_type_of<uint8_t> = ScalarType::Byte;
 template <class T>
 using wide_t = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// A last line of defence: molkernels/checks.py has refused wrong arguments in the user's words before this is reached.
+// A last line of defence: molkernels/checks.py has already rejected wrong arguments with a user-level message.
 inline void require(bool condition, const char* what) {
   if (!condition) throw std::runtime_error(std::string("molkernels: ") + what);
 }
 
-// The tensor itself where it is contiguous, else a copy that is.
+// The tensor itself if it is contiguous, else a contiguous copy.
 using torch::stable::contiguous;
 
-// Pointers with the dtype checked.  `in` is read only; a tensor without elements gives any pointer.
+// Pointers with the dtype checked. `in` is read-only; an empty tensor may give any pointer.
 template <class T>
 const T* in(const Tensor& t) {
   require(t.scalar_type() == scalar_type_of<T>, "a tensor has another dtype than the kernel was chosen for");
@@ -75,8 +75,8 @@ inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, Sc
 // The same shape, dtype and device, for a contiguous tensor.
 using torch::stable::empty_like;
 
-// Call f(T{}) with the type of `dtype`: for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero)
-// {...}).
+// Call f(T{}) with the type of `dtype`, as in
+// for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {...}).
 template <class... Types, class F>
 void for_dtype(ScalarType dtype, F&& f) {
   const bool found = ((dtype == scalar_type_of<Types> ? (f(Types{}), true) : false) || ...);

@@ -9,11 +9,11 @@ namespace molkernels {
 namespace cpu {
 namespace {
 
-// Maps whose weight gradients one task sums up: few enough for many cores, and fixed, so that the sums do not depend on
-// them.
+// Maps whose weight gradients one task sums: few enough to keep many cores busy, and fixed, so that the sums do not
+// depend on the number of cores.
 constexpr int64_t kMapsPerChunk = 32;
 
-// weight + factor · other as panels; `transposed` takes its columns for rows.
+// weight + factor · other as panels; `transposed` uses its columns as rows.
 template <class T>
 Tensor panels(const Tensor& weight, const Tensor* other, double factor, bool by_columns, bool transposed) {
   using W = wide_t<T>;
@@ -41,7 +41,7 @@ Tensor as_int32(const Tensor& idx) {
   return whole.scalar_type() == ScalarType::Int ? whole : torch::stable::to(whole, ScalarType::Int);
 }
 
-// How a graph is computed: which weights the node itself has beside W1, and how the panels lie.
+// How a graph is computed: the weights of the node itself in addition to W1, and the layout of the panels.
 struct Graph {
   bool channel;
   explicit Graph(const std::string& name) : channel(name == "channel") {
@@ -110,14 +110,14 @@ std::tuple<Tensor, Tensor> edge_max(const Tensor& x, const Tensor& idx, const Te
 
 namespace {
 
-// A tensor of another dtype for a few operations of torch; the same one where it is that already.
+// The tensor converted to another dtype for a few torch operations; the same tensor if it has that dtype.
 Tensor as(const Tensor& t, ScalarType dtype) { return t.scalar_type() == dtype ? t : torch::stable::to(t, dtype); }
 
 Tensor transposed(const Tensor& t) { return torch::stable::transpose(t, 0, 1); }
 
 Tensor flattened(const Tensor& t) { return torch::stable::view(t, {t.size(0) * t.size(1), t.size(2)}); }
 
-// (2P, P): [W1 − W2; W2], so that [g | m] times it is (W1 − W2)ᵀ g + W2ᵀ m a row.
+// (2P, P): [W1 − W2; W2], so that [g | m] times this is (W1 − W2)ᵀ g + W2ᵀ m in each row.
 template <class W>
 Tensor stacked(const Tensor& weight1, const Tensor& weight2) {
   const int64_t size = weight1.numel();
@@ -131,7 +131,7 @@ Tensor stacked(const Tensor& weight1, const Tensor& weight2) {
   return both;
 }
 
-// The sum over the first axis, one row after another; zeros where there is none.
+// The sum over the first axis, one row after another; zeros if there are no rows.
 template <class W>
 Tensor sum_of_rows(const Tensor& rows) {
   const int64_t count = rows.size(0);
@@ -149,7 +149,7 @@ Tensor sum_of_rows(const Tensor& rows) {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two products by torch.
+// Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two torch products.
 template <class T>
 Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
                            const Tensor& weight2, const Tensor& y, const Tensor& winner) {

@@ -1,4 +1,5 @@
-// The F5C block in evaluation on the CPU, composed of its operators with residuals and biases in their last steps.
+// The F5C block in evaluation on the CPU, composed of its operators with residuals and biases fused into their last
+// steps.
 #include "edge_max.h"
 #include "kernels/mix.h"
 #include "ops.h"

@@ -1,8 +1,8 @@
 // The instruction sets that csrc/cpu/kernels is compiled for, and the choice among them at run time.
 //
-// Every file in kernels/ is compiled once a set, with MK_ISA naming the set and the namespace that it lives in. Such a
-// file must not instantiate inline functions of the standard library: the linker keeps one copy of those, and might
-// keep the one that a machine cannot run.
+// Every file in kernels/ is compiled once per set; MK_ISA names the set and its namespace. Such a file must not
+// instantiate inline functions of the standard library: the linker keeps one copy of each, possibly one that the
+// machine cannot run.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace molkernels {
 
 enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
 
-// The best set of this machine that was built, or the one that the environment variable MOLKERNELS_CPU_ISA names.
+// The best built set that this machine supports, or the one that the environment variable MOLKERNELS_CPU_ISA names.
 Isa isa();
 
 }  // namespace molkernels

@@ -9,7 +9,7 @@ namespace cpu {
 
 Tensor knn(const Tensor& nodes, int64_t k) {
   require(nodes.dim() == 3, "knn takes nodes of shape (N, M, D)");
-  // Either graph's view of a contiguous map is read where it lies.
+  // Either graph's view of a contiguous map is read in place.
   const bool direct = nodes.stride(2) == 1 || nodes.stride(1) == 1;
   const Tensor source = direct ? nodes : molkernels::contiguous(nodes);
   const int64_t maps = source.size(0), count = source.size(1), length = source.size(2);

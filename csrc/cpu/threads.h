@@ -1,4 +1,4 @@
-// Work in as many parts as torch has threads, each with scratch of its own.
+// Work split into as many parts as torch has threads, each with its own scratch memory.
 #pragma once
 
 #include <algorithm>
@@ -9,13 +9,13 @@
 namespace molkernels {
 namespace cpu {
 
-// The number of parts that `tasks` are cut into.
+// The number of parts that `tasks` are split into.
 inline int64_t parts_of(int64_t tasks) {
   return std::min<int64_t>(tasks, std::max<int64_t>(1, torch::stable::get_num_threads()));
 }
 
-// f(part, begin, end) for each part of the tasks, on torch's threads; what a part is given does not depend on who runs
-// it.
+// f(part, begin, end) for each part of the tasks, on torch's threads; the parts do not depend on which thread runs
+// them.
 template <class F>
 void for_parts(int64_t tasks, F f) {
   const int64_t parts = parts_of(tasks);

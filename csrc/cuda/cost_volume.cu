@@ -1,20 +1,20 @@
 // Cost volume: correlation of two maps over displacements, and its gradients.
 //
-//   out[n, d, p]    = LeakyReLU(1/C Σ_c a[n, c, p] b[n, c, q]),   q = p + s·(dy, dx); zero where q lies outside
+//   out[n, d, p]    = LeakyReLU(1/C Σ_c a[n, c, p] b[n, c, q]),   q = p + s·(dy, dx); zero where q is outside
 //   grad_a[n, c, p] = 1/C Σ_q G[n, p, q] b[n, c, q]
 //   grad_b[n, c, q] = 1/C Σ_p G[n, p, q] a[n, c, p],   G[n, p, q] = LeakyReLU'(out[n, d, p]) · grad_out[n, d, p]
 //
 // a, b (N, C, H, W); out (N, (2Ry + 1)(2Rx + 1), H, W).
 //
-// All three are matrix products over pairs of pixels. Pixels meet only within a class (common/cost_volume.h), so a pair
-// matrix splits into s² blocks, and a map of 16×16 with s = 2 into four of 64×64. A tile is 64 pixels of a class
-// against 64: whole rows of that class, both classes of a row together where s = 2, so that memory is read and written
-// in whole sectors. Pairs go through shared memory between the layout of the matrices and that of the displacements.
+// All three are matrix products over pairs of pixels. Pixels pair only within a class (common/cost_volume.h), so a pair
+// matrix splits into s² blocks: that of a 16×16 map with s = 2 into four of 64×64. A tile is 64 pixels of a class
+// against 64: whole rows of that class, both classes of a row together if s = 2, so that memory is read and written in
+// whole sectors. Pairs go through shared memory between the layout of the matrices and that of the displacements.
 //
-// Least work at N = 224, C = 256, 16×16, s = 2, R = 10 (D = 441), float32:
-//   forward   reads 2·NCHW, writes N·D·HW: 117 + 101 MB (51 MB with the 225 displacements that can be met); 1.9 GFLOP
+// Minimum work at N = 224, C = 256, 16×16, s = 2, R = 10 (D = 441), float32:
+//   forward   reads 2·NCHW, writes N·D·HW: 117 + 101 MB (51 MB for the 225 displacements inside the map); 1.9 GFLOP
 //   backward  reads 2·NCHW, N·HW·64 of grad_out (and of out, unless the slope is 1), writes 2·NCHW: 250 MB; 3.8 GFLOP
-// So memory decides, on tensor cores and off them.
+// So all three are memory-bound, with tensor cores and without.
 #include <algorithm>
 
 #include "../common/cost_volume.h"
@@ -26,21 +26,21 @@ namespace molkernels {
 namespace cuda {
 namespace {
 
-// Pixels of a class that a tile has room for, on either side.
+// Capacity of a tile on either side, in pixels of a class.
 constexpr int kSlots = 64;
-// Floats from row to row of a tile of pairs: displacements read it along diagonals, 69 apart, without conflicts of more
-// than two lanes; so do fragments of B, 4 g + t.
+// Row pitch of a tile of pairs, in floats: displacements read it along diagonals, 69 apart, with conflicts of at most
+// two lanes; so do fragments of B, 4 g + t.
 constexpr int kPairPitch = kSlots + 4;
 
-// Stride 1 or 2: rows are moved in pieces of 16 bytes. Stride 0: any stride and width, pixel by pixel, one class a
+// Stride 1 or 2: rows are moved in pieces of 16 bytes. Stride 0: any stride and width, pixel by pixel, one class per
 // block.
 template <class T, int Stride>
 struct Tile {
   static constexpr int classes = Stride == 2 ? 2 : 1;
   static constexpr int width = classes * kSlots;
   static constexpr int threads = 128 * classes;
-  // Pixels that a thread moves at once, how many such pieces a tile has, and how many channels all threads move at
-  // once.
+  // The pixels that a thread moves at once, the number of such pieces in a tile, and the number of channels that all
+  // threads move at once.
   static constexpr int piece = Stride == 0 ? 1 : 16 / int(sizeof(T));
   static constexpr int pieces = width / piece;
   static constexpr int step = threads / pieces;
@@ -50,12 +50,12 @@ struct Tile {
 struct Shape {
   int channels, height, width, plane, stride, radius_y, radius_x;
   int columns;               // of a class in a row
-  int y_classes, x_classes;  // of the map; a block has all of the x classes where rows are moved in pieces
+  int y_classes, x_classes;  // of the map; a block has all of the x classes if rows are moved in pieces
   int rows, strips;          // of a class in a tile; and tiles
   int rows_b, strips_b;      // forward: of b
 };
 
-// Rows begin … begin + count of a class, those inside the map.
+// Rows [begin, begin + count) of a class, as far as they are inside the map.
 struct Strip {
   int begin, count;
 };
@@ -65,7 +65,7 @@ MK_DEVICE Strip strip(const Shape& shape, int y_class, int index, int rows) {
   return {index * rows, left < 0 ? 0 : left < rows ? left : rows};
 }
 
-// What a thread moves: piece `tid % pieces` of the tile.
+// The piece that a thread moves: `tid % pieces` of the tile.
 struct Place {
   int row, column;  // in the class; `column` of the piece's first pixel
   int slot;         // of the piece's first pixel in a tile
@@ -83,19 +83,19 @@ MK_DEVICE Place place_of(const Shape& shape, int x_class) {
   return {row, column, row * shape.columns + column, x, x < shape.width};
 }
 
-// Of the thread's piece, from the map's first pixel, where its rows are those of `strip`.
+// The offset of the thread's piece from the map's first pixel, if its rows are those of `strip`.
 MK_DEVICE int offset_of(const Shape& shape, int y_class, const Strip& strip, const Place& place) {
   return (y_class + shape.stride * (strip.begin + place.row)) * shape.width + place.x;
 }
 
-// How many pixels of a row are in a class.
+// The number of pixels of a row in a class.
 template <int Stride>
 MK_DEVICE int class_columns(const Shape& shape, int x_class) {
   return Stride == 0 ? class_extent(shape.width, shape.stride, x_class) : shape.columns;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Pieces: pixels in the order of the map on one side, of their classes on the other
+// Pieces: pixels in map order on one side, in the order of their classes on the other
 
 template <class T>
 MK_DEVICE uint32_t pack(float low, float high) {
@@ -105,7 +105,7 @@ MK_DEVICE uint32_t pack(float low, float high) {
 MK_DEVICE uint32_t low_halves(uint32_t first, uint32_t second) { return (first & 0xffffu) | second << 16; }
 MK_DEVICE uint32_t high_halves(uint32_t first, uint32_t second) { return first >> 16 | (second & 0xffff0000u); }
 
-// Values of a piece of 16 bytes, and a piece of values.
+// The number of values in a piece of 16 bytes, and a piece of values.
 template <class T, int Count>
 MK_DEVICE void unpack(float (&values)[Count], const uint4& piece) {
   const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
@@ -185,7 +185,7 @@ MK_DEVICE typename Tile<T, Stride>::Piece from_slots(const T* row, int slot) {
   }
 }
 
-// `Count` pieces of a tile at `from` and every `step` channels on; zeros past the `channels` that are left.
+// `Count` pieces of a tile, at `from` and every `step` channels after it; zeros past the remaining `channels`.
 template <class T, int Stride, int Count>
 MK_DEVICE void read_pieces(typename Tile<T, Stride>::Piece (&pieces)[Count], const T* from, int plane, int channels) {
   using Piece = typename Tile<T, Stride>::Piece;
@@ -220,7 +220,7 @@ MK_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t b0, con
   }
 }
 
-// sum[j][i] is at (row, column) of the product; `Along`: of `multiply_along`, where IEEE products lie otherwise.
+// sum[j][i] is at (row, column) of the product; `Along`: of `multiply_along`, where IEEE products have another layout.
 template <bool Mma, bool Along>
 MK_DEVICE int row_of(int i) {
   const int lane = int(threadIdx.x) % 32;
@@ -241,7 +241,7 @@ MK_DEVICE void multiply_across(float (&sum)[8][4], const T* a, const T* b, int c
   if constexpr (sizeof(T) == 2) {
     a += (lane / 16 * 8 + lane % 8) * Pitch + lane / 8 % 2 * 8;
     b += (lane / 8 % 2 * 8 + lane % 8) * Pitch + lane / 16 * 8;
-#pragma unroll 1  // registers are short
+#pragma unroll 1  // registers are scarce
     for (int k = 0; k < Depth; k += 16) {
       uint32_t fa[4], fb[4];
       load_matrices_transposed(fa, a + k * Pitch);
@@ -348,19 +348,19 @@ template <class T, bool Tf32>
 inline constexpr bool uses_mma = sizeof(T) == 2 || Tf32;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Forward: a block takes one strip of rows of a against one of b, and writes the displacements between them.
+// Forward: a block multiplies one strip of rows of a by one of b, and writes the displacements between them.
 
 template <class T, int Stride>
 struct ForwardTile : Tile<T, Stride> {
-  static constexpr int depth = 64 / int(sizeof(T));            // channels a stage
-  static constexpr int pitch = Tile<T, Stride>::width + 8;     // fragments of [k][pixel] meet no bank twice
+  static constexpr int depth = 64 / int(sizeof(T));            // channels per stage
+  static constexpr int pitch = Tile<T, Stride>::width + 8;     // fragments of [k][pixel] have no bank conflicts
   static constexpr int stage = 2 * depth * pitch;              // a, then b
-  static constexpr int moves = depth / Tile<T, Stride>::step;  // pieces a thread and map
+  static constexpr int moves = depth / Tile<T, Stride>::step;  // pieces per thread and map
   static constexpr int shared = std::max(2 * stage * int(sizeof(T)), Tile<T, Stride>::width * kPairPitch * 4);
 };
 
-// Shared memory holds pairs[slot of a][slot of b] afterwards. The thread's piece of a is at a + at, that of b at b + at
-// + to_b.
+// Afterwards shared memory holds pairs[slot of a][slot of b]. The thread's piece of a is at a + at, that of b at
+// b + at + to_b.
 template <class T, bool Tf32, int Stride>
 MK_DEVICE void correlate(const T* a, const T* b, int64_t at, int to_b, const Shape& shape, bool a_inside, bool b_inside,
                          const Place& place) {
@@ -433,7 +433,7 @@ MK_DEVICE void write_displacements(T* out, const Shape& shape, const Place& plac
   }
 }
 
-// What a block does.  It waits in shared memory while the products need the registers.
+// The task of a block, kept in shared memory while the products need the registers.
 struct Pairing {
   int n, y_class, x_class;
   Strip a, b;
@@ -479,7 +479,7 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
                                place);
   }
   if (!place.in_map || place.row >= pairing.a.count) return;
-  // Displacements past the map's edge belong to the outermost strips of b.
+  // Displacements beyond the map's edge belong to the outermost strips of b.
   const int row = pairing.a.begin + place.row;
   StepRange dy_range = steps_into(row, pairing.b.begin, shape.rows_b, shape.radius_y);
   if (pairing.first_b) dy_range.first = -shape.radius_y;
@@ -491,12 +491,12 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Backward: a block takes one strip of rows of one map and a range of channels, and sums over the strips of the other
-// map.
+// Backward: a block computes one strip of rows of one map for a range of channels, and sums over the strips of the
+// other map.
 
 template <class T, int Stride>
 struct BackwardTile : Tile<T, Stride> {
-  static constexpr int depth = 64;                                                 // channels a tile
+  static constexpr int depth = 64;                                                 // channels per tile
   static constexpr int pitch = Tile<T, Stride>::width + (sizeof(T) == 2 ? 8 : 4);  // of [channel][slot]
   static constexpr int pair_pitch = sizeof(T) == 2 ? kSlots + 8 : kPairPitch;      // of [own slot][other slot]
   static constexpr int moves = depth / Tile<T, Stride>::step;
@@ -505,11 +505,11 @@ struct BackwardTile : Tile<T, Stride> {
   static constexpr int shared = (values + pairs) * int(sizeof(T));
 };
 
-// What a block of the backward does: the gradient of one strip of a, or of b, for `tiles` tiles of channels.
+// The task of a block of the backward pass: the gradient of one strip of a, or of b, for `tiles` tiles of channels.
 struct Part {
   int n, y_class, x_class, first_tile;
   Strip own;
-  int first_other, last_other;  // strips of the other map that it meets
+  int first_other, last_other;  // strips of the other map within reach
   bool own_is_b;
 };
 
@@ -586,7 +586,7 @@ MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Sha
   }
 }
 
-// Writes scale · sum to `to`, the thread's piece of the first channel of a tile of which `channels` are left; by way of
+// Writes scale · sum to `to`, the thread's piece of the first channel of a tile with `channels` channels left, through
 // `values`.
 template <class T, bool Tf32, int Stride>
 MK_DEVICE void write_gradient(T* to, T* values, const float (&sum)[8][4], const Shape& shape, const Place& place,
@@ -602,7 +602,7 @@ MK_DEVICE void write_gradient(T* to, T* values, const float (&sum)[8][4], const 
       if (column < slots) corner[row_of<uses_mma<T, Tf32>, true>(i) * Block::pitch + column] = T(scale * sum[j][i]);
     }
   __syncthreads();
-  // No barrier behind this: what a thread reads here, the same thread overwrites with the next tile.
+  // No barrier is needed after this: the values that a thread reads here are overwritten by the same thread.
   const int first = int(threadIdx.x) / Block::pieces;
   if (inside) {
 #pragma unroll
@@ -672,7 +672,7 @@ Shape shape_of(const Tensor& a, int64_t radius_y, int64_t radius_x, int64_t stri
   require(std::max(radius_y, radius_x) < (1 << 20), "the radius of a cost volume is too large");
   shape.radius_y = int(radius_y);
   shape.radius_x = int(radius_x);
-  // A stride past the map meets what one of its length meets: the pixel itself.
+  // A stride beyond the map reaches the same as one of the map's length: only the pixel itself.
   shape.stride = int(std::min<int64_t>(stride, std::max(shape.height, shape.width)));
   shape.columns = ceil_div(shape.width, shape.stride);
   require(shape.columns <= kSlots, "a cost volume on CUDA takes maps up to 64 pixels wide");
@@ -684,8 +684,8 @@ Shape shape_of(const Tensor& a, int64_t radius_y, int64_t radius_x, int64_t stri
   return shape;
 }
 
-// Calls f(T{}, tf32, stride) with what the kernels are instantiated for: stride 0 where rows are no whole pieces of 16
-// bytes, or lie askew.
+// Calls f(T{}, tf32, stride) with values that the kernels are instantiated for: stride 0 if rows are not whole pieces
+// of 16 bytes or not aligned to 16 bytes.
 template <class F>
 void with_kernel(const Shape& shape, ScalarType dtype, bool tf32, std::initializer_list<const void*> pointers, F f) {
   const bool aligned = std::all_of(pointers.begin(), pointers.end(),
@@ -730,7 +730,7 @@ Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t r
     constexpr int Stride = decltype(stride_constant)::value;
     constexpr bool Tf32 = decltype(precision)::value;
     const int64_t own = n * shape.y_classes * (Stride == 0 ? shape.x_classes : 1) * shape.strips;
-    // Four blocks a multiprocessor hide each other's waits: cut b into more strips where there are too few.
+    // Four blocks per multiprocessor hide each other's latency: split b into more strips if there are fewer.
     while (own * shape.strips_b < 4 * device.multiprocessors() && shape.rows_b > 1) {
       shape.rows_b = ceil_div(shape.rows_b, 2);
       shape.strips_b = ceil_div(ceil_div(shape.height, shape.stride), shape.rows_b);
@@ -760,7 +760,7 @@ std::tuple<Tensor, Tensor> cost_volume_backward(const Tensor& grad_out, const Te
     constexpr bool Tf32 = decltype(precision)::value;
     using Block = BackwardTile<T, Stride>;
     const int64_t strips = 2 * n * shape.y_classes * (Stride == 0 ? shape.x_classes : 1) * shape.strips;
-    // All channels in one block gather the pairs once; fewer where there would be too few blocks.
+    // With all channels in one block the pairs are gathered once; use fewer channels if there would be too few blocks.
     int tiles = ceil_div(shape.channels, Block::depth), groups = 1;
     while (strips * groups < 4 * device.multiprocessors() && tiles > 1) {
       tiles = ceil_div(tiles, 2);

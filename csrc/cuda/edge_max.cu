@@ -3,13 +3,13 @@
 //   y[n, c, p'] = ReLU(Σ_p W1[p', p] x[n, c, p] − m[n, c, p'] + b1[p'] + b2[p'] + max_j m[n, idx[n, c, j], p'])
 //   m[n, c, p'] = Σ_p W2[p', p] x[n, c, p]
 //
-// x, y (N, C, P), idx (N, C, k), W (P, P), winner (N, C, P).  Work: 4 C P² FLOP a map (34 MFLOP at C = 128, P = 256);
-// least traffic: x and y once, one byte of winner.  At N = 224, bfloat16: 7.5 GFLOP over 37 MB, 200 FLOP a byte: memory
-// and tensor cores both near their limits.
+// x, y (N, C, P), idx (N, C, k), W (P, P), winner (N, C, P).  Work: 4 C P² FLOP per map (34 MFLOP at C = 128, P = 256);
+// minimum traffic: x and y once, one byte per winner.  At N = 224, bfloat16: 7.5 GFLOP over 37 MB, 200 FLOP per byte:
+// memory and tensor cores both near their limits.
 //
-// Up to 256 channels: a block takes all channels of one map and a block of outputs, so that every message that a
-// channel can ask for is its own: both products in registers, the messages through shared memory, nothing but y and
-// winner written.  More channels: the products by torch, then one gather.
+// Up to 256 channels: a block computes all channels of one map for a range of outputs, so that it has every message
+// that its channels need: both products in registers, the messages through shared memory, only y and winner written.
+// More channels: the products by torch, then one gather.
 #include "edge_max.cuh"
 #include "ops.h"
 
@@ -31,7 +31,7 @@ struct ChannelForward {
   bool wide;
 };
 
-// The arrays of a block in shared memory: stages of x, W1 and W2, which the messages take over; and the neighbours.
+// The arrays of a block in shared memory: stages of x, W1 and W2, later replaced by the messages; and the neighbours.
 template <class M>
 struct ChannelLayout {
   int rows, outputs, stage, message_pitch, body;  // stage in elements, body in bytes
@@ -97,10 +97,10 @@ MK_DEVICE void multiply_stage(float (&acc)[2][2][2][2][4], const typename M::Ele
   }
 }
 
-// Outputs 4 half … 4 half + 3 of lane t's eight lie at 16 half + 4 t of a row of messages: four lanes read 64 bytes.
+// Outputs 4 half … 4 half + 3 of lane t's eight are at 16 half + 4 t of a row of messages: four lanes read 64 bytes.
 MK_DEVICE int message_at(int half, int t) { return 16 * half + 4 * t; }
 
-// The largest message of the neighbours of a channel, for eight outputs, and who sent it (as bytes).
+// The largest message of the neighbours of a channel, for eight outputs, and which neighbour sent it (as bytes).
 MK_DEVICE void gather_max(float (&best)[8], uint32_t (&winner)[2], const float* messages, int pitch, const int* rows,
                           int neighbours) {
   const int t = threadIdx.x % 4;
@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) edge_max_channel_kernel(Channe
     slot = slot + 1 == a.stages ? 0 : slot + 1;
   }
 
-  // acc[0] becomes the product with W1 − W2 and the biases, the messages leave for shared memory.
+  // acc[0] becomes the product with W1 − W2 plus the biases; the messages go to shared memory.
   copy_async_wait<0>();
   __syncthreads();
   const int g = lane / 4, t = lane % 4, output = first_output + warp_output + 8 * t;
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kMaxThreads, 2) edge_max_channel_kernel(Channe
   }
 }
 
-// y from the finished products own = x (W1 − W2)ᵀ and messages = x W2ᵀ, one thread an output.
+// y from the finished products own = x (W1 − W2)ᵀ and messages = x W2ᵀ, one thread per output.
 template <class T>
 __global__ void __launch_bounds__(256)
     edge_max_channel_gather(const T* own, const T* messages, const T* bias1, const T* bias2, Neighbours idx, T* y,
@@ -245,13 +245,14 @@ __global__ void __launch_bounds__(256)
   winner[i] = static_cast<uint8_t>(who);
 }
 
-// The products of wide maps are plain ones, and torch's; as in the reference they are rounded to x's dtype.
+// The products of maps with many channels are plain ones, computed by torch and rounded to x's dtype as in the
+// reference.
 template <class M>
 void many_channels(const OnDevice& device, const Tensor& x, const Tensor& idx, const Tensor& weight1,
                    const Tensor& bias1, const Tensor& weight2, const Tensor& bias2, Tensor& y, Tensor& winner) {
   using T = typename M::Element;
   const int64_t positions = x.size(2), rows = x.size(0) * x.size(1);
-  Tensor packed = packed_weights<M>(device, weight1, weight2, 1.f, true);  // padded: take (P, P) of each
+  Tensor packed = packed_weights<M>(device, weight1, weight2, 1.f, true);  // padded: use (P, P) of each
   Tensor matrices = torch::stable::narrow(packed, 1, 0, positions);
   matrices = torch::stable::narrow(matrices, 2, 0, positions);
   const Tensor flat = torch::stable::view(x, {rows, positions});
@@ -262,7 +263,7 @@ void many_channels(const OnDevice& device, const Tensor& x, const Tensor& idx, c
          static_cast<int>(x.size(1)), static_cast<int>(positions), static_cast<int>(idx.size(2)), rows * positions);
 }
 
-// Warps along the outputs: as many as a block may have, fewer where that leaves multiprocessors idle; and the stages.
+// Warps along the outputs: as many as a block may have, fewer if that leaves multiprocessors idle; and the stages.
 template <class M, class T>
 int choose_tile(ChannelForward<T>& a, int64_t maps, const OnDevice& device) {
   const int channel_warps = ceil_div(a.channels, 32), limit = device.shared_memory();
@@ -300,7 +301,7 @@ std::tuple<Tensor, Tensor> edge_max_channel(const Tensor& x, const Tensor& idx, 
     a.neighbours = static_cast<int>(idx.size(2));
     a.wide = wide_rows(a.positions, {&x, &y, &winner});
     a.weight_pitch = a.weight_rows = a.positions;
-    std::optional<Tensor> packed;  // where the weights do not lie as the tiles want them
+    std::optional<Tensor> packed;  // if the layout of the weights does not suit the tiles
     if (a.positions % 64 != 0 || std::is_same_v<M, MmaTf32> || !wide_rows(a.positions, {&weight1, &weight2})) {
       packed = packed_weights<M>(device, weight1, weight2, 0.f, false);
       a.weight_pitch = a.weight_rows = static_cast<int>(packed->size(1));

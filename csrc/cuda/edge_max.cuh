@@ -1,4 +1,4 @@
-// What the kernels of edge_max share: the products of a warp in every precision, tiles in shared memory, memory access.
+// Shared by the kernels of edge_max: the products of a warp in every precision, tiles in shared memory, memory access.
 #pragma once
 
 #include <cstring>
@@ -30,13 +30,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_position_backward(const Tens
 //
 // With lane = 4 g + t, c[tile][0…3] are (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1) of the tile's 8 columns.
 //   rows     loads A from memory that holds A[m][k]
-//   columns  loads A from memory that holds A[k][m], row k at offset row(k): where the rows lie is free, so this
-//   gathers;
+//   columns  loads A from memory that holds A[k][m], row k at any offset row(k), so that this gathers;
 //            m is `first` and the 15 after it, each & mask
 //   pair     loads B from memory that holds B[n][k]
 //   masked   keeps the values of A whose word in `wins` (same layout, same width) has bit j, or all if keep is ~0
-// Rows of A[m][k] and B[n][k] are row_pad elements longer than K, those of A[k][m] column_pad longer than M: then no
-// two lanes meet in a bank.
+// Rows of A[m][k] and B[n][k] are row_pad elements longer than K, those of A[k][m] column_pad longer than M, to avoid
+// bank conflicts.
 
 template <class T>
 struct Mma16 {
@@ -89,7 +88,7 @@ struct Mma16 {
   static MK_DEVICE T stored(float v) { return static_cast<T>(v); }
 };
 
-// The mma's k of a lane are t and t + 4; here they stand for 2t and 2t + 1, so that one load brings both.
+// The mma's k of a lane are t and t + 4; here they mean 2t and 2t + 1, so that one load fetches both.
 struct MmaTf32 {
   using Element = float;
   static constexpr int depth = 8, unroll = 2, row_pad = 8, column_pad = 4;
@@ -141,7 +140,7 @@ struct MmaTf32 {
   static MK_DEVICE float stored(float v) { return __uint_as_float(to_tf32(v)); }
 };
 
-// IEEE float32 on the ordinary units, in the fragment layout of the others.
+// IEEE float32 on the CUDA cores, in the fragment layout of the others.
 struct Fma {
   using Element = float;
   static constexpr int depth = 2, unroll = 1, row_pad = 4, column_pad = 4;
@@ -196,7 +195,7 @@ struct Fma {
   static MK_DEVICE float stored(float v) { return v; }
 };
 
-// f(product) with the product of a dtype.
+// f(product) with the product for a dtype.
 template <class F>
 void for_product(ScalarType dtype, bool tf32, F&& f) {
   if (dtype == ScalarType::BFloat16) return f(Mma16<BFloat16>{});
@@ -216,13 +215,14 @@ template <class M>
 inline constexpr int stage_pitch = stage_depth<M> + M::row_pad;
 
 // Row 8 i + 2 t + e of a B tile of `Tiles` 8-row tiles holds output 2·Tiles·t + 2 i + e: then a lane's accumulators are
-// 2·Tiles outputs in a row, and its stores are wide.
+// 2·Tiles consecutive outputs, and its stores are wide.
 template <int Tiles>
 MK_DEVICE constexpr int output_of_row(int row) {
   return row / 2 % 4 * (2 * Tiles) + row / 8 * 2 + row % 2;
 }
 
-// One stage of `rows` rows; source(row) is where its 64 bytes lie, or nullptr for zeros.  `any` is a readable address.
+// One stage of `rows` rows; source(row) is the address of its 64 bytes, or nullptr for zeros; `any` is any readable
+// address.
 template <class M, class Source>
 MK_DEVICE void copy_stage(typename M::Element* to, int rows, const typename M::Element* any, Source source) {
   constexpr int piece = 16 / int(sizeof(typename M::Element));
@@ -247,7 +247,7 @@ MK_DEVICE void wait_stage(int stages) {
 
 MK_DEVICE uint4 zeros16() { return make_uint4(0, 0, 0, 0); }
 
-// 16 bytes of values, zeros from `count` on.  `wide`: every row starts at a multiple of 16 bytes and ends at one.
+// 16 bytes of values, zeros from `count` on.  `wide`: every row starts and ends at a multiple of 16 bytes.
 template <class T>
 MK_DEVICE uint4 load16(const T* from, int count, bool wide) {
   if (count <= 0) return zeros16();
@@ -306,7 +306,7 @@ MK_DEVICE void transpose_block(uint4 (&block)[4]) {
   block[3] = make_uint4(a.w, b.w, c.w, d.w);
 }
 
-// What a product wants in memory, of values that came from memory: TF32's are rounded.
+// A value from memory, converted for a product: rounded for TF32, else unchanged.
 template <class M>
 MK_DEVICE uint4 stored16(uint4 v) {
   if constexpr (std::is_same_v<M, MmaTf32>) {
@@ -324,7 +324,7 @@ MK_DEVICE void load_transposed(typename M::Element* to, int pitch, const typenam
                                int positions, int first_channel, int block_channels, int first_position,
                                int block_positions, bool wide) {
   constexpr int side = 16 / int(sizeof(typename M::Element));
-  // Neighbouring lanes take neighbouring channels: their 16-byte stores then fall into different banks.
+  // Adjacent lanes have adjacent channels, so that their 16-byte stores go to different banks.
   const int across = block_channels / side, blocks = across * ceil_div(block_positions, side);
   for (int i = threadIdx.x; i < blocks; i += blockDim.x) {
     const int c = i % across * side, p = i / across * side;
@@ -344,7 +344,7 @@ MK_DEVICE void load_transposed(typename M::Element* to, int pitch, const typenam
 }
 
 // --------------------------------------------------------------------------------------------------------------------
-// Weights as B tiles want them
+// Weights in the layout of B tiles
 
 // The two matrices of a product, each (padded, padded) with zeros beyond P:  first = W2;  second = W1 − scale·W2 (W1
 // for scale 0).  `transposed` writes their transposes.
@@ -407,7 +407,7 @@ void sum_rows(const OnDevice& device, const Tensor& partial, Tensor& total) {
 // --------------------------------------------------------------------------------------------------------------------
 // Arguments
 
-// Neighbours of either width as 32-bit words: the low words of little-endian 64-bit ones are every second.
+// Neighbours of either width as 32-bit words: of little-endian 64-bit ones, every second word is the low one.
 struct Neighbours {
   const int32_t* words;
   int stride;
@@ -418,7 +418,7 @@ inline Neighbours neighbours_of(const Tensor& idx) {
   return {reinterpret_cast<const int32_t*>(in<int64_t>(idx)), 2};
 }
 
-// Whether rows of P values can be read 16 bytes at a time, 8 values of each tensor being whole pieces.
+// Whether rows of P values can be read 16 bytes at a time, if 8 values of each tensor are whole pieces.
 inline bool wide_rows(int64_t positions, std::initializer_list<const Tensor*> tensors) {
   bool wide = positions % 8 == 0;
   for (const Tensor* t : tensors) wide = wide && reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0;

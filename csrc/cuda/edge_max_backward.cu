@@ -3,9 +3,9 @@
 //   H[n, c', p] = Σ_{c: idx[n, c, winner[n, c, p]] = c'} G[n, c, p] − G[n, c', p]     what W2's product receives
 //   grad_x = G W1 + H W2,   grad_W1 = Gᵀ x,   grad_W2 = Hᵀ x,   grad_b = Σ G           over the N·C rows (N·C, P)
 //
-// One kernel makes G and H, side by side as (N·C, 2P); then everything is a plain product and torch's: [G H] times W1
-// over W2, and two with K = N·C.  Work: 8 C P² FLOP a map; the kernel reads grad_y, y and winner and writes G and H, 66
-// MB at N = 224, C = 128, P = 256 in bfloat16.
+// One kernel makes G and H, side by side as (N·C, 2P); the rest are plain products by torch: [G H] times W1 over W2,
+// and two with K = N·C.  Work: 8 C P² FLOP per map; the kernel reads grad_y, y and winner and writes G and H, 66 MB at
+// N = 224, C = 128, P = 256 in bfloat16.
 #include "edge_max.cuh"
 #include "ops.h"
 
@@ -13,10 +13,10 @@ namespace molkernels {
 namespace cuda {
 namespace {
 
-constexpr int kRows = 8;  // rows whose reads are under way together
+constexpr int kRows = 8;  // rows that are read concurrently
 
-// One thread a column (n, ·, p): it alone adds to the column's sums, channel after channel, so the order is fixed.
-// The sums lie in shared memory, [c][thread], or where a map has too many channels for that, in `scratch` (N, C, P).
+// One thread per column (n, ·, p): only it adds to the column's sums, channel after channel, so the order is fixed.
+// The sums are in shared memory, [c][thread], or, if a map has too many channels for that, in `scratch` (N, C, P).
 template <class T>
 __global__ void __launch_bounds__(64, 8)
     edge_max_channel_scatter(const T* grad_y, const T* y, const uint8_t* winner, Neighbours idx, T* both,

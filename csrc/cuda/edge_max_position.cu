@@ -2,15 +2,15 @@
 //
 //   y[n, c, p'] = ReLU(Σ_p (W1 − 2 W2)[p', p] x[n, c, p] + b1[p'] + b2[p'] + max_j Σ_p W2[p', p] x[n, c, idx[n, p, j]])
 //
-// x, y (N, C, P), idx (N, P, k), W (P, P), winner (N, C, P).  Work: 2 (k + 1) C P² FLOP a map (84 MFLOP at C = 128,
-// P = 256, k = 4); least traffic: x and y once, one byte of winner.  At N = 224, bfloat16: 18.8 GFLOP over 37 MB, some
-// 500 FLOP a byte, so the tensor cores are the floor.
+// x, y (N, C, P), idx (N, P, k), W (P, P), winner (N, C, P).  Work: 2 (k + 1) C P² FLOP per map (84 MFLOP at C = 128,
+// P = 256, k = 4); minimum traffic: x and y once, one byte per winner.  At N = 224, bfloat16: 18.8 GFLOP over 37 MB,
+// about 500 FLOP per byte, so the tensor cores are the limit.
 //
-// A block holds up to 64 channels of one map, transposed: x[p][c].  The operand that the neighbour j gathers has its K
-// along p, so row p of it is just row idx[p, j] of this tile, and the gather costs nothing but bank conflicts.  A warp
-// multiplies 16 channels by 64 outputs for four neighbours at once (each weight fragment serves all four), keeps the
-// maximum and its winner in registers, and goes over the neighbours in groups; the product with W1 − 2 W2 is one more
-// group of one neighbour, the position itself.  The weights stream through shared memory in stages of 64 bytes a row.
+// A block holds up to 64 channels of one map, transposed: x[p][c].  The operand gathered for neighbour j has its K
+// along p, so row p of it is row idx[p, j] of this tile, and the gather costs only bank conflicts.  A warp multiplies
+// 16 channels by 64 outputs for four neighbours at once (all four share each weight fragment), keeps the maximum and
+// its winner in registers, and loops over the neighbours in groups; the product with W1 − 2 W2 is one more group of one
+// neighbour, the position itself.  The weights stream through shared memory in stages of 64 bytes per row.
 #include "edge_max.cuh"
 
 namespace molkernels {
@@ -48,8 +48,8 @@ struct PositionLayout {
   }
 };
 
-// The part of the pipeline that a block is at: the group of neighbours (the last "group" is the product with W1 − 2 W2)
-// and the stage within the sum over p.
+// A block's position in the pipeline: the group of neighbours (the last "group" is the product with W1 − 2 W2) and the
+// stage within the sum over p.
 struct Cursor {
   int group = 0, chunk = 0;
   MK_DEVICE void advance(int chunks) {
@@ -104,7 +104,7 @@ MK_DEVICE void multiply_stage(float (&acc)[kGroup][4][2][4], const typename M::E
   }
 }
 
-// A lane's running maximum over the neighbours: for two channels 16 outputs in a row, the winners as bytes.
+// A lane's running maximum over the neighbours: 16 consecutive outputs of two channels, the winners as bytes.
 struct Best {
   float message[2][16];
   uint32_t winner[2][4];
@@ -186,7 +186,7 @@ __global__ void __launch_bounds__(kThreads) edge_max_position_kernel(PositionFor
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int channel_warps = a.block_channels >= 16 ? a.block_channels / 16 : 1;
   const int warp_channel = warp % channel_warps * 16, warp_output = warp / channel_warps * 64;
-  const int mask = a.block_channels - 1;  // lanes beyond a block of fewer than 16 channels repeat others, unheard
+  const int mask = a.block_channels - 1;  // lanes beyond the block's channels repeat others, unused
   Best best;
   best.reset();
   float acc[kGroup][4][2][4];
@@ -241,8 +241,8 @@ __global__ void __launch_bounds__(kThreads) edge_max_position_kernel(PositionFor
   }
 }
 
-// Channels of a block and warps along the outputs: the most outputs a block that fit into shared memory, with three
-// stages if they do not cost any.
+// Channels of a block and warps along the outputs: the most outputs per block that fit into shared memory, with three
+// stages if that does not reduce them.
 template <class M, class T>
 int choose_tile(PositionForward<T>& a, int limit) {
   int best = 0, bytes = 0;

@@ -6,13 +6,13 @@
 //   grad_W2[p', q]   = Σ_{n, c, j} G_j[n, c, p'] x[n, c, idx[n, q, j]] − 2 grad_W1[p', q]
 //   grad_b[p']       = Σ_{n, c} G[n, c, p']
 //
-// Work: 4 (k + 1) C P² FLOP a map, half for grad_x and half for the weights (168 MFLOP at C = 128, P = 256, k = 4).
-// Least traffic: grad_y, y, x and grad_x once, one byte of winner.  At N = 224, bfloat16: 38 GFLOP over 66 MB, 570 FLOP
-// a byte.
+// Work: 4 (k + 1) C P² FLOP per map, half for grad_x and half for the weights (168 MFLOP at C = 128, P = 256, k = 4).
+// Minimum traffic: grad_y, y, x and grad_x once, one byte per winner.  At N = 224, bfloat16: 38 GFLOP over 66 MB, 570
+// FLOP per byte.
 //
-// Five kernels, without atomics, in fixed order:
+// Five kernels, without atomics, in a fixed order:
 //   mask       grad_y, y, winner → G and `wins` (N·C, P padded): bit j of wins says that j won; sums of G over rows
-//   transpose  x → xT (N, P, C padded): then the row that a neighbour gathers is C values side by side
+//   transpose  x → xT (N, P, C padded): then the row that a neighbour gathers is C contiguous values
 //   grad_x     a map's block of channels: T_j in registers, added to the block's gradient in shared memory
 //   weights    a tile of both weight gradients for a share of the maps: partial sums
 //   combine    partial sums → grad_W1, grad_W2
@@ -26,12 +26,12 @@ constexpr int kThreads = 128;
 constexpr int kMaskThreads = 256;
 constexpr unsigned kAll = 0xffffffffu;
 
-// The bits of `wins` fill a word as wide as G's, so that they make the same fragments.
+// The words of `wins` are as wide as those of G, so that both have the same fragments.
 template <class T>
 using word_t = std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>;
 
 // --------------------------------------------------------------------------------------------------------------------
-// mask: a block does `block_rows` rows of 8·lanes columns, a thread 8 columns of every (256 / lanes)-th row.
+// mask: a block handles `block_rows` rows of 8·lanes columns, a thread 8 columns of every (256 / lanes)-th row.
 
 MK_DEVICE void load_winners(uint8_t (&values)[8], const uint8_t* from, int count, bool wide) {
   if (wide && count > 0) {
@@ -86,7 +86,7 @@ __global__ void __launch_bounds__(kMaskThreads)
 }
 
 // --------------------------------------------------------------------------------------------------------------------
-// transpose: a block does 64 channels of 128 positions.
+// transpose: a block handles 64 channels of 128 positions.
 
 template <class M>
 __global__ void __launch_bounds__(kThreads)
@@ -112,8 +112,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // --------------------------------------------------------------------------------------------------------------------
 // grad_x: a block owns up to 64 channels of a map, a warp 16 of them, and all their positions: [q][c] sums in shared
-// memory, to which nobody but the warp adds.  64 columns p at a time it multiplies for four neighbours at once: one
-// fragment of G and its winners' bits make the four masked operands in registers.  Then it adds T_j[·, p] to idx[p, j].
+// memory, to which only the warp adds.  It multiplies 64 columns p at a time for four neighbours at once: one fragment
+// of G and its winners' bits make the four masked operands in registers.  Then it adds T_j[·, p] to idx[p, j].
 
 constexpr int kGroup = 4;
 
@@ -142,7 +142,8 @@ struct GradXLayout {
   }
 };
 
-// Where the pipeline is: 64 columns p, the group of neighbours (the last: the product with W1 − 2 W2), the stage of K.
+// Position in the pipeline: 64 columns p, the group of neighbours (the last: the product with W1 − 2 W2), the stage of
+// K.
 struct GradXCursor {
   int block = 0, group = 0, chunk = 0;
   MK_DEVICE void advance(int groups, int chunks) {
@@ -203,7 +204,7 @@ MK_DEVICE void multiply_masked(float (&acc)[kGroup][4][2][4], const typename M::
   }
 }
 
-// Bit 8 j + i: of the eight columns that the warp adds at once, 16 t + 2 i + e, no two have one target.
+// Bit 8 j + i: of the eight columns that the warp adds at once, 16 t + 2 i + e, no two have the same target.
 MK_DEVICE unsigned distinct_targets(const int* targets) {
   const int lane = threadIdx.x % 32;
   int target[8];
@@ -222,8 +223,8 @@ MK_DEVICE unsigned distinct_targets(const int* targets) {
   return __ballot_sync(kAll, distinct);
 }
 
-// sums[target][channel] += T for the warp's 16 channels and 64 columns.  `sums` is at the lane's channel; `upper` and
-// `lower` say whether that one and the one 8 after it belong to the block.
+// sums[target][channel] += T for the warp's 16 channels and 64 columns.  `sums` points to the lane's channel; `upper`
+// and `lower` say whether that one and the one 8 after it belong to the block.
 MK_DEVICE void scatter(float* sums, int pitch, const int* targets, unsigned distinct, const float (&acc)[4][2][4],
                        bool upper, bool lower) {
   const int t = threadIdx.x % 4;
@@ -233,7 +234,7 @@ MK_DEVICE void scatter(float* sums, int pitch, const int* targets, unsigned dist
     const int2 target = *reinterpret_cast<const int2*>(targets + 16 * t + 2 * i);
     float *even = sums + target.x * pitch, *odd = sums + target.y * pitch;
     if (distinct >> i & 1u) {
-      // All reads before the first write: they wait together.
+      // All reads before the first write, so that their latencies overlap.
       float had[4];
       if (upper) had[0] = even[0], had[1] = odd[0];
       if (lower) had[2] = even[8], had[3] = odd[8];
@@ -263,7 +264,7 @@ template <class M>
 MK_DEVICE void write_gradient(const PositionGradX<typename M::Element>& a, int64_t map, int first_channel,
                               const float* sums, int pitch) {
   using T = typename M::Element;
-  // Lanes: 8 channels × 4 pieces of 8 positions, which fall into 32 banks.
+  // Lanes: 8 channels × 4 pieces of 8 positions, which are in 32 different banks.
   const int side = min(a.block_channels, 8), pieces = ceil_div(a.positions, 8);
   for (int i = threadIdx.x; i < a.block_channels * pieces; i += blockDim.x) {
     const int c = i / side / pieces * side + i % side, p = i / side % pieces * 8;
@@ -354,7 +355,7 @@ int choose_tile(PositionGradX<T>& a, int64_t maps, const OnDevice& device) {
   const int smallest = 4, limit = device.shared_memory();
   for (a.block_channels = 64; a.block_channels >= smallest; a.block_channels /= 2) {
     if (a.block_channels / 2 >= max(a.channels, smallest)) continue;
-    // Fewer channels a block, where that brings more multiprocessors to work; below 16 a warp would idle.
+    // Fewer channels per block if that keeps more multiprocessors busy; below 16 a warp would idle.
     if (a.block_channels > 16 && maps * ceil_div(a.channels, a.block_channels) < device.multiprocessors()) continue;
     a.stages = 2;
     const int need = GradXLayout<M>(a.positions, a.block_channels, a.stages).bytes();
@@ -367,7 +368,7 @@ int choose_tile(PositionGradX<T>& a, int64_t maps, const OnDevice& device) {
 
 // --------------------------------------------------------------------------------------------------------------------
 // weights: a block owns a tile of up to 128 × 128 of (p', q), a warp 64 × 64, and sums over a share of (n, c), 16
-// channels a stage.  The first `gathered` shares are of Σ_j G_j x[idx], the others of G x; each leaves a partial
+// channels per stage.  The first `gathered` shares are of Σ_j G_j x[idx], the others of G x; each writes a partial sum
 // (padded, padded).
 
 constexpr int kDepth = 16;
@@ -415,7 +416,7 @@ MK_DEVICE WeightUnit unit_at(const WeightGradient<typename M::Element>& a, int64
           plain ? 0 : min(weight_group<M>, a.neighbours - first)};
 }
 
-// The one after it, without a division.
+// The next one, without a division.
 template <class M>
 MK_DEVICE WeightUnit unit_after(const WeightGradient<typename M::Element>& a, WeightUnit unit) {
   const bool plain = unit.count == 0;
@@ -434,7 +435,7 @@ MK_DEVICE void load_unit(const WeightGradient<typename M::Element>& a, const Wei
                          int first_row, int first_column, typename M::Element* stage) {
   using T = typename M::Element;
   constexpr int piece = 16 / int(sizeof(T)), row_pieces = kDepth / piece;
-  // A: rows of G and of wins, a warp of which takes 64 values of each channel.  Sizes are powers of two: shifts only.
+  // A: rows of G and of wins, of which a warp uses 64 values of each channel.  Sizes are powers of two: shifts only.
   const T* const grad = a.grad + (unit.map * a.channels + unit.channel) * a.padded + first_row;
   const T* const wins = a.wins + (grad - a.grad);
   const int shift = a.row_warps == 2 ? 1 : 0;
@@ -446,7 +447,7 @@ MK_DEVICE void load_unit(const WeightGradient<typename M::Element>& a, const Wei
     copy_async16(to, valid ? grad + at : a.grad, valid);
     if (unit.count > 0) copy_async16(to + layout.a, valid ? wins + at : a.wins, valid);
   }
-  // B: of each neighbour the 16 channels of the columns' positions.
+  // B: for each neighbour the 16 channels of the columns' positions.
   const T* const x = a.x + unit.map * a.positions * a.padded_channels + unit.channel;
   const int32_t* const idx = a.idx.words + unit.map * a.positions * a.neighbours * a.idx.stride;
   const int columns_shift = a.column_warps == 2 ? 1 : 0;
@@ -541,7 +542,7 @@ __global__ void __launch_bounds__(kThreads) edge_max_weight_kernel(WeightGradien
 }
 
 // --------------------------------------------------------------------------------------------------------------------
-// combine: share after share, one thread an element.
+// combine: share after share, one thread per element.
 
 template <class T>
 __global__ void __launch_bounds__(256) edge_max_combine(const float* partial, int gathered, int plain, int padded,
@@ -609,7 +610,7 @@ void weight_gradients(const OnDevice& device, const Tensor& masked, const Tensor
   a.row_warps = a.column_warps = large ? 2 : 1;
   const WeightLayout<M> layout(a.row_warps, a.column_warps);
 
-  // Enough shares to fill the device twice, in proportion to the work of each kind, none of them empty.
+  // Enough shares to fill the device twice, divided in proportion to the work of each kind, none empty.
   const int tiles = ceil_div(a.padded, layout.rows) * ceil_div(a.padded, layout.columns);
   const int64_t chunks = max(int64_t{1}, a.maps * ceil_div(a.channels, kDepth));
   const int shares = max(2, 2 * device.multiprocessors() / tiles);

@@ -1,10 +1,10 @@
 // The F5C block in evaluation, composed of the operators and a 1×1 convolution with bias and residual in its epilogue.
 //
 //   z = x + mix1(fcc(x)),  y = z + mix2(edge_max(z, knn(z))),  mix(f)[d, p] = Σ_c W[d, c] f[c, p] + b[d],
-// each mix the identity where it has no weight; z = x + fcc(x) then comes from fcc itself.
+// where a mix without a weight is the identity; fcc itself then computes z = x + fcc(x).
 //
-// mix: W (C, C) times f (C, P), for each of N maps. Work: 2·C²·P FLOP a map (8.4 MFLOP at 128×256). Bytes: f, the
-// residual and y once each (W stays in L2); a block of 128 rows reads f once where C ≤ 128.
+// mix: W (C, C) times f (C, P), for each of N maps. Work: 2·C²·P FLOP per map (8.4 MFLOP at 128×256). Bytes: f, the
+// residual and y once each (W stays in L2); a block of 128 rows reads f once if C ≤ 128.
 
 #include "launch.cuh"
 #include "ops.h"
@@ -23,15 +23,15 @@ struct Mix {
   const T *f, *weight, *bias, *residual;  // bias may be null
   T* y;
   int channels, positions, row_tiles, column_tiles;
-  bool aligned_weight, aligned_map;  // 16-byte pieces never straddle an edge
+  bool aligned_weight, aligned_map;  // 16-byte pieces never cross an edge
 };
 
 // Channels of a chunk: 64 bytes of a row of the weight.
 template <class T>
 inline constexpr int kDepth = 64 / sizeof(T);
 
-// A chunk of the weight (rows × depth) and of the map (depth × columns) in shared memory; the pitches keep the loads of
-// fragments free of bank conflicts.
+// A chunk of the weight (rows × depth) and of the map (depth × columns) in shared memory; with these pitches the loads
+// of fragments have no bank conflicts.
 template <class T, int kRows>
 struct Stage {
   static constexpr int kWeightPitch = kDepth<T> + 16 / sizeof(T);
@@ -174,8 +174,8 @@ struct TensorCores {
   }
 };
 
-// The product in float: 16 × 16 threads, each kRows/16 rows, 16 apart (so that a warp's two do not meet in a bank), and
-// 4 columns.
+// The product in float: 16 × 16 threads, each kRows/16 rows, 16 apart (so that the two rows of a warp are in different
+// banks), and 4 columns.
 template <int kRows>
 struct Ieee {
   using S = Stage<float, kRows>;
@@ -284,7 +284,7 @@ Tensor mix_residual(const Tensor& residual, const Tensor& f, const Tensor& weigh
     mix.positions = static_cast<int>(positions);
     mix.aligned_weight = aligned(w, channels);
     mix.aligned_map = aligned(f, positions) && aligned(residual, positions) && aligned(y, positions);
-    // 128 rows read the map once where there are work enough and rows enough.
+    // With 128 rows per block the map is read once; use them if there are enough rows and enough work.
     const int64_t blocks = maps * ceil_div(mix.channels, 128) * ceil_div(mix.positions, kColumns);
     if (channels > 64 && blocks >= device.multiprocessors()) {
       launch_rows<128>(device, mix, maps, tf32);
@@ -295,7 +295,7 @@ Tensor mix_residual(const Tensor& residual, const Tensor& f, const Tensor& weigh
   return y;
 }
 
-// y = a + b, 16 bytes a thread.
+// y = a + b, 16 bytes per thread.
 template <class T>
 __global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t count, bool aligned) {
   constexpr int kVector = 16 / sizeof(T);

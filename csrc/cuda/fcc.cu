@@ -1,16 +1,16 @@
 // Fully-connected convolution: both branches of a map in one pass, forward and backward; see fcc.cuh for the formulas.
 //
-// Memory traffic in maps of x, the floor of every kernel here:
+// Memory traffic in maps of x, which limits every kernel here:
 //
 //   fcc            read x, write y                                                       2
 //   fcc_train      read x for the statistics; read x, write y                            3
 //   fcc_backward   given statistics: read x, grad_y, write grad_x in one pass            3
 //                  batch statistics: read x, grad_y; read x, grad_y, write grad_x        5
 //
-// With batch statistics the gradient of u0 is worked out a second time rather than kept in grad_x's memory: keeping it
-// costs a write and a read where grad_y costs a read, and rounds it.
+// With batch statistics the gradient of u0 is recomputed instead of being kept in grad_x's memory: keeping it costs a
+// write and a read, while grad_y costs one read, and rounds it.
 //
-// Nothing is added by atomics: blocks leave sums in scratch memory, which are added in order.
+// No atomic additions: blocks write sums to scratch memory, which are added in order.
 #include "fcc.cuh"
 #include "fcc_general.cuh"
 #include "fcc_lines.cuh"
@@ -40,8 +40,8 @@ ParameterTensors contiguous_all(const Tensors&... tensors) {
 
 constexpr int least_at_once = 4;  // a sample for each warp of a block
 
-// The samples of each group in as many chunks as give every multiprocessor `blocks_each` blocks. A block takes
-// `at_once` samples at a time; chunks hold a multiple of that where they are not smaller.
+// Split the samples of each group into as many chunks as give every multiprocessor `blocks_each` blocks. A block
+// processes `at_once` samples at a time; chunks hold a multiple of that if they are not smaller.
 Plan plan_for(const OnDevice& device, const Tensor& x, int64_t groups, int64_t at_once, int blocks_each) {
   require(groups > 0 && x.size(0) % groups == 0, "the number of groups does not divide N");
   Plan plan;
@@ -61,18 +61,18 @@ Plan plan_for(const OnDevice& device, const Tensor& x, int64_t groups, int64_t a
   return plan;
 }
 
-// For the kernels that take maps through the products: blocks of four warps, each with up to 512 values in flight.
+// For the kernels that compute products of maps: blocks of four warps, each with up to 512 values in flight.
 Plan map_plan(const OnDevice& device, const Tensor& x, int64_t groups) {
   const int64_t pixels = x.size(2) * x.size(3), maps = pixels >= 512 ? 1 : pixels >= 256 ? 2 : 4;
   return plan_for(device, x, groups, least_at_once * maps, 16);
 }
 
-// For the statistics: eight values a thread.
+// For the statistics: eight values per thread.
 Plan statistics_plan(const OnDevice& device, const Tensor& x, int64_t groups) {
   return plan_for(device, x, groups, 8 * statistics_threads / (x.size(2) * x.size(3)), 8);
 }
 
-// A view may begin anywhere; 16-byte accesses may not.
+// A view may begin anywhere; 16-byte accesses must be aligned.
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 template <class T, bool Backward>
@@ -118,7 +118,7 @@ ParameterTensors empty_gradients(const ParameterTensors& p) {
           empty_like(p.weight_h), empty_like(p.weight_w), empty_like(p.bias_h), empty_like(p.bias_w)};
 }
 
-// From the chunks' sums the gradients of the parameters, and (G, C, 2) means where training.
+// From the chunks' sums the gradients of the parameters and, in training, (G, C, 2) means.
 template <class T>
 void parameter_gradients(const OnDevice& device, const Plan& plan, const ParameterTensors& p,
                          const ParameterTensors& grads, const Tensor& sums, const Tensor& var, float2* means,

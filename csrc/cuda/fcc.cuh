@@ -1,14 +1,14 @@
-// What the kernels of fcc.cu share: how the work is dealt to blocks, a channel's parameters along the axes of its
-// branch, batch statistics, and the sums that the parameters' gradients are made of.
+// Shared by the kernels of fcc.cu: the distribution of the work to blocks, a channel's parameters along the axes of its
+// branch, batch statistics, and the sums from which the parameters' gradients are computed.
 //
-// Let a be the axis that a channel's branch takes first and b the other one (branch A: H, W; branch B: W, H), and C_h,
-// C_w the circulant matrices of the two kernels, C[p, q] = weight[(q − p) mod L]. They act on different axes, so the
-// order of the products is free, and both branches are
+// Let a be the first axis of a channel's branch and b the other one (branch A: H, W; branch B: W, H), and C_h, C_w the
+// circulant matrices of the two kernels, C[p, q] = weight[(q − p) mod L]. They act on different axes, so the products
+// commute, and both branches are
 //
 //   v̂ = (x + pe_a − mean) · rstd,   u0 = gamma · v̂ + beta
 //   y = C_h u0 C_wᵀ + D[q] (+ x),   D[q] = bias_b + Σ_t weight_b[t] · (bias_a + pe_b[(q + t) mod L_b])
 //
-// and only the offsets tell which branch it is. The gradient of u0 is g = C_hᵀ grad_y C_w.
+// and differ only in the offsets. The gradient of u0 is g = C_hᵀ grad_y C_w.
 #pragma once
 
 #include "../common/index.h"
@@ -25,22 +25,22 @@ constexpr unsigned all_lanes = 0xffffffffu;
 // ---------------------------------------------------------------------------------------------------------------------
 // Work
 
-// The samples of a group are dealt to `chunks` blocks a channel; a block of `Plan` has one channel and one group.
+// The samples of a group are split over `chunks` blocks per channel; a block of `Plan` has one channel and one group.
 struct Plan {
   int64_t samples;    // of one group: N / groups
   int64_t per_chunk;  // the last chunk of a group may hold fewer
   int chunks, groups, channels, height, width;
 
   MK_HOST_DEVICE int pixels() const { return height * width; }
-  // Floats between the records of two channels: as many as the longer of both branches' has.
+  // Floats between the records of two channels: the length of the longer record of the two branches.
   MK_HOST_DEVICE int record_pitch() const { return 2 * (height + width) + (height > width ? height : width); }
-  // Values between a sample of a group and the group's next one.
+  // Values between a sample of a group and the next one of the group.
   MK_HOST_DEVICE int64_t step() const { return int64_t(groups) * channels * pixels(); }
   MK_HOST_DEVICE int64_t blocks() const { return int64_t(chunks) * groups * channels; }
 };
 
-// What one block does: `count` samples of a group from `begin` on. Neighbouring blocks have neighbouring channels,
-// which lie beside each other in memory.
+// The share of one block: `count` samples of a group from `begin` on. Adjacent blocks have adjacent channels, which are
+// adjacent in memory.
 struct Share {
   int channel, group, chunk, count;
   int64_t begin;
@@ -57,7 +57,7 @@ MK_DEVICE Share share_of(const Plan& plan, int block) {
   return s;
 }
 
-// Where the map of the share's sample `m` begins; sample m of group g is n = m G + g.
+// The start of the map of the share's sample `m`; sample m of group g is n = m G + g.
 MK_DEVICE int64_t map_of(const Plan& plan, const Share& s, int m) {
   return (((s.begin + m) * plan.groups + s.group) * plan.channels + s.channel) * plan.pixels();
 }
@@ -70,7 +70,7 @@ struct Parameters {
   const T *gamma, *beta, *pe_h, *pe_w, *weight_h, *weight_w, *bias_h, *bias_w;
 };
 
-// A channel's parameters by the axes a and b of its branch.
+// A channel's parameters, named by the axes a and b of its branch.
 template <class T>
 struct Channel {
   bool along_h;  // a is H: branch A
@@ -101,7 +101,7 @@ struct Coefficients {
   float taps_a[max_side], taps_b[max_side];          // of C_a, C_b
   float reversed_a[max_side], reversed_b[max_side];  // of C_aᵀ, C_bᵀ; backward only
   float in_a[max_side], out_a[max_side], out_b[max_side], pe_b[max_side];
-  float zeros[max_side];                 // the offsets along an axis that has none
+  float zeros[max_side];                 // the offsets of an axis without any
   float in_scale, scale, slope, unused;  // a multiple of 16 bytes
 };
 
@@ -131,7 +131,7 @@ MK_DEVICE void fill_forward(Coefficients& k, const Channel<T>& c, float mean, fl
   __syncthreads();
 }
 
-// grad_x = rstd · (gamma · g − mean_g − v̂ · mean_gv); the two means are zero where the statistics are given.
+// grad_x = rstd · (gamma · g − mean_g − v̂ · mean_gv); the two means are zero if the statistics are given.
 template <class T>
 MK_DEVICE void fill_backward(Coefficients& k, const Channel<T>& c, float mean, float rstd, float2 means) {
   const int p = int(threadIdx.x);
@@ -160,12 +160,12 @@ MK_DEVICE float reciprocal_root(float var, float eps) { return 1.0f / sqrtf(var 
 // ---------------------------------------------------------------------------------------------------------------------
 // Batch statistics
 
-// Of `count` values: their mean, and the sum of the squared differences from it.
+// The mean of `count` values, and the sum of their squared differences from it.
 struct Moments {
   float count, mean, squares;
 };
 
-// Of both sets together (Chan, Golub, LeVeque 1983): stays exact where |mean| ≫ std.
+// The moments of the union of two sets (Chan, Golub, LeVeque 1983); remains exact for |mean| ≫ std.
 MK_DEVICE Moments merge(const Moments& a, const Moments& b) {
   const float count = a.count + b.count;
   const float weight = count > 0 ? __fdividef(b.count, count) : 0.0f;
@@ -173,7 +173,7 @@ MK_DEVICE Moments merge(const Moments& a, const Moments& b) {
   return {count, fmaf(delta, weight, a.mean), a.squares + b.squares + delta * delta * a.count * weight};
 }
 
-// Of all lanes, in a fixed order; right in lane 0.
+// The union over all lanes, in a fixed order; valid in lane 0.
 MK_DEVICE Moments merge_lanes(Moments m) {
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2) {
@@ -184,7 +184,7 @@ MK_DEVICE Moments merge_lanes(Moments m) {
   return m;
 }
 
-// Of V values, their mean first, then the differences from it.
+// The moments of V values: first their mean, then the differences from it.
 template <int V>
 MK_DEVICE Moments moments_of(const float (&v)[V]) {
   float sum = 0, squares = 0;
@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(statistics_threads, 4) fcc_statistics_kernel(S
   }
 }
 
-// Where a forward kernel takes its statistics from: given ones, or the chunks' moments, which every block merges anew
-// (a kernel between would cost more) and the first of a channel and group writes down.
+// The source of a forward kernel's statistics: given ones, or the chunks' moments, which every block merges by itself
+// (an extra kernel would cost more) and the first block of a channel and group stores.
 struct Statistics {
   const float *mean, *var;  // (G, C), or nullptr:
   Plan plan;                // of the statistics kernel
@@ -316,7 +316,7 @@ struct GradientArguments {
   const T *grad_y, *x;
   const float *mean, *var;
   float* sums;  // (chunks of all groups, C, Record)
-  T* grad_x;    // where the statistics are given, so that one pass is enough; else nullptr
+  T* grad_x;    // if the statistics are given, so that one pass is enough; else nullptr
   float eps;
   bool residual;
 };
@@ -327,7 +327,7 @@ void launch_tensor(const OnDevice& device, const ApplyArguments<T>& a);
 template <class T>
 void launch_tensor_gradient(const OnDevice& device, const GradientArguments<T>& a);
 
-// f with the side L of square maps that have kernels of their own.
+// f with the side L of square maps that have specialised kernels.
 inline bool has_side(const Plan& plan) {
   return plan.height == plan.width && (plan.height == 8 || plan.height == 16 || plan.height == 32);
 }
@@ -367,12 +367,12 @@ MK_DEVICE void fill(Coefficients& k, const GradientArguments<T>& a, const Channe
 // ---------------------------------------------------------------------------------------------------------------------
 // Gradients of the parameters
 
-// What a block adds up over its samples, with E = grad_y C_b (along b) and F = C_aᵀ grad_y (along a):
+// The sums of a block over its samples, with E = grad_y C_b (along b) and F = C_aᵀ grad_y (along a):
 //   lag_a[t] = Σ E[p, q] · v̂[(p + t) mod L_a, q]     lag_b[t] = Σ F[p, q] · v̂[p, (q + t) mod L_b]
 //   f[p] = Σ_q F[p, q]     v[p] = Σ_q v̂[p, q]        d[q] = Σ_p grad_y[p, q]
-// All gradients of parameters, and the two means that batch statistics ask for, are linear in these.
+// All gradients of parameters, and the two means that batch statistics need, are linear in these.
 struct Record {
-  int lag_a, f, v, lag_b, d, length;  // where each begins
+  int lag_a, f, v, lag_b, d, length;  // the start of each
   MK_HOST_DEVICE constexpr Record(int a, int b)
       : lag_a(0), f(a), v(2 * a), lag_b(3 * a), d(3 * a + b), length(3 * a + 2 * b) {}
 };
@@ -381,7 +381,7 @@ MK_DEVICE float* record_of(float* sums, const Plan& plan, const Share& s) {
   return sums + ((int64_t(s.group) * plan.chunks + s.chunk) * plan.channels + s.channel) * plan.record_pitch();
 }
 
-// The block's record from those of its warps, [warp][record], by any number of threads.
+// The block's record from those of its warps, [warp][record], computed by any number of threads.
 MK_DEVICE void write_record(float* to, const float* of_warps, int warps, int length) {
   __syncthreads();
   for (int e = int(threadIdx.x); e < length; e += int(blockDim.x)) {
@@ -396,7 +396,7 @@ struct ParameterArguments {
   Plan plan;
   Parameters<T> parameters;
   const float *sums, *var;
-  float2* means;  // (G, C), where training
+  float2* means;  // (G, C), in training
   T *gamma, *beta, *pe_h, *pe_w, *weight_h, *weight_w, *bias_h, *bias_w;
   float eps;
   bool training;
@@ -426,7 +426,7 @@ MK_DEVICE float sum_chunks(const float* sums, const Plan& plan, int group, int c
   return sum;
 }
 
-// What the parameters' gradients need of a channel, in shared memory; `sums` after it.
+// The data of a channel that the parameters' gradients need, in shared memory; followed by `sums`.
 struct ChannelSums {
   float weight_a[max_side], weight_b[max_side], pe_b[max_side];
 };
@@ -442,7 +442,7 @@ MK_DEVICE float2 means_of(const ChannelSums& k, const Channel<T>& c, const Recor
   return make_float2(c.gamma * sum_g / count, c.gamma * sum_gv / count);
 }
 
-// The gradients that are linear in a channel's record over all groups; that of pe_a is in place of `f`.
+// The gradients that are linear in a channel's record over all groups; that of pe_a replaces `f`.
 template <class T>
 MK_DEVICE void write_gradients(const ParameterArguments<T>& a, const ChannelSums& k, const Channel<T>& c,
                                const Record& record, int channel, const float* sums) {
@@ -473,8 +473,8 @@ MK_DEVICE void write_gradients(const ParameterArguments<T>& a, const ChannelSums
   }
 }
 
-// Gradients of one channel's parameters from the chunks' records, and the means that grad_x needs. A block has as many
-// slots as fit, each for one group at a time.
+// Gradients of one channel's parameters from the chunks' records, and the means for grad_x. A block has as many slots
+// as fit, each for one group at a time.
 // sums (chunks of all groups, C, Record) → eight gradients, means (G, C). Reads sums once.
 template <class T>
 __global__ void __launch_bounds__(parameter_threads, 1) fcc_parameters_kernel(ParameterArguments<T> a) {

@@ -1,4 +1,4 @@
-// FCC for maps of any size up to 64×64, any dtype, in float32 multiply-adds: a block takes a map at a time through
+// FCC for maps of any size up to 64×64, any dtype, in float32 multiply-adds: a block processes one map at a time in
 // shared memory.
 #pragma once
 
@@ -8,21 +8,21 @@ namespace molkernels {
 namespace fcc_kernels {
 
 constexpr int general_threads = 256;
-constexpr int window = 4;  // values of a line that a thread works out at once
+constexpr int window = 4;  // values of a line that a thread computes at once
 
 // Lines of a map in shared memory: `count` of them, of `length` values.
 struct Lines {
   int count, length, line_step, value_step;
 };
 
-// An odd pitch: neither neighbouring rows nor neighbouring columns share a bank.
+// An odd pitch: neither adjacent rows nor adjacent columns share a bank.
 MK_HOST_DEVICE constexpr int general_pitch(int width) { return width | 1; }
 MK_HOST_DEVICE constexpr int general_floats(int height, int width) { return height * general_pitch(width); }
 
 MK_DEVICE Lines rows_of(const Plan& plan) { return {plan.height, plan.width, general_pitch(plan.width), 1}; }
 MK_DEVICE Lines columns_of(const Plan& plan) { return {plan.width, plan.height, 1, general_pitch(plan.width)}; }
 
-// `window` consecutive values of a line, from `begin` on, that move along it by one.
+// A sliding window of `window` consecutive values of a line, from `begin` on.
 struct Window {
   const float* line;
   int length, step, next;
@@ -41,7 +41,7 @@ struct Window {
   }
 };
 
-// put(line, p, Σ_t taps[t] · tile[line, p + t]) for all of them, by the whole block.
+// put(line, p, Σ_t taps[t] · tile[line, p + t]) for all lines and p, by the whole block.
 template <class Put>
 MK_DEVICE void correlate_lines(const float* tile, const Lines& lines, const float* taps, Put put) {
   const int tasks = lines.count * ceil_div(lines.length, window);
@@ -61,7 +61,7 @@ MK_DEVICE void correlate_lines(const float* tile, const Lines& lines, const floa
   }
 }
 
-// The lags that one thread adds up: `window` of them from `begin` on, over every `slices`-th line.
+// The lags that one thread sums: `window` of them from `begin` on, over every `slices`-th line.
 struct LagTask {
   int begin, slice, slices;
   bool active;
@@ -90,7 +90,7 @@ MK_DEVICE void add_lags(float (&lags)[window], const LagTask& task, const Lines&
   }
 }
 
-// The block's lags from its threads', through `work` (window × general_threads).
+// The block's lags from those of its threads, through `work` (window × general_threads).
 MK_DEVICE void write_lags(float* to, const float (&lags)[window], const LagTask& task, int length, float* work) {
   __syncthreads();
 #pragma unroll
@@ -107,7 +107,7 @@ constexpr int general_shared(int height, int width, bool gradient) {
 }
 
 // y from x, or with `backward` grad_x from grad_y and x, (N, C, H, W) each. Reads each map once, and again from the
-// cache where it is added at the end; writes each once.
+// cache if it is added at the end; writes each once.
 template <class T>
 __global__ void __launch_bounds__(general_threads, 3) fcc_general_kernel(ApplyArguments<T> a, bool backward) {
   Coefficients& k = *reinterpret_cast<Coefficients*>(dynamic_shared());
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(general_threads, 3) fcc_general_kernel(ApplyAr
       if (backward) v = fmaf(k.slope, static_cast<float>(a.x[at + p]), v);
       a.out[at + p] = static_cast<T>(v);
     });
-    // The next map overwrites u, which nobody reads since the barrier between the products.
+    // The next map overwrites u, which no thread reads after the barrier between the products.
   }
 }
 
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(general_threads, 2) fcc_general_gradient_kerne
   const Lines along_b = c.along_h ? rows_of(a.plan) : columns_of(a.plan);
   const LagTask task_a(c.length_a), task_b(c.length_b);
   float lag_a[window] = {}, lag_b[window] = {};
-  float sum = 0;  // of f, v or d: a quarter of the threads has each
+  float sum = 0;  // of f, v or d: a quarter of the threads each
 
   const auto line_sum = [&](const float* tile, const Lines& lines, int first) {
     const int line = thread - first;

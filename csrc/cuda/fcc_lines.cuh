@@ -1,12 +1,13 @@
 // FCC in float32 with IEEE products, for L×L maps with L = 8, 16 or 32.
 //
-// L lanes take a map (a warp takes 32 / L at a time), each a whole line of it in registers: a circular correlation
-// along the line is then L² multiply-adds on registers alone. Between the axes a map is turned through shared memory,
-// in which 16-byte pieces of a row are permuted so that neither rows nor columns meet in a bank. Maps come by
-// asynchronous copies, one step ahead.
+// L lanes process a map (a warp processes 32 / L at a time), each with a whole line of it in registers: a circular
+// correlation along the line is then L² multiply-adds on registers only. Between the axes a map is transposed through
+// shared memory, in which 16-byte pieces of a row are permuted so that neither rows nor columns cause bank conflicts.
+// Maps arrive by asynchronous copies, one step ahead.
 //
-// Work: 2 L³ multiply-adds a map forward, 4 L³ for the parameters' gradients, 1 L³ more with grad_x: with L = 16, 64,
-// 128 and 160 cycles of a multiprocessor, while its share of an H100's memory needs about 155, 155 and 230 for the map.
+// Work: 2 L³ multiply-adds per map forward, 4 L³ for the parameters' gradients, 1 L³ more with grad_x: with L = 16,
+// 64, 128 and 160 cycles of a multiprocessor, while its share of an H100's memory bandwidth needs about 155, 155 and
+// 230 cycles for the map.
 #pragma once
 
 #include "fcc.cuh"
@@ -21,13 +22,13 @@ constexpr int line_warps = 4, line_threads = 32 * line_warps;
 
 template <int L>
 struct Tiles {
-  static constexpr int count = 32 / L;                   // maps that a warp takes at once
+  static constexpr int count = 32 / L;                   // maps that a warp processes at once
   static constexpr int pitch = L * L + L;                // so that the maps' columns do not share banks
   static constexpr int floats = count * pitch;           // of a warp's buffer
-  static constexpr int pieces = L * L * count / 4 / 32;  // 16-byte pieces a lane
+  static constexpr int pieces = L * L * count / 4 / 32;  // 16-byte pieces per lane
 };
 
-// Where the 16-byte piece q of row i stands.
+// The place of the 16-byte piece q of row i.
 template <int L>
 MK_DEVICE int piece_at(int i, int q) {
   return i * L + 4 * (q ^ (i / (32 / L) & (L / 4 - 1)));
@@ -106,7 +107,7 @@ MK_DEVICE void turn(float (&v)[L], float* tile, int line) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Circular sums over a line
 
-// Longer lines are taken in steps, between which the registers rotate: the code of a whole line would not fit the
+// Longer lines are processed in steps, between which the registers rotate: the code for a whole line would not fit the
 // instruction cache.
 template <int L>
 constexpr int unrolled = L < 32 ? L : 8;
@@ -142,7 +143,7 @@ MK_DEVICE void correlate(float (&v)[L], const float* taps) {
   for (int p = 0; p < L; ++p) v[p] = y[p];
 }
 
-// lags[t] += Σ_p x[p] · y[p + t]. Leaves x and y as they are.
+// lags[t] += Σ_p x[p] · y[p + t]. Leaves x and y unchanged.
 template <int L>
 MK_DEVICE void add_lags(float (&lags)[L], float (&x)[L], float (&y)[L]) {
   constexpr int step = unrolled<L>;
@@ -164,8 +165,8 @@ MK_DEVICE float sum_of(const float (&v)[L]) {
   return sum;
 }
 
-// Σ over the warp's lanes of v[i], in every lane with lane / (32 / Count) = i: each exchange halves how many sums a
-// lane has, until lanes that have the same one are left.
+// Σ over the warp's lanes of v[i], in every lane with lane / (32 / Count) = i: each exchange halves the number of sums
+// per lane, until only lanes with the same sum are left.
 template <int Count, int Mask = 16, int L>
 MK_DEVICE float sum_lanes_of(float (&v)[L]) {
   if constexpr (Mask == 0) {
@@ -184,7 +185,7 @@ MK_DEVICE float sum_lanes_of(float (&v)[L]) {
   }
 }
 
-// Σ over the warp's maps of a value of each lane's line; lanes < L have it.
+// Σ over the warp's maps of a value of each lane's line; valid in lanes < L.
 template <int L>
 MK_DEVICE float sum_maps_of(float v) {
 #pragma unroll
@@ -217,11 +218,11 @@ MK_DEVICE void write_maps(float* out, int64_t step, int valid, const float* tile
 }
 
 template <int L>
-constexpr int lines_shared(int tensors) {  // a warp's two buffers a tensor, and the one that maps are turned in
+constexpr int lines_shared(int tensors) {  // a warp's two buffers per tensor, and the one for transposing maps
   return int(sizeof(Coefficients)) + line_warps * (2 * tensors + 1) * Tiles<L>::floats * int(sizeof(float));
 }
 
-// How many of a warp's maps m, m + 4, … there are.
+// The number of a warp's maps m, m + 4, ….
 template <int L>
 MK_DEVICE int valid_maps(int m, int end) {
   const int left = m < end ? ceil_div(end - m, line_warps) : 0;
@@ -229,7 +230,7 @@ MK_DEVICE int valid_maps(int m, int end) {
 }
 
 // y from x, or with `backward` grad_x from grad_y and x, (N, C, L, L) each. Forward starts with the lines along b,
-// whose offset is then one a lane, and ends with those along a; backward the other way round, for the same reason.
+// which need one offset per lane, and ends with those along a; backward the other way round, for the same reason.
 // Reads each map once, writes each once. Backward goes from the last block to the first, see fcc_tensor_kernel.
 template <int L>
 __global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3)
@@ -274,7 +275,7 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3)
 #pragma unroll
     for (int p = 0; p < L; ++p) v[p] = fmaf(v[p], in_scale, in_offset);
 #pragma unroll 1
-    for (int axis = 0; axis < 2; ++axis) {  // a loop, so that its code is in the instruction cache once
+    for (int axis = 0; axis < 2; ++axis) {  // a loop, so that the instruction cache holds its code once
       correlate<L>(v, backward ? (axis == 0 ? k.reversed_a : k.reversed_b) : (axis == 0 ? k.taps_b : k.taps_a));
       if (axis == 0) turn<L>(v, turned_map, line);
     }
@@ -291,7 +292,7 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 5 : 3)
 }
 
 // The records of a chunk's maps (see Record), and with given statistics grad_x. x, grad_y (N, C, L, L) → sums. Reads
-// each once. The lags need one of their two factors along each axis, so grad_y and v̂ are turned once each.
+// each once. The lags need one of their two factors along each axis, so grad_y and v̂ are transposed once each.
 template <int L>
 __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradient_kernel(GradientArguments<float> a) {
   constexpr int count = Tiles<L>::count, floats = Tiles<L>::floats, pitch = Tiles<L>::pitch;
@@ -324,12 +325,12 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradie
     __syncwarp();
 
     const int valid = valid_maps<L>(m, s.count);
-    const auto read_hat = [&](float (&hat)[L]) {  // lines along b, one of a's a lane
+    const auto read_hat = [&](float (&hat)[L]) {  // lines along b: one value of a per lane
       read_line<L>(hat, grad + floats + map * pitch, line, c.along_h);
 #pragma unroll
       for (int p = 0; p < L; ++p) hat[p] = map < valid ? fmaf(hat[p], in_scale, in_offset) : 0.0f;
     };
-    float v[L], d[L];  // v̂ is read twice rather than kept
+    float v[L], d[L];  // v̂ is read twice instead of being kept
     read_hat(v);
     sum_v += sum_of<L>(v);
     correlate<L>(v, k.taps_b);
@@ -357,7 +358,7 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradie
   copy_async_wait<0>();
 
   const Record record(L, L);
-  float* records = reinterpret_cast<float*>(&k + 1);  // the maps are done with
+  float* records = reinterpret_cast<float*>(&k + 1);  // the maps are no longer needed
   __syncthreads();
   float* mine = records + warp * record.length;
   const float a_sum = sum_lanes_of<L>(lag_a), b_sum = sum_lanes_of<L>(lag_b);

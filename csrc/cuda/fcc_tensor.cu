@@ -1,13 +1,13 @@
 // FCC on tensor cores, for L×L maps with L = 8, 16 or 32: bfloat16 and float16, and float32 in TF32.
 //
-// A warp takes whole maps, and everything between a load and a store stays in its registers. The trick is one layout:
-// in "(row; column)" a lane 4g + t holds of every 8×8 block the values (g, 2t) and (g, 2t + 1). That is how the tensor
-// core hands out its results, and how it wants either operand of
+// A warp processes whole maps, and everything between a load and a store stays in its registers. The trick is one
+// layout: in "(row; column)" a lane 4g + t holds the values (g, 2t) and (g, 2t + 1) of every 8×8 block. This is both
+// the layout of a tensor core's results and that of either operand of
 //
 //   multiply:  X (p; k), Y (q; k)  →  X Yᵀ (p; q)
 //
-// so that results are operands again, and the order in which two operands number their common columns does not matter
-// as long as it is the same. `column` numbers them so that a lane's values lie together in memory (8 or 16 bytes).
+// so that results can be operands, and the order in which two operands number their common columns does not matter as
+// long as it is the same. `column` numbers them so that a lane's values are contiguous in memory (8 or 16 bytes).
 #include "fcc.cuh"
 
 namespace molkernels {
@@ -16,7 +16,7 @@ namespace fcc_kernels {
 constexpr int tensor_warps = 4, tensor_threads = 32 * tensor_warps;
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Two neighbouring values, as in memory and as an operand
+// Two adjacent values, as in memory and as an operand
 
 template <class T>
 struct Pair {  // BFloat16, Half
@@ -83,12 +83,12 @@ struct Matrix {
 MK_DEVICE int lane_g() { return int(threadIdx.x % 32) / 4; }
 MK_DEVICE int lane_t() { return int(threadIdx.x % 4); }
 
-// The column of a map that pair k of a lane with this t begins at.
+// The first column of pair k of a lane with this t, in the map.
 template <int L>
 MK_DEVICE int column(int k, int t) {
   return L == 8 ? 2 * t : 16 * (k / 2) + 4 * t + 2 * (k % 2);
 }
-// The column that stands at place 8k + i, i < 8.
+// The column at place 8k + i, i < 8.
 template <int L>
 MK_DEVICE int column_at(int k, int i) {
   return column<L>(k, i / 2) + i % 2;
@@ -159,8 +159,8 @@ MK_DEVICE Matrix<Packed<T>, L> product(const Matrix<Packed<T>, L>& x, const Matr
   return all;
 }
 
-// A kernel's circulant matrix C (p; q) or with `transposed` its transpose, the rows and columns numbered as they are
-// or, `InMemory`, as `column` does. Blocks 16 apart on both axes are equal, and share registers.
+// A kernel's circulant matrix C (p; q) or with `transposed` its transpose, with rows and columns in natural order or,
+// `InMemory`, in that of `column`. Blocks 16 apart on both axes are equal and share registers.
 template <class T, int L, bool InMemory>
 MK_DEVICE Matrix<Packed<T>, L> circulant(const float* taps) {
   Matrix<Packed<T>, L> matrix;
@@ -215,7 +215,7 @@ MK_DEVICE void store_row(T* p, const Stored<T> (&row)[L / 8]) {
   }
 }
 
-// A whole map (i; j), the columns as in memory.
+// A whole map (i; j), its columns as in memory.
 template <class T, int L>
 MK_DEVICE Matrix<Stored<T>, L> load_map(const T* map) {
   Matrix<Stored<T>, L> m;
@@ -234,7 +234,7 @@ MK_DEVICE Matrix<Packed<T>, L> operand(const Matrix<Stored<T>, L>& map) {
   return packed;
 }
 
-// So many maps of so many bytes a value a warp takes at once, so that it has enough on the way from memory.
+// How many maps, with values of so many bytes, a warp processes at once, so that it has enough loads in flight.
 constexpr int maps_at_once(int side, int bytes) {
   return side * side * bytes >= 1024 ? 1 : side * side * bytes >= 512 ? 2 : 4;
 }
@@ -254,12 +254,12 @@ MK_DEVICE void load_batch(Batch<T, L, Maps>& batch, const T* from, int64_t step,
     if (m + i * tensor_warps < end) batch.map[i] = load_map<T, L>(from + i * tensor_warps * step);
 }
 
-// With L = 32 a lane has no registers left to keep what is the same for every map; it then reads it from shared memory
-// each time. A barrier in the loop over the maps keeps the compiler from undoing that.
+// With L = 32 a lane has no registers left for the values that all maps share; it reads them from shared memory each
+// time. A barrier in the loop over the maps keeps the compiler from undoing that.
 template <int L>
 constexpr bool kept = L < 32;
 
-// An offset along the rows and one along the columns, of which one is zero.
+// An offset along the rows and one along the columns; one of them is zero.
 template <int L>
 class Offsets {
  public:
@@ -297,7 +297,7 @@ struct NoOffsets {
 // ---------------------------------------------------------------------------------------------------------------------
 // Forward, and the gradient of x
 
-// The two matrices that every map is multiplied with.
+// The two matrices by which every map is multiplied.
 template <class T, int L>
 class Circulants {
  public:
@@ -361,10 +361,10 @@ MK_DEVICE Matrix<Packed<T>, L> normalised(const Matrix<Stored<T>, L>& x, float s
   return packed;
 }
 
-// y from x, or with Backward grad_x from grad_y and x, (N, C, L, L) each: a warp takes every fourth sample of its
-// block's share, `maps` at a time, and reads the next ones meanwhile. Reads each map once, writes each once; 4 L FLOP a
-// byte or fewer. Backward goes through the blocks from last to first: the gradient kernel before it has left those maps
-// in the cache.
+// y from x, or with Backward grad_x from grad_y and x, (N, C, L, L) each: a warp processes every fourth sample of its
+// block's share, `maps` at a time, and meanwhile reads the next ones. Reads each map once, writes each once; at most
+// 4 L FLOP per byte. Backward goes through the blocks from last to first: the gradient kernel before it has left those
+// maps in the cache.
 template <class T, int L, bool Backward>
 __global__ void __launch_bounds__(tensor_threads, apply_blocks(L)) fcc_tensor_kernel(ApplyArguments<T> a) {
   constexpr int maps = maps_at_once(L, int(sizeof(T)) * (Backward ? 2 : 1));
@@ -415,7 +415,7 @@ __global__ void __launch_bounds__(tensor_threads, apply_blocks(L)) fcc_tensor_ke
 // ---------------------------------------------------------------------------------------------------------------------
 // Gradients of the parameters
 
-// Σ over the lanes that hold the same rows, or the same columns; in all of them.
+// Σ over the lanes that hold the same rows, or the same columns; valid in all of them.
 MK_DEVICE float sum_of_row(float v) {
 #pragma unroll
   for (int mask = 1; mask < 4; mask *= 2) v += __shfl_xor_sync(all_lanes, v, mask);
@@ -427,7 +427,7 @@ MK_DEVICE float sum_of_column(float v) {
   return v;
 }
 
-// The L sums along the rows, from this lane's share of them.
+// The L sums along the rows, from this lane's part of them.
 template <int L>
 MK_DEVICE void write_row_sums(float* to, const float2 (&row)[L / 8]) {
 #pragma unroll
@@ -470,12 +470,12 @@ MK_DEVICE void sum_diagonals(float* lags, const Band<float2, L>& band, float* ti
   }
 }
 
-// What a warp adds up over its maps, see Record: E v̂ᵀ (i; i) and Fᵀ v̂ (j; j), of which the circular diagonals are the
-// lags. Blocks 16 apart on both axes lie on the same diagonals, and are added up in the same registers.
+// The sums of a warp over its maps, see Record: E v̂ᵀ (i; i) and Fᵀ v̂ (j; j), whose circular diagonals are the lags.
+// Blocks 16 apart on both axes are on the same diagonals, and are added in the same registers.
 template <class T, int L>
 struct MapSums {
   Band<float2, L> h, w;
-  float2 grad_rows[L / 8], grad_columns[L / 8];  // this lane's share of the sums of grad_y along either axis
+  float2 grad_rows[L / 8], grad_columns[L / 8];  // this lane's part of the sums of grad_y along either axis
   float2 hat[L / 8];                             // and of v̂ along b
 };
 
@@ -524,7 +524,7 @@ MK_DEVICE void add_lags_w(MapSums<T, L>& sums, const Circulants<T, L>& transpose
   }
 }
 
-// The warp's record from its sums. C_aᵀ has not been applied to the sums of grad_y along a yet.
+// The warp's record from its sums. C_aᵀ has not yet been applied to the sums of grad_y along a.
 template <class T, int L>
 MK_DEVICE void write_warp_record(float* to, MapSums<T, L>& sums, const Coefficients& k, bool along_h, float* tile) {
   const Record record(L, L);
@@ -551,7 +551,7 @@ constexpr int tensor_gradient_shared =
     int(sizeof(Coefficients)) + tensor_warps * (tile_floats<L> + Record(L, L).length) * int(sizeof(float));
 
 // The records of a chunk's maps, and with given statistics grad_x. x, grad_y (N, C, L, L) → sums. Reads each once;
-// 6 products of L×L matrices a map, 8 with grad_x.
+// 6 products of L×L matrices per map, 8 with grad_x.
 template <class T, int L>
 __global__ void __launch_bounds__(tensor_threads, gradient_blocks(L))
     fcc_tensor_gradient_kernel(GradientArguments<T> a) {
@@ -595,7 +595,7 @@ __global__ void __launch_bounds__(tensor_threads, gradient_blocks(L))
         const Matrix<Packed<T>, L> hat = normalised<T, L>(x, in_scale, in_offsets);
         add_lags_h(sums, transposed, operand<T, L>(grad), hat);
         const int64_t here = now + i * tensor_warps * step;
-        const auto again = [&] {  // nor are there registers to keep grad_y; the cache has it
+        const auto again = [&] {  // nor are there registers for grad_y; it is in the cache
           if constexpr (kept<L>) {
             return grad;
           } else {

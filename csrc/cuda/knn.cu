@@ -1,21 +1,21 @@
 // The cosine k-nearest-neighbour graph, exact, with the similarities on the chip.
 //
 // s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖) for the M nodes x (M, D) of each map; idx[m] = m, then the k − 1 best q ≠ m by
-// s in double, rounded and ordered as common/neighbours.h says.
+// s in double, rounded and ordered as in common/neighbours.h.
 //
-// A block takes kRows nodes of a map against all M in tiles of kSlots, and streams their components once through
-// shared memory. Tensor cores give a fast similarity f with |f − s| ≤ bound (`similarity_bound` derives it), the tile
-// of f stays in shared memory, and a warp then takes a row:
+// A block compares kRows nodes of a map with all M in tiles of kSlots, and streams their components once through
+// shared memory. Tensor cores compute a fast similarity f with |f − s| ≤ bound (`similarity_bound` derives it), the
+// tile of f stays in shared memory, and each warp then processes a row:
 //   - the k − 1 best of the row cannot have f below the (k − 1)-th best f − 2·bound: all others are dropped;
-//   - f alone orders two candidates that lie further apart than 2·bound; only those that lie closer are compared in
-//     double. Any number of them may be: a constant map is slow, never wrong.
+//   - f alone orders two candidates more than 2·bound apart; only closer ones are compared in double. There may be any
+//     number of them: a constant map is slow, never wrong.
 //
-// The fast products: 16-bit nodes as they are (products of 16-bit floats are exact in float). A float is split into two
-// bfloat16, x = h + l + r with |r| ≤ 2⁻¹⁶ |x|, and h h' + h l' + l h' is summed: 20 times as exact as TF32, for
-// three products at twice its rate.
+// The fast products: 16-bit nodes are used as they are (products of 16-bit floats are exact in float). A float is split
+// into two bfloat16, x = h + l + r with |r| ≤ 2⁻¹⁶ |x|, and h h' + h l' + l h' is summed: 20 times as accurate as TF32,
+// for three products at twice its rate.
 //
-// Work: 2·M²·D FLOP a map (8.4 MFLOP at 128×256, 16.8 at 256×128; times 3 in float32). Bytes: each of the ⌈M/kRows⌉
-// blocks of a map reads it once, all but the first from L2; M·k indices out.
+// Work: 2·M²·D FLOP per map (8.4 MFLOP at 128×256, 16.8 at 256×128; times 3 in float32). Bytes: each of the ⌈M/kRows⌉
+// blocks of a map reads it once, all but the first from L2; M·k indices are written.
 
 #include <cfloat>
 
@@ -33,7 +33,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostNeighbours = 16;
 constexpr unsigned kWarp = 0xffffffffu;
 constexpr float kInfinity = __builtin_huge_valf();
-// Squared norms outside are not trusted to float: sums may overflow or lose all digits.
+// Squared norms outside this range are not computed in float: sums may overflow or lose all digits.
 constexpr float kLeastSquare = 0x1p-80f, kGreatestSquare = 0x1p80f;
 
 template <class T>
@@ -42,13 +42,13 @@ struct Graph {
   int64_t map_stride, pitch;  // elements from map to map, and from node to node (transposed: component to component)
   int nodes, size, k, row_blocks;
   float margin;  // 2·bound
-  bool aligned;  // 16-byte pieces of x never straddle an edge
+  bool aligned;  // 16-byte pieces of x never cross an edge
   int32_t* idx;
 };
 
-// The tile of a block. A chunk of kDepth components of kSlots nodes is staged as 16-bit planes (two of a float), node
-// after node, or transposed component after component; eight elements more a row keep matrix loads free of conflicts.
-// Slots 0 … kRows − 1 hold the block's own nodes, the others all the rest, tile by tile.
+// The tile of a block. A chunk of kDepth components of kSlots nodes is staged as 16-bit planes (two for a float), node
+// after node, or transposed component after component; eight extra elements per row avoid bank conflicts of the matrix
+// loads. Slots 0 … kRows − 1 hold the block's own nodes, the others the remaining ones, tile by tile.
 template <class T_, bool kTransposed_, int kRows_, int kSlots_>
 struct Tile {
   using T = T_;
@@ -71,15 +71,15 @@ struct Tile {
   static constexpr int kWarpSlots = kSlots * kWarpsDown / kWarps;
   static constexpr int kRowTiles = kWarpRows / 16, kSlotTiles = kWarpSlots / 8;
 
-  static constexpr int kResident = kSlots == 128 ? 3 : 2;  // blocks a multiprocessor, which bounds the registers
+  static constexpr int kResident = kSlots == 128 ? 3 : 2;  // blocks per multiprocessor, which limits the registers
 
   static constexpr int kSimilarityPitch = kSlots + 8;
   static constexpr int kStageBytes = 2 * kChunk * 2, kSimilarityBytes = kRows * kSimilarityPitch * 4;
   static constexpr int kTileBytes = kStageBytes > kSimilarityBytes ? kStageBytes : kSimilarityBytes;
-  static constexpr int kListBytes = kRows * (kMostNeighbours * (8 + 4) + 4);  // only where there is more than one tile
+  static constexpr int kListBytes = kRows * (kMostNeighbours * (8 + 4) + 4);  // only if there is more than one tile
 };
 
-// One block's place in the graph, and its shared memory. `similarities` and `partial` take the place of the stage.
+// One block's place in the graph, and its shared memory. `similarities` and `partial` replace the stage.
 template <class S>
 struct Block {
   using T = typename S::T;
@@ -109,7 +109,7 @@ MK_DEVICE Block<S> this_block(const Graph<typename S::T>& graph) {
   return b;
 }
 
-// The node in a slot; past the last node where there is none.
+// The node in a slot; an index past the last node if the slot is empty.
 template <class S>
 MK_DEVICE int node_of(const Block<S>& b, int slot) {
   const int other = b.tile * S::kOthers + slot - S::kRows;
@@ -142,7 +142,7 @@ MK_DEVICE float widen(uint32_t bits16) {
   }
 }
 
-// Where the i-th piece of a thread comes from.
+// The source of the i-th piece of a thread.
 struct Place {
   int node, d;
 };
@@ -195,7 +195,7 @@ MK_DEVICE uint32_t nearest_bf16(float v) { return __float_as_uint(v) + 0x8000u; 
 MK_DEVICE float upper_half(uint32_t bits) { return __uint_as_float(bits & 0xffff0000u); }
 MK_DEVICE uint32_t pack_upper(uint32_t low, uint32_t high) { return (low >> 16) | (high & 0xffff0000u); }
 
-// The planes of one piece go to `to`; values[e] gets its elements as floats.
+// Writes the planes of one piece to `to`, and its elements as floats to values[e].
 template <class S>
 MK_DEVICE void stage_piece(uint16_t* to, uint4 piece, float (&values)[S::kVector]) {
   const uint32_t words[4] = {piece.x, piece.y, piece.z, piece.w};
@@ -283,7 +283,7 @@ MK_DEVICE void multiply_chunk(float (&sums)[S::kRowTiles][S::kSlotTiles][4], con
   }
 }
 
-// The squared norm of the node in slot threadIdx.x, of the squares that all threads have summed.
+// The squared norm of the node in slot threadIdx.x, from the squares that all threads have summed.
 template <class S>
 MK_DEVICE float gather_square(const Block<S>& b, float (&squares)[S::kSquares]) {
   if constexpr (S::kTransposed) {
@@ -308,8 +308,8 @@ MK_DEVICE float gather_square(const Block<S>& b, float (&squares)[S::kSquares]) 
   return sum;
 }
 
-// What 1/‖x‖ is replaced by where the fast similarities of a node mean nothing: 0 for a node of zeros, NaN for one with
-// a NaN or an infinity, both of which make the similarity known; infinity for one that float cannot hold.
+// The replacement for 1/‖x‖ if the fast similarities of a node are meaningless: 0 for a node of zeros, NaN for one with
+// a NaN or an infinity, both of which determine the similarity; infinity for one outside the range of float.
 template <class S>
 MK_DEVICE float odd_inverse(const Graph<typename S::T>& graph, const Block<S>& b, int node) {
   bool finite = true, zero = true;
@@ -340,13 +340,13 @@ MK_DEVICE void invert_norms(const Graph<typename S::T>& graph, const Block<S>& b
   __syncthreads();
 }
 
-// A similarity that is known though the product is not, or infinity: to be computed in double.
+// A similarity that is known without the product, or infinity: to be computed in double.
 MK_DEVICE float odd_similarity(float inverse1, float inverse2) {
   if (inverse1 != inverse1 || inverse2 != inverse2) return -2.0f;
   return inverse1 == 0.0f || inverse2 == 0.0f ? 0.0f : kInfinity;
 }
 
-// similarities[row][slot], −∞ where a slot is no neighbour: the node itself, none at all, or seen in an earlier tile.
+// similarities[row][slot], −∞ if a slot is not a candidate: the node itself, empty, or seen in an earlier tile.
 template <class S>
 MK_DEVICE void write_similarities(const Graph<typename S::T>& graph, const Block<S>& b,
                                   const float (&sums)[S::kRowTiles][S::kSlotTiles][4], int row, int slot) {
@@ -396,7 +396,7 @@ MK_DEVICE void compute_tile(const Graph<typename S::T>& graph, const Block<S>& b
 }
 
 // -------------------------------------------------------------------------------------------------------------
-// Selection: one warp a row
+// Selection: one warp per row
 
 // Lane i holds the i-th best so far; `value` is near its similarity: the fast one or, if `exact`, the true one.
 struct Best {
@@ -434,7 +434,7 @@ MK_DEVICE double exact_similarity(const Graph<typename S::T>& graph, const Block
   return warp_sum(product) / (clamped1 * clamped2);
 }
 
-// The count-th greatest of the distinct similarities of a row in this tile, not counting those that are yet unknown;
+// The count-th greatest of the distinct similarities of a row in this tile, not counting those that are still unknown;
 // −∞ if there are fewer.
 template <class S>
 MK_DEVICE float fast_threshold(const float* similarities, int count) {
@@ -463,9 +463,9 @@ MK_DEVICE void insert(Best& best, int64_t rank, float value, bool exact, int cou
   best.exact = lane == place ? exact : exact_before;
 }
 
-// Take in a candidate with the fast similarity f: compute in double what f does not tell apart, one node a turn, first
-// the candidate and then those of the best that lie near it. Those that have been evicted do not matter: enough better
-// ones are known.
+// Consider a candidate with the fast similarity f: compute in double the nodes that f cannot order, one node per turn,
+// first the candidate and then those of the best that are close to it. Evicted nodes do not matter: enough better ones
+// are known.
 template <class S>
 MK_DEVICE void consider(Best& best, const Graph<typename S::T>& graph, const Block<S>& b, int row, int slot, float f,
                         int count) {
@@ -491,7 +491,7 @@ MK_DEVICE void consider(Best& best, const Graph<typename S::T>& graph, const Blo
   insert(best, neighbour_rank(similarity, other), static_cast<float>(similarity), exact, count);
 }
 
-// Take a row's candidates of this tile into its list.
+// Add a row's candidates in this tile to its list.
 template <class S>
 MK_DEVICE void select(Best& best, const Graph<typename S::T>& graph, const Block<S>& b, int row, int count) {
   const float* similarities = b.similarities + row * S::kSimilarityPitch;
@@ -560,14 +560,14 @@ __global__ void __launch_bounds__(kThreads, S::kResident) knn_kernel(Graph<typen
 // Host
 
 // A bound on |f − s|, f as above, with ε = 2⁻²³ and Σ_d |x_d x'_d| ≤ ‖x‖ ‖x'‖ throughout:
-//   - Splitting: h and l are off by at most 2⁻⁸ of what they stand for (a bfloat16 has 8 bits, rounded to nearest), so
-//     the products left out, l l' + r x' + x r' + …, are at most 3.01·2⁻¹⁶ ‖x‖ ‖x'‖.
-//   - Summing: a tensor core aligns the products of a 16-deep step and the running sum to the greatest of them and cuts
-//     them off below its 24 bits; two halves of 8 products lose at most 2·(8 + 2) ε of the greatest, which is at most
-//     ‖x‖ ‖x'‖. A step is one product, or three for floats.
-//   - Norms: a sum of D squares in float is off by at most (D + 8)/2·ε, its root by half of that, for two nodes; rsqrtf
-//     by 2 units in the last place, the two products by half of one each.
-//   - Second orders are below 2 % of this; what underflows in the trusted range of norms, below 2⁻³⁰.
+//   - Splitting: h and l have an error of at most 2⁻⁸ of their values (a bfloat16 has 8 bits, rounded to nearest), so
+//     the omitted products, l l' + r x' + x r' + …, are at most 3.01·2⁻¹⁶ ‖x‖ ‖x'‖.
+//   - Summing: a tensor core aligns the products of a 16-deep step and the running sum to the greatest of them and
+//     truncates them below its 24 bits; two halves of 8 products lose at most 2·(8 + 2) ε of the greatest, which is at
+//     most ‖x‖ ‖x'‖. A step is one product, or three for floats.
+//   - Norms: a sum of D squares in float has an error of at most (D + 8)/2·ε, its root half of that, for two nodes;
+//     rsqrtf 2 units in the last place, the two products half a unit each.
+//   - Second-order terms are below 2 % of this; underflow in the trusted range of norms is below 2⁻³⁰.
 double similarity_bound(int size, bool split) {
   const double epsilon = 0x1p-23;
   const double steps = 2 * ceil_div(size, 32) * (split ? 3 : 1);
@@ -585,7 +585,7 @@ void launch_tile(const OnDevice& device, Graph<typename S::T> graph, int64_t map
   launch(device, knn_kernel<S>, dim3(static_cast<unsigned>(maps * graph.row_blocks)), kThreads, shared, graph);
 }
 
-// Few maps: blocks of few rows, so that every multiprocessor has one.
+// With few maps, blocks have few rows, so that every multiprocessor gets one.
 template <class T, bool kTransposed>
 void launch_graph(const OnDevice& device, const Graph<T>& graph, int64_t maps) {
   if (maps * ceil_div(graph.nodes, 64) < device.multiprocessors()) {

@@ -1,7 +1,7 @@
-// Launching a kernel on torch's current stream of a tensor's device, with as much shared memory as the device grants.
+// Launching a kernel on torch's current stream of a tensor's device, with as much shared memory as the device allows.
 //
-// Only this header and ptx.cuh know that the code runs on a GPU: tests/helpers/emulator has twins of both (and of
-// <cuda_runtime.h>) that run the same kernels on a CPU, one fibre a thread.
+// Only this header and ptx.cuh are specific to GPUs: tests/helpers/emulator has replacements for both (and for
+// <cuda_runtime.h>) that run the same kernels on a CPU, one fibre per thread.
 #ifndef MOLKERNELS_LAUNCH_CUH
 #define MOLKERNELS_LAUNCH_CUH
 
@@ -23,7 +23,7 @@ inline void check_cuda(cudaError_t status, const char* what) {
   throw std::runtime_error(std::string("molkernels: ") + what + ": " + cudaGetErrorString(status));
 }
 
-// Makes a tensor's device current for the life of the object, and knows its stream and its limits.
+// Makes a tensor's device current for the lifetime of the object, and knows its stream and limits.
 class OnDevice {
  public:
   explicit OnDevice(const Tensor& t) : index_(t.get_device_index()) {
@@ -40,7 +40,7 @@ class OnDevice {
   OnDevice& operator=(const OnDevice&) = delete;
 
   cudaStream_t stream() const { return stream_; }
-  // Bytes of shared memory that one block may ask for (227 KiB on sm_90, 99 KiB on sm_86, 89 and 120, 163 KiB on
+  // Bytes of shared memory that one block may request (227 KiB on sm_90, 99 KiB on sm_86, 89 and 120, 163 KiB on
   // sm_80).
   int shared_memory() const { return attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
   int multiprocessors() const { return attribute(cudaDevAttrMultiProcessorCount); }

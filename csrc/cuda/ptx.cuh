@@ -1,4 +1,4 @@
-// The instructions that C++ has no word for: matrix products of a warp, asynchronous copies, matrix loads.
+// The instructions that C++ cannot express: matrix products of a warp, asynchronous copies, matrix loads.
 //
 // Fragment layouts, with lane = 4 g + t (g = 0…7, t = 0…3); (row, column), and "2t…" for 2t and 2t + 1, two values in
 // one register with the lower index in the low half:
@@ -47,8 +47,8 @@ MK_DEVICE void copy_async4(void* to, const void* from, bool valid = true) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;\n" ::"r"(shared_address(to)), "l"(from), "r"(bytes));
 }
 MK_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;\n"); }
-// Wait until at most `Pending` of this thread's committed groups are still on their way; then __syncthreads() for the
-// others'.
+// Wait until at most `Pending` of this thread's committed groups are still in flight; the groups of other threads need
+// a __syncthreads() after it.
 template <int Pending>
 MK_DEVICE void copy_async_wait() {
   asm volatile("cp.async.wait_group %0;\n" ::"n"(Pending) : "memory");
@@ -89,7 +89,7 @@ MK_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// A float rounded to TF32's 10 bits of mantissa (nearest, ties away), as mma_tf32 wants it.
+// A float rounded to TF32's 10 bits of mantissa (nearest, ties away), as mma_tf32 expects it.
 MK_DEVICE uint32_t to_tf32(float value) {
   uint32_t bits;
   asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(bits) : "f"(value));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,11 @@ from mol.common.errors import SettingsError
 
 
 def require_positive(config: Any, *names: str) -> None:
-    """Raise a `SettingsError` for a setting that is not greater than 0."""
+    """Raise a `SettingsError` for a setting that is not greater than 0 and finite; one that is None is left empty."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise SettingsError(f"{name}={getattr(config, name)} must be greater than 0")
+        value = getattr(config, name)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise SettingsError(f"{name}={value} must be greater than 0" + (" and finite" if value == math.inf else ""))
 
 
 def require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:

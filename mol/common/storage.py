@@ -1,4 +1,7 @@
-"""Files that are either complete or absent: write under a temporary name beside the target, sync, rename."""
+"""Files written whole or not at all, and read with errors that name the file, the row and the remedy.
+
+A file is written under a temporary name beside its target, synced and renamed.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mol.common.errors import StorageError
+from mol.common.errors import DataError, MOLError, StorageError
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -72,3 +75,57 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
     writer.writerow(header)
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def read_csv(
+    path: Path, columns: Sequence[str], remedy: str, error: type[MOLError] = DataError
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with a header, each with its line number; spaces around column names are ignored.
+
+    Args:
+        path: the file, UTF-8 with or without a byte order mark.
+        columns: those that must be there; others may be.
+        remedy: the end of every message: what to do about a file that cannot be used.
+        error: the kind of error.
+    Raises:
+        MOLError: of that kind, if the file is missing or unreadable, lacks a column, or has an incomplete row.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            names = [name.strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = names
+            if missing := [name for name in columns if name not in names]:
+                raise error(f"{path} lacks the column {missing[0]}; {remedy}")
+            for row in reader:
+                if None in row or None in row.values():
+                    much = "many" if None in row else "few"
+                    raise error(f"{path}, line {reader.line_num} has too {much} values; {remedy}")
+                yield reader.line_num, row
+    except MOLError:
+        raise
+    except FileNotFoundError as missing_file:
+        raise error(f"{path} is missing; {remedy}") from missing_file
+    except (OSError, UnicodeDecodeError, csv.Error) as damage:
+        raise error(f"{path} cannot be read ({damage}); {remedy}") from damage
+
+
+def read_json(path: Path, remedy: str, error: type[MOLError] = DataError) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Args:
+        path: the file.
+        remedy: the end of every message: what to do about a file that cannot be used.
+        error: the kind of error.
+    Raises:
+        MOLError: of that kind, if the file is missing, unreadable, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as missing_file:
+        raise error(f"{path} is missing; {remedy}") from missing_file
+    except (OSError, ValueError) as damage:
+        raise error(f"{path} is damaged ({damage}); {remedy}") from damage
+    if not isinstance(content, dict):
+        raise error(f"{path} is damaged (it holds no JSON object); {remedy}")
+    return content

@@ -19,16 +19,16 @@ _SPECIAL = {
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is."""
+    """Escape text, so that LaTeX prints it as it is."""
     return re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found.group()], text)
 
 
 def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str) -> str:
-    """A LaTeX table (package booktabs) of plain text cells, the first column to the left.
+    """A table for package booktabs, its first column aligned to the left and the others to the right.
 
     Args:
-        head, rows: plain text; everything is escaped here.
-        caption, label: of the table.
+        head, rows, caption: plain text; it is escaped here.
+        label: for references to the table.
     """
     lines = [" & ".join(map(escape_latex, row)) + r" \\" for row in rows]
     return "\n".join(

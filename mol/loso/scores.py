@@ -1,6 +1,7 @@
-"""Tables of a leave-one-subject-out run, made anew from the folds that are done whenever one more is.
+"""Scores of a leave-one-subject-out run, pooled over the folds that are done, and the tables that hold them.
 
-What counts is what the folds' own folders hold, so that processes which share a run can't lose each other's results.
+The tables are written again whenever another fold is done. They are made of the files in the folds' folders only, so
+processes that share a run cannot lose each other's results.
 """
 
 from __future__ import annotations
@@ -13,88 +14,51 @@ from typing import Any
 
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_json, write_text
-from mol.loso.folds import COMPOSITE, ERRORS, SCORES, FoldResult
+from mol.loso.folds import Fold
+from mol.loso.latex import latex_table
+from mol.loso.measures import ERRORS, MEASURES, PRINTED, SCORES
+from mol.loso.plan import Plan
+from mol.loso.results import FoldResult, Video
+from mol.scoring.estimate import prediction_columns, prediction_row
 from mol.scoring.metrics import confusion_matrix, recognition_scores
 
-Row = Mapping[str, str]
+COMPOSITE = "composite"
+"""The group of all data sets together."""
+
 Values = dict[str, float]
-# Columns of the tables that people read: key, heading, scale, digits.
-_SHOWN = (
-    ("accuracy", "accuracy", 1, 3),
-    ("war", "WAR", 1, 3),
-    ("uar", "UAR", 1, 3),
-    ("wf1", "WF1", 1, 3),
-    ("uf1", "UF1", 1, 3),
-    ("epe_px", "EPE (px)", 1, 3),
-    ("nme", "NME (%)", 100, 2),
-)
 
 
-def write_tables(run: Path, head: Mapping[str, Any], results: Sequence[FoldResult]) -> dict[str, Any]:
-    """Write predictions.csv, subjects.csv, confusion-seed*.csv and scores.json, .csv and .tex.
+def pool_scores(plan: Plan, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Scores of the folds that are done: the content of scores.json.
+
+    Recognition scores are of all videos of a group together, one vote per video; errors of flow and landmarks are means
+    over all its sub-clips.
 
     Args:
-        run: the run folder.
-        head: content of folds.json.
-        results: at least one.
-    Returns:
-        Content of scores.json.
+        plan: of the run.
+        results: of the folds that are done; may be empty.
     """
-    classes = head["classes"]
-    header = ["seed", *results[0].videos[0]]
-    write_csv(run / "predictions.csv", header, [[r.fold.seed, *row.values()] for r in results for row in r.videos])
-    write_csv(run / "subjects.csv", _SUBJECT_COLUMNS, [_subject_row(result) for result in results])
-    for seed in sorted({result.fold.seed for result in results}):
-        rows = [row for result in results if result.fold.seed == seed for row in result.videos]
-        counts = confusion_matrix(*_class_indices(rows, classes), len(classes)).tolist()
-        table = [[name, *line] for name, line in zip(classes, counts, strict=True)]
-        write_csv(run / f"confusion-seed{seed}.csv", ["true \\ predicted", *classes], table)
-    scores = _scores(head, results)
-    write_csv(run / "scores.csv", ["set", "seed", "videos", *SCORES, *ERRORS], _score_rows(scores))
-    write_text(run / "scores.tex", latex_table(scores))
-    write_json(run / "scores.json", scores)
-    return scores
-
-
-_SUBJECT_COLUMNS = ("seed", "dataset", "subject", "videos", "correct", "accuracy", "uf1", "uar", "epe_px", "nme")
-
-
-def _subject_row(result: FoldResult) -> list[Any]:
-    facts = result.facts
-    shares = [f"{facts[name]:.6f}" for name in ("accuracy", "uf1", "uar", "epe_px", "nme")]
-    return [result.fold.seed, result.fold.dataset, result.fold.subject, facts["videos"], facts["correct"], *shares]
-
-
-def _class_indices(rows: Sequence[Row], classes: Sequence[str]) -> tuple[list[int], list[int]]:
-    index = {name: i for i, name in enumerate(classes)}
-    return [index[row["label"]] for row in rows], [index[row["prediction"]] for row in rows]
-
-
-def _scores(head: Mapping[str, Any], results: Sequence[FoldResult]) -> dict[str, Any]:
-    seeds = sorted({result.fold.seed for result in results})
-    groups = [COMPOSITE, *head["datasets"]]
     per_seed: dict[str, dict[str, Values]] = {}
     fold_means: dict[str, dict[str, Values]] = {}
-    for seed in seeds:
-        for group in groups:
+    for seed in sorted({result.fold.seed for result in results}):
+        for group in (COMPOSITE, *plan.datasets):
             members = [r for r in results if r.fold.seed == seed and group in (COMPOSITE, r.fold.dataset)]
             if members:
-                per_seed.setdefault(str(seed), {})[group] = _pooled(members, head["classes"])
+                per_seed.setdefault(str(seed), {})[group] = _pooled(members, plan.classes)
                 fold_means.setdefault(str(seed), {})[group] = _fold_mean(members)
-    done, total = len(results), len(head["folds"])
-    reasons = [*head["not_reportable"], *([f"incomplete: {done} of {total} folds are done"] if done < total else [])]
+    against = [*plan.not_reportable, *_incomplete(plan, results)]
     mean, deviation = _over_seeds(per_seed)
     return {
-        "protocol": head["protocol"],
-        "classes": head["classes"],
-        "datasets": head["datasets"],
-        "selection": head["selection"],
-        "normalisation": head["normalisation"],
-        "ablation": head["ablation"],
-        "reportable": not reasons,
-        "not_reportable": reasons,
-        "notes": [*reasons, *head["notes"]],
-        "folds": {"done": done, "total": total},
+        "protocol": plan.protocol,
+        "classes": plan.classes,
+        "datasets": plan.datasets,
+        "selection": plan.selection,
+        "normalisation": plan.normalisation,
+        "ablation": plan.ablation,
+        "reportable": not against,
+        "not_reportable": against,
+        "notes": [*against, *plan.notes],
+        "folds": {"done": len(results), "total": len(plan.folds)},
         "seeds": per_seed,
         "mean": mean,
         "sd": deviation,
@@ -107,13 +71,31 @@ def _scores(head: Mapping[str, Any], results: Sequence[FoldResult]) -> dict[str,
     }
 
 
+def _incomplete(plan: Plan, results: Sequence[FoldResult]) -> list[str]:
+    """Why a run whose folds are not all done is not reportable, with the first folds that are missing."""
+    done = {result.fold for result in results}
+    missing = [_named(fold, plan) for fold in plan.folds if fold not in done]
+    if not missing:
+        return []
+    names = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
+    return [f"incomplete: {len(done)} of {len(plan.folds)} folds are done (missing: {names})"]
+
+
+def _named(fold: Fold, plan: Plan) -> str:
+    return f"{fold.person} (seed {fold.seed})" if len(plan.seeds) > 1 else fold.person
+
+
 def _pooled(results: Sequence[FoldResult], classes: Sequence[str]) -> Values:
-    """Recognition from the pooled videos; errors as means over all sub-clips."""
-    rows = [row for result in results for row in result.videos]
-    recognition = recognition_scores(*_class_indices(rows, classes), len(classes))
+    """Recognition scores of the pooled videos; errors as means over all sub-clips."""
+    videos = [video for result in results for video in result.videos]
+    recognition = recognition_scores(*_labels_and_predictions(videos), len(classes))
     clips = sum(result.facts["clips"] for result in results)
     errors = {name: sum(r.facts[name] * r.facts["clips"] for r in results) / clips for name in ERRORS}
-    return {"videos": len(rows), "folds": len(results), **dataclasses.asdict(recognition), **errors}
+    return {"videos": len(videos), "folds": len(results), **dataclasses.asdict(recognition), **errors}
+
+
+def _labels_and_predictions(videos: Sequence[Video]) -> tuple[list[int], list[int]]:
+    return [video.label for video in videos], [video.prediction for video in videos]
 
 
 def _fold_mean(results: Sequence[FoldResult]) -> Values:
@@ -133,6 +115,63 @@ def _over_seeds(per_seed: Mapping[str, Mapping[str, Values]]) -> tuple[dict[str,
     return mean, deviation
 
 
+def reasons(scores: Mapping[str, Any]) -> list[str]:
+    """Why scores are not reportable; empty if they are."""
+    return [str(reason).removeprefix("not reportable: ") for reason in scores["not_reportable"]]
+
+
+def shown_groups(scores: Mapping[str, Any]) -> list[str]:
+    """The composite and each set with results; if there is only one, it is the composite, which is left out."""
+    groups = list(scores["mean"])
+    return groups[1:] if len(groups) == 2 else groups
+
+
+# Tables
+
+
+def write_tables(run: Path, plan: Plan, results: Sequence[FoldResult]) -> dict[str, Any]:
+    """Write predictions.csv, subjects.csv, confusion-seed*.csv and scores.json, .csv and .tex.
+
+    Args:
+        run: the run folder.
+        plan: of the run.
+        results: at least one.
+    Returns:
+        The content of scores.json.
+    """
+    scores = pool_scores(plan, results)
+    votes = [
+        [video.seed, *prediction_row(video.key, video.label, video.prediction, video.probabilities, plan.classes)]
+        for result in results
+        for video in result.videos
+    ]
+    write_csv(run / "predictions.csv", ["seed", *prediction_columns(plan.classes)], votes)
+    write_csv(run / "subjects.csv", _SUBJECT_COLUMNS, [_subject_row(result) for result in results])
+    for seed in sorted({result.fold.seed for result in results}):
+        videos = [video for result in results for video in result.videos if video.seed == seed]
+        counts = confusion_matrix(*_labels_and_predictions(videos), len(plan.classes))
+        write_confusion(run / f"confusion-seed{seed}.csv", plan.classes, counts.tolist())
+    write_csv(run / "scores.csv", ["set", "seed", "videos", *SCORES, *ERRORS], _score_rows(scores))
+    write_text(run / "scores.tex", latex_scores(scores))
+    write_json(run / "scores.json", scores)
+    return scores
+
+
+_SUBJECT_COLUMNS = ("seed", "dataset", "subject", "videos", "correct", "accuracy", "uf1", "uar", "epe_px", "nme")
+
+
+def _subject_row(result: FoldResult) -> list[Any]:
+    facts = result.facts
+    shares = [f"{facts[name]:.6f}" for name in ("accuracy", "uf1", "uar", "epe_px", "nme")]
+    return [result.fold.seed, result.fold.dataset, result.fold.subject, facts["videos"], facts["correct"], *shares]
+
+
+def write_confusion(path: Path, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
+    """Write a confusion matrix as CSV, rows true and columns predicted."""
+    table = [[name, *row] for name, row in zip(classes, counts, strict=True)]
+    write_csv(path, ["true \\ predicted", *classes], table)
+
+
 def _score_rows(scores: Mapping[str, Any]) -> list[list[Any]]:
     names = (*SCORES, *ERRORS)
     rows: list[list[Any]] = []
@@ -147,43 +186,34 @@ def _score_rows(scores: Mapping[str, Any]) -> list[list[Any]]:
     return rows
 
 
-def latex_table(scores: Mapping[str, Any]) -> str:
-    """The scores as a LaTeX table (package booktabs): one line a data set, mean ± sd where there are several seeds."""
-    heads = " & ".join(_escape(heading) for _, heading, _, _ in _SHOWN)
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_caption(scores)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(_SHOWN)}}}",
-        r"\toprule",
-        rf"Set & {heads} \\",
-        r"\midrule",
-        *(
-            rf"{_escape(group)} & {' & '.join(_cells(scores, group, _latex_number))} \\"
-            for group in _shown_groups(scores)
-        ),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+def latex_scores(scores: Mapping[str, Any]) -> str:
+    """The scores as a LaTeX table: one row per data set, mean ± sd if there are several seeds."""
+    against = f" Not reportable: {'; '.join(reasons(scores))}." if reasons(scores) else ""
+    seeds = len(scores["seeds"])
+    over = f"mean and standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    caption = (
+        f"Leave-one-subject-out, protocol {scores['protocol']}, pooled over folds per video, {over}; "
+        f"checkpoint selection {scores['selection']}.{against}"
+    )
+    heads = ["Set", *(MEASURES[name].heading for name in PRINTED)]
+    rows = [[group, *_cells(scores, group)] for group in shown_groups(scores)]
+    return latex_table(heads, rows, caption, f"tab:{scores['protocol']}")
 
 
 def score_table(scores: Mapping[str, Any]) -> Any:
-    """The scores as a `rich.table.Table`, mean ± sd where there are several seeds."""
+    """The scores as a `rich.table.Table`, mean ± sd if there are several seeds."""
     table = require("rich.table", "train").Table()
     table.add_column("set")
-    for _, heading, _, _ in _SHOWN:
-        table.add_column(heading, justify="right")
-    for group in _shown_groups(scores):
-        table.add_row(group, *_cells(scores, group, _plain_number))
+    for name in PRINTED:
+        table.add_column(MEASURES[name].heading, justify="right")
+    for group in shown_groups(scores):
+        table.add_row(group, *_cells(scores, group))
     return table
 
 
-def _shown_groups(scores: Mapping[str, Any]) -> list[str]:
-    """The composite and the sets; of one set the composite says nothing new."""
-    groups = list(scores["mean"])
-    return groups[1:] if len(groups) == 2 else groups
+def _cells(scores: Mapping[str, Any], group: str) -> list[str]:
+    mean, deviation = scores["mean"][group], scores["sd"][group]
+    return [MEASURES[name].spread(mean[name], deviation[name]) for name in PRINTED]
 
 
 def describe_scores(scores: Mapping[str, Any]) -> str:
@@ -197,40 +227,3 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
             *(f"- {note}" for note in scores["notes"]),
         ]
     )
-
-
-def _caption(scores: Mapping[str, Any]) -> str:
-    reasons = "" if scores["reportable"] else f" Not reportable: {'; '.join(scores['not_reportable'])}."
-    seeds = len(scores["seeds"])
-    over = f"mean and standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    return _escape(
-        f"Leave-one-subject-out, protocol {scores['protocol']}, pooled per video, {over}; "
-        f"checkpoint selection {scores['selection']}.{reasons}"
-    )
-
-
-def _cells(scores: Mapping[str, Any], group: str, number: Any) -> list[str]:
-    mean, deviation = scores["mean"][group], scores["sd"][group]
-    return [number(mean[key], deviation[key], scale, digits) for key, _, scale, digits in _SHOWN]
-
-
-def _plain_number(mean: float, deviation: float | None, scale: float, digits: int) -> str:
-    spread = "" if deviation is None else f" ± {deviation * scale:.{digits}f}"
-    return f"{mean * scale:.{digits}f}{spread}"
-
-
-def _latex_number(mean: float, deviation: float | None, scale: float, digits: int) -> str:
-    spread = "" if deviation is None else rf" \pm {deviation * scale:.{digits}f}"
-    return f"${mean * scale:.{digits}f}{spread}$"
-
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    **{character: "\\" + character for character in "&%$#_{}"},
-}
-
-
-def _escape(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

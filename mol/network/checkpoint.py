@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mol.common.differences import differences
 from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
 from mol.common.storage import usual_mode
@@ -143,7 +144,7 @@ def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None 
     saved, wanted = _with_switches(state["model"]), _with_switches(json.loads(json.dumps(model.config)))
     if saved != wanted:
         raise CheckpointError(
-            f"{folder} contains a model with other settings: {_difference(saved, wanted)}; "
+            f"{folder} contains a model with other settings: {'; '.join(differences(saved, wanted))}; "
             "build the model with the checkpoint's settings"
         )
     weights = _read_tensors(folder / WEIGHTS)
@@ -319,13 +320,6 @@ def _with_switches(settings: Any) -> dict[str, Any]:
     settings = settings if isinstance(settings, Mapping) else {}
     graph = GRAPH_OF_VARIANT.get(settings.get("variant", ""))
     return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, **settings}
-
-
-def _difference(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    keys = sorted(saved.keys() | wanted.keys())
-    return "; ".join(
-        f"{key} {saved.get(key)!r} there, {wanted.get(key)!r} here" for key in keys if saved.get(key) != wanted.get(key)
-    )
 
 
 def _some(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""A picture of some clips of a cache, so that a person can see whether faces, landmarks and motion are plausible."""
+"""A picture of some clips of a cache, to check by eye whether faces, landmarks and motion are plausible."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def contact_sheet(
     Args:
         cache: the clips.
         path: the picture to write, ``.png``, ``.pdf`` or ``.svg``.
-        rows: which rows of the cache; by default the clip with the largest motion of each class, other people first.
+        rows: rows of the cache; by default the clip with the largest motion of each class, preferring new people.
         magnify: how many times the motion is enlarged in the last picture of a row.
         title: headline.
     Returns:
@@ -51,10 +51,10 @@ def contact_sheet(
         MissingExtraError: matplotlib is not installed.
         StorageError: the picture could not be written.
     """
-    chosen = "" if rows is not None else "; shown is the one with the largest motion of each class"
+    chosen = "" if rows is not None else "; for each class the one with the largest motion"
     rows = list(rows) if rows is not None else strongest_rows(cache)
     if not rows or not all(0 <= row < len(cache) for row in rows):
-        raise SettingsError(f"rows: give some of 0 … {len(cache) - 1}, got {rows}.")
+        raise SettingsError(f"rows are {rows}; choose from 0 to {len(cache) - 1}.")
     motions = [motion_to_apex(cache, row) for row in rows]
     maximum = flow_maximum([motion for _, motion in motions])
     width = _LABEL + len(_HEADS) * (_PANEL + _GAP) + 1.1
@@ -78,7 +78,7 @@ def contact_sheet(
 
 
 def strongest_rows(cache: Cache) -> list[int]:
-    """For each class the row whose landmarks move most, of people not yet taken where there are any."""
+    """For each class the row whose landmarks move most, from people not yet shown if there are any."""
     moved = np.linalg.norm(np.diff(cache.landmarks, axis=1), axis=-1).mean(axis=-1).sum(axis=-1)
     order = np.argsort(-moved, kind="stable").tolist()
     taken: set[str] = set()
@@ -149,7 +149,7 @@ def _exaggerated(frame: np.ndarray, motion: np.ndarray) -> np.ndarray:
 
 
 def _draw_path(axes: Any, points: np.ndarray, path: np.ndarray) -> None:
-    """The face's chains, and from each point a line along its enlarged path."""
+    """The face's chains, and at each point a line along its magnified path."""
     for chain in SKELETON:
         axes.plot(*points[list(chain)].T, color=TRUTH, linewidth=0.8, alpha=0.9)
     axes.scatter(*points.T, s=2.2, color=PAPER, linewidths=0, zorder=3)
@@ -175,7 +175,7 @@ def _draw_label(figure: Any, entry: dict[str, Any], middle: float) -> None:
 
 
 def _draw_wheel(figure: Any, maximum: float) -> None:
-    """Legend of the flow colours, beside the first row."""
+    """Legend of the flow colours, next to the first row."""
     width, height = figure.get_size_inches()
     left = _LABEL + len(_HEADS) * (_PANEL + _GAP) + 0.15
     box = (left / width, (height - _TOP - 0.95) / height, 0.8 / width, 0.8 / height)
@@ -187,7 +187,7 @@ def _draw_wheel(figure: Any, maximum: float) -> None:
 
 
 def _panel(figure: Any, column: int, bottom: float) -> Any:
-    """Axes of one picture, its left and bottom in inches."""
+    """Axes of one picture; `left` and `bottom` in inches."""
     width, height = figure.get_size_inches()
     left = _LABEL + column * (_PANEL + _GAP)
     axes = figure.add_axes((left / width, bottom / height, _PANEL / width, _PANEL / height))

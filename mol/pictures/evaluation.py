@@ -1,4 +1,4 @@
-"""What an evaluation is drawn as: confusion matrix, gallery beside the truth, confident failures."""
+"""Pictures of an evaluation: confusion matrix, gallery next to the truth, confident failures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from mol.pictures.style import INK, MUTED, OURS, PAPER, TRUTH, draw_headline, op
 def confusion_picture(
     path: Path, counts: np.ndarray, classes: Sequence[str], title: str = "Confusion", subtitle: str = ""
 ) -> None:
-    """Draw a confusion matrix: each cell's count, and its share of the true class as shade and as per cent.
+    """Draw a confusion matrix: each cell's count, and its share of the true class as shade and percentage.
 
     Args:
         path: the picture to write.
@@ -36,18 +36,18 @@ def confusion_picture(
         title: first line.
         subtitle: second line, such as what was counted and the scores.
     Raises:
-        SettingsError: the matrix and the names do not fit.
+        SettingsError: the matrix and the names do not match.
     """
     counts = np.asarray(counts)
     if counts.shape != (len(classes), len(classes)):
-        raise SettingsError(f"{len(classes)} classes need a matrix of as many rows and columns, not {counts.shape}")
+        raise SettingsError(f"the matrix has shape {counts.shape}; {(len(classes),) * 2} is needed, one row per class")
     colours = require("matplotlib.colors", extra="report")
     shades = colours.LinearSegmentedColormap.from_list("blues", ["#f5f8fb", "#9cc7e6", "#0072b2", "#00436a"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     names = [name.replace("_", " ") for name in classes]
     longest = max(len(name) for name in names)
     left, top, bottom, right = 0.62 + 0.075 * longest, 0.78, 0.62, 0.75
-    # Cells grow until the matrix is as wide as the lines above it.
+    # Make the cells so large that the matrix is as wide as the lines above it.
     cell = float(np.clip((0.068 * len(subtitle) + 0.24 - left - right) / len(names), 0.86, 1.1))
     width, height = left + cell * len(names) + right, top + cell * len(names) + bottom
     with open_figure(path, width, height) as figure:
@@ -75,7 +75,7 @@ def confusion_picture(
 
 @dataclass(frozen=True)
 class GalleryExample:
-    """One frame pair of a clip with its exact truth, the network's answer and TV-L1's.
+    """One frame pair of a clip with its exact truth, the network's estimate and that of TV-L1.
 
     Attributes:
         title: such as ``"s31 · disgust"``.
@@ -100,10 +100,10 @@ def evaluation_gallery(
 
     Args:
         path: the picture to write.
-        examples: one row each; four to six read well.
+        examples: one row each; four to six are readable.
         title: headline.
     Raises:
-        SettingsError: there is no example.
+        SettingsError: there are no examples.
     """
     if not examples:
         raise SettingsError("a gallery needs at least one example")
@@ -113,7 +113,7 @@ def evaluation_gallery(
     height = top + len(examples) * (panel + caption) + bottom
     maximum = flow_maximum([example.flow for example in examples])
     with open_figure(path, width, height) as figure:
-        subtitle = "Frame pair with the most motion of one clip each; one colour scale for all flow pictures."
+        subtitle = "The frame pair with the most motion of each clip; one colour scale for all flow pictures."
         draw_headline(figure, title, subtitle, x=left, height=height)
         for row, example in enumerate(examples):
             y = height - top - (row + 1) * panel - row * caption
@@ -149,13 +149,13 @@ def _draw_example(axes: Sequence[Any], example: GalleryExample, maximum: float) 
 
 @dataclass(frozen=True)
 class Seen:
-    """One sub-clip as the network saw it, with what it should have answered and what it did.
+    """One sub-clip as the network saw it, with the targets and the network's estimates.
 
     Attributes:
         frames: (T, 128, 128) uint8, centre crops.
-        numbers: (T,) frame numbers in the video, or positions where the cache gives none.
-        flow, flow_ours: (T-1, 2, 128, 128), pixels; `flow` is what it was trained towards.
-        landmarks, landmarks_ours: (T-1, 68, 2) of frames 2..T, pixels; `landmarks` is what it was trained towards.
+        numbers: (T,) frame numbers in the video, or positions if the cache has none.
+        flow, flow_ours: (T-1, 2, 128, 128), pixels; `flow` is the training target.
+        landmarks, landmarks_ours: (T-1, 68, 2) of frames 2..T, pixels; `landmarks` is the training target.
     """
 
     frames: np.ndarray
@@ -167,7 +167,7 @@ class Seen:
 
 
 def failure_picture(path: Path, seen: Seen, title: str, subtitle: str) -> None:
-    """Draw one video that was misread: frames with both landmarks, the flow it was given, the flow it estimated."""
+    """Draw one misclassified video: frames with both sets of landmarks, target flow and estimated flow."""
     side, gap, margin, legend = 1.3, 0.06, 0.25, 1.25
     count = len(seen.frames)
     width, height = 2 * margin + count * (side + gap) + legend, 0.95 + 3 * (side + gap) + 0.4
@@ -193,5 +193,5 @@ def failure_picture(path: Path, seen: Seen, title: str, subtitle: str) -> None:
             axes.axis("off")
             axes.text(0, 1, name, fontsize=8, va="top", transform=axes.transAxes)
         left = margin + count * (side + gap) + 0.06
-        landmark_legend(figure, left, height - 1.1, width, height, ("trained towards", "MOL"))
+        landmark_legend(figure, left, height - 1.1, width, height, ("training target", "MOL"))
         show_wheel(figure.add_axes((left / width, 0.9 / height, 1.1 / width, 1.18 / height)), maximum)

@@ -1,4 +1,4 @@
-"""Frames, landmarks and flow as they are drawn everywhere: colours, wheel, legend."""
+"""Frames, landmarks and flow as drawn in all pictures: colours, wheel, legend."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mol.common.extras import require
 from mol.pictures.style import HAIRLINE, INK, MUTED, OURS, TRUTH
 from mol.vision.points import SKELETON
 
-# Middlebury's wheel (Baker et al., A Database and Evaluation Methodology for Optical Flow, IJCV 2011): six corner hues
-# with arcs as unequal as the eye's power to tell the hues between them apart.
+# Middlebury's wheel (Baker et al., A Database and Evaluation Methodology for Optical Flow, IJCV 2011): six corner hues,
+# with arcs as long as the eye can distinguish hues between them.
 _CORNERS = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 0, 0]], dtype=np.float64)
 
 
@@ -24,18 +24,18 @@ def flow_colours(flow: np.ndarray, maximum: float) -> np.ndarray:
     """Colour-code a flow field: direction as hue, length as saturation (white: no motion).
 
     Right is red, down yellow-green, left cyan-blue, up violet. Vectors longer than `maximum` are darkened, so that
-    clipping shows. Source: the coding of Baker et al. (IJCV 2011).
+    clipping is visible. Source: the coding of Baker et al. (IJCV 2011).
 
     Args:
         flow: (..., 2, H, W), (dx, dy) in pixels.
-        maximum: the length in pixels that has full saturation.
+        maximum: the length in pixels with full saturation.
     Returns:
         (..., H, W, 3) uint8 RGB.
     Raises:
         SettingsError: `maximum` is not a positive number.
     """
     if not (np.isfinite(maximum) and maximum > 0):
-        raise SettingsError(f"the flow that has full colour must be a positive number of pixels, not {maximum}")
+        raise SettingsError(f"the flow length with full colour is {maximum}; it must be a positive number of pixels")
     dx, dy = np.moveaxis(np.asarray(flow, dtype=np.float64), -3, 0)
     angle = np.arctan2(dy, dx) % (2 * np.pi)
     radius = (np.hypot(dx, dy) / maximum)[..., None]
@@ -45,12 +45,12 @@ def flow_colours(flow: np.ndarray, maximum: float) -> np.ndarray:
 
 
 def flow_maximum(flows: Iterable[np.ndarray], percentile: float = 99.9, least: float = 0.1) -> float:
-    """The length in pixels that full colour should stand for in pictures that share one legend.
+    """The length in pixels to show in full colour, for pictures that share one legend.
 
     Args:
         flows: fields (..., 2, H, W), (dx, dy) in pixels.
         percentile: of all lengths; the few longer ones are darkened.
-        least: floor in pixels, so that noise around zero isn't blown up to full colour.
+        least: lower limit in pixels, so that noise around zero isn't amplified to full colour.
     """
     lengths = [np.hypot(*np.moveaxis(np.asarray(flow, dtype=np.float32), -3, 0)).ravel() for flow in flows]
     return max(least, float(np.percentile(np.concatenate(lengths), percentile))) if lengths else least
@@ -62,7 +62,7 @@ def flow_wheel(size: int = 192) -> np.ndarray:
     field = np.stack(np.meshgrid(axis, axis))
     radius = np.hypot(*field)
     colours = flow_colours(field / np.maximum(radius, 1), 1.0001)
-    # One pixel of soft edge.
+    # An antialiased edge of one pixel.
     alpha = np.clip((1 - radius) * (size - 1) / 2 + 0.5, 0, 1)
     return np.concatenate([colours, np.round(255 * alpha[..., None]).astype(np.uint8)], axis=-1)
 
@@ -83,7 +83,7 @@ def show_grey(axes: Any, image: np.ndarray) -> None:
 
 
 def draw_landmarks(axes: Any, points: np.ndarray, colour: str, width: float = 1.0, style: Any = "-") -> None:
-    """68 points (x, y) as the chains of the face, over a dark halo so that they show on skin and on shadow."""
+    """68 points (x, y) as the chains of the face, over a dark halo so that they are visible on skin and in shadow."""
     effects = require("matplotlib.patheffects", extra="report")
     for chain in SKELETON:
         line = axes.plot(*points[list(chain)].T, color=colour, linewidth=width, linestyle=style, solid_capstyle="round")
@@ -98,7 +98,7 @@ def show_flow(axes: Any, flow: np.ndarray, maximum: float) -> None:
 
 
 def show_wheel(axes: Any, maximum: float) -> None:
-    """The legend wheel, with the length that its rim stands for."""
+    """The legend wheel, with the length at its rim."""
     axes.imshow(flow_wheel(256), interpolation="bilinear")
     bare(axes)
     axes.set_xlim(-60, 316)
@@ -113,7 +113,7 @@ def show_wheel(axes: Any, maximum: float) -> None:
 
 
 def strongest_pair(flow: np.ndarray) -> int:
-    """The frame pair of a clip in which most moves, of flow (T-1, 2, H, W)."""
+    """The frame pair of a clip with the most motion, given flow (T-1, 2, H, W)."""
     return int(np.argmax(np.hypot(flow[:, 0], flow[:, 1]).mean(axis=(1, 2))))
 
 
@@ -133,6 +133,6 @@ def landmark_legend(
 
 
 def normalised_error(points: np.ndarray, target: np.ndarray) -> float:
-    """Mean distance of 68 points over the distance of the target's eye centres."""
+    """Mean distance of 68 points divided by the distance between the target's eye centres."""
     eyes = np.linalg.norm(target[36:42].mean(axis=0) - target[42:48].mean(axis=0))
     return float(np.linalg.norm(points - target, axis=-1).mean() / eyes)

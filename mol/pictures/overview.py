@@ -35,14 +35,14 @@ from mol.pictures.style import (
 
 @dataclass(frozen=True)
 class Timeline:
-    """What a probability plot shows.
+    """The content of a probability plot.
 
     Attributes:
-        times: (n,) seconds, the middles of the windows.
+        times: (n,) seconds, the centres of the windows.
         probabilities: (n, C).
         classes: C names.
         duration: seconds, the length of the video.
-        mean: (C,) the video's own probabilities.
+        mean: (C,) the probabilities of the whole video.
         gaps: (start, end) in seconds of windows that were skipped.
     """
 
@@ -85,7 +85,7 @@ def _draw_timeline(axes: Any, timeline: Timeline) -> None:
 
 
 def _broken_at_gaps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
-    """Times and probabilities with a NaN row inside each gap, so that no line bridges what was never seen."""
+    """Times and probabilities with a NaN row inside each gap, so that no line crosses a gap."""
     inside = [(start + end) / 2 for start, end in timeline.gaps]
     times = np.concatenate([timeline.times, inside])
     holes = np.full((len(inside), len(timeline.classes)), np.nan)
@@ -94,7 +94,7 @@ def _broken_at_gaps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label_lines(axes: Any, timeline: Timeline, winner: int) -> None:
-    """Name each line at its right end, pushed apart where they would overlap, with the video's mean beside it."""
+    """Label each line at its right end with its name and the video's mean; overlapping labels are moved apart."""
     if not len(timeline.times):
         return
     last = timeline.probabilities[np.argmax(timeline.times)]
@@ -125,7 +125,7 @@ def _label_lines(axes: Any, timeline: Timeline, winner: int) -> None:
 
 
 def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Positions near `values`, in the same order, at least `gap` apart and within [low, high] where that many fit."""
+    """Positions near `values`, in the same order, at least `gap` apart and within [low, high] if they all fit."""
     order = np.argsort(values, kind="stable")
     gap = min(gap, (high - low) / max(len(values) - 1, 1))
     placed = np.empty(len(values))
@@ -139,13 +139,13 @@ def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 
 @dataclass(frozen=True)
 class Overview:
-    """What the overview picture of one video shows.
+    """The content of the overview picture of one video.
 
     Attributes:
         title, subtitle, window_title: headlines of the page and of the window shown in detail.
         frames: full pictures (H, W) uint8 for the film strip.
         frame_times: their times in seconds.
-        frame_points: the network's landmarks in each, (68, 2) picture pixels, or None where no window was read.
+        frame_points: the network's landmarks in each, (68, 2) picture pixels, or None if no window covers the frame.
         frame_boxes: corners (4, 2) of the square that the network sees, picture pixels, or None.
         crops: (T-1, 128, 128) uint8, frames 2..T of the window shown in detail, as the network sees them.
         crop_times: (T-1,) seconds.

@@ -1,8 +1,8 @@
-"""Pictures of clips, flow, landmarks and scores: the same palette and type everywhere, readable without colour vision.
+"""One palette and typeface for pictures of clips, flow, landmarks and scores, readable without colour vision.
 
-Hues are those of Okabe and Ito (2008), which stay apart under the common colour-vision deficiencies; what a hue says is
-always said a second time, by position, label or line style. Flow is the exception: its hue is a direction, and a legend
-wheel stands beside every flow picture.
+The hues are those of Okabe and Ito (2008), which remain distinct under the common colour-vision deficiencies; position,
+label or line style always repeats what a hue says. Flow is the exception: its hue is a direction, and every flow
+picture has a legend wheel.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ _STYLE = {
 
 
 def class_colour(index: int) -> str:
-    """The hue of a class; beyond eight classes hues repeat and `LINE_STYLES` tell them apart."""
+    """The hue of a class; beyond eight classes hues repeat and `LINE_STYLES` distinguish them."""
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
 @contextmanager
 def open_figure(path: Path, width: float, height: float) -> Iterator[Any]:
-    """A figure of `width` × `height` inches in the house style, written to `path` whole or not at all."""
+    """A figure of `width` × `height` inches in the common style, written to `path` completely or not at all."""
     matplotlib = require("matplotlib", extra="report")
     figures = require("matplotlib.figure", extra="report")
     with matplotlib.rc_context(_STYLE):

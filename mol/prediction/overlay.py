@@ -33,7 +33,7 @@ class OverlayFrame:
         picture: (H, W) uint8.
         time: seconds.
         number: frame number, from 0.
-        points: (68, 2) landmarks in picture pixels, or None where no window was read.
+        points: (68, 2) landmarks in picture pixels, or None if no window covers the frame.
         flow: (2, S, S) in crop pixels, or None.
         matrix: (2, 3) picture → crop, or None.
         probabilities: (C,) of the window nearest in time, or None.
@@ -54,7 +54,7 @@ class OverlayStyle:
 
     Attributes:
         classes: C names.
-        flow_maximum: flow in crop pixels that has full colour.
+        flow_maximum: length of flow, in crop pixels, at full colour.
         flow_caption: such as ``"px per 2 frames"``.
         winners: (n, 3) start and end in seconds and winning class of each stretch of the strip below the picture.
         duration: seconds.
@@ -68,7 +68,7 @@ class OverlayStyle:
 
 
 def write_overlay(path: Path, frames: Iterable[OverlayFrame], style: OverlayStyle, fps: float) -> None:
-    """Draw and encode the overlay video: H.264 where FFmpeg has it, else MPEG-4.
+    """Draw and encode the overlay video: H.264 if FFmpeg can encode it, else MPEG-4.
 
     Args:
         path: the ``.mp4`` to write, whole or not at all.
@@ -164,7 +164,7 @@ def _tint(picture: np.ndarray, flow: np.ndarray, to_crop: np.ndarray, maximum: f
     height, width = picture.shape[:2]
     size = flow.shape[-1]
     length = np.hypot(*flow)
-    # The hue tells the direction on the picture, which the crop's own is turned against.
+    # The hue shows the direction in the picture; the crop is rotated against it.
     turned = np.einsum("ij,jyx->iyx", np.linalg.inv(to_crop[:, :2]), flow)
     hue = flow_colours(turned / np.maximum(np.hypot(*turned), 1e-9), 1.0001)
     strength = (0.62 * np.clip(length / maximum, 0, 1) * _feather(size)).astype(np.float32)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,18 +11,20 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mol.common.checks import require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
-from mol.common.errors import CheckpointError, MediaError, SettingsError
+from mol.common.errors import CheckpointError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.model import FRAMES
 from mol.prediction.windows import Prediction, Window, predict_video
+from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
 
-__all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "read_landmarks", "write_prediction"]
+__all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "write_prediction"]
 
 
 @dataclass
@@ -40,7 +40,7 @@ class PredictConfig:
         stride: frames from one window's start to the next; by default a quarter of a window.
         fps: frames per second; by default the video's own, and 25 for a folder of frames.
         interpolate: lengthen a video of fewer than 8 frames by linear interpolation in time.
-        landmarks: CSV (one row a frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
+        landmarks: CSV (one row per frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
             points in pixels, instead of dlib's; NaN or empty where a frame has no face.
         several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
         on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and lists them.
@@ -68,17 +68,19 @@ class PredictConfig:
     save_arrays: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("interval", "stride", "fps", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise SettingsError(f"{name}={value} must be greater than 0")
-        for name, allowed in (
-            ("several", ("raise", "largest")),
-            ("on_error", ("raise", "skip")),
-            ("precision", ("32", "bf16-mixed")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {', '.join(allowed)}")
+        require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_one_of(self, "several", ("raise", "largest"))
+        require_one_of(self, "on_error", ("raise", "skip"))
+        require_one_of(self, "precision", ("32", "bf16-mixed"))
+
+
+def run_predict(config: PredictConfig) -> None:
+    """Predict a video and print the result."""
+    with tracking() as track:
+        prediction, files = predict(config, track)
+    say(describe_prediction(prediction))
+    for name, path in files.items():
+        say(f"{name:<12}{path}")
 
 
 def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction, dict[str, Path]]:
@@ -88,9 +90,9 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         config: see `PredictConfig`.
         track: progress display.
     Returns:
-        The prediction, and the files written, by what they are.
+        The prediction, and the files written: kind → path.
     Raises:
-        MOLError: one of its kinds, naming the file, frame or setting, and the remedy.
+        MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
     """
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
@@ -130,60 +132,13 @@ def check_normalisation(state: Mapping[str, Any], weights: str) -> None:
         )
 
 
-def read_landmarks(path: Path, length: int) -> np.ndarray:
-    """Read landmarks that somebody else found: CSV or NPZ, as `PredictConfig` describes them.
-
-    Args:
-        path: ``.csv`` or ``.npz``.
-        length: frames of the video; there must be as many rows.
-    Returns:
-        (length, 68, 2) float32, NaN where a frame has none.
-    Raises:
-        MediaError: the file is missing, unreadable, of another layout, or does not fit the video.
-    """
-    readers = {".csv": _read_csv, ".npz": _read_npz}
-    if path.suffix.lower() not in readers:
-        raise MediaError(f"{path}: landmarks are read from .csv and .npz files")
-    try:
-        points = readers[path.suffix.lower()](path)
-    except FileNotFoundError as error:
-        raise MediaError(f"the landmarks file {path} does not exist") from error
-    except (OSError, ValueError, KeyError, EOFError) as error:
-        raise MediaError(f"the landmarks file {path} cannot be read: {error}") from error
-    if points.shape != (length, 68, 2):
-        raise MediaError(
-            f"the landmarks file {path} holds {points.shape}; the video needs ({length}, 68, 2): one row a frame"
-        )
-    return points
-
-
-def _read_csv(path: Path) -> np.ndarray:
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [{name.strip(): value for name, value in row.items() if name} for row in csv.DictReader(file)]
-    columns = [f"{axis}_{point}" for point in range(68) for axis in "xy"]
-    if rows and (lacking := [name for name in columns if name not in rows[0]]):
-        raise ValueError(f"it lacks the column {lacking[0]} (needed: x_0…x_67, y_0…y_67)")
-    values = [[float((row[name] or "").strip() or "nan") for name in columns] for row in rows]
-    return np.array(values, np.float32).reshape(len(rows), 68, 2)
-
-
-def _read_npz(path: Path) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as arrays:
-        if "landmarks" not in arrays:
-            raise ValueError(f'it lacks the array "landmarks" (it has: {", ".join(arrays.files) or "none"})')
-        return arrays["landmarks"].astype(np.float32)
-
-
-# Results
-
-
 def write_prediction(
     prediction: Prediction, config: PredictConfig, state: Mapping[str, Any], track: Track = silently
 ) -> dict[str, Path]:
     """Write predictions.json, overview.png and, as the configuration says, overlay.mp4 and arrays.npz.
 
     Returns:
-        The files written, by what they are.
+        The files written: kind → path.
     Raises:
         StorageError: a file could not be written.
     """
@@ -199,7 +154,7 @@ def write_prediction(
     if config.save_arrays:
         files["arrays"] = out / "arrays.npz"
         write_atomic(files["arrays"], lambda temporary: np.savez_compressed(temporary, **_arrays(prediction)))
-    # Last: whoever finds predictions.json finds all the rest.
+    # Last, so that if predictions.json is there, so are the others.
     files["predictions"] = out / "predictions.json"
     write_text(files["predictions"], compact_json(_describe(prediction, config, state)))
     return files
@@ -288,20 +243,12 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 
 def describe_prediction(prediction: Prediction) -> str:
-    """What came out, in a line or two."""
+    """The result in a line or two."""
     ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
     named = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked[:3])
     lines = [f"{len(prediction.windows)} windows over {prediction.duration:.1f} s; mean probability: {named}"]
     if prediction.skipped:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
-        lines.append(f"windows left out for want of one usable face: {len(prediction.skipped)} (frames {frames})")
+        left_out = len(prediction.skipped)
+        lines.append(f"windows left out because a frame has no usable face: {left_out} (frames {frames})")
     return "\n".join(lines)
-
-
-def run_predict(config: PredictConfig) -> None:
-    """Predict a video and say what came out."""
-    with tracking() as track:
-        prediction, files = predict(config, track)
-    say(describe_prediction(prediction))
-    for name, path in files.items():
-        say(f"{name:<12}{path}")

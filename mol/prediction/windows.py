@@ -1,7 +1,7 @@
-"""A window of T frames that slides over a video: find the face, align, look, map back to the picture.
+"""A window of T frames that slides over a video: find the face, align, run the network, map back to the picture.
 
 Every window is aligned by one similarity transform, that of the median landmarks over its own frames: within a window
-the detector's jitter can't become motion, and from window to window the face may wander through the picture.
+the detector's jitter cannot become motion, and from window to window the face may move through the picture.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks
 from mol.vision.video import Video, interpolate_frames
 
 LONGEST_EXPRESSION = 0.5
-"""Seconds; a facial movement that lasts longer is no micro-expression (Yan et al., 2013)."""
+"""Seconds; a facial movement that lasts longer is not a micro-expression (Yan et al., 2013)."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """What the network says about T frames.
+    """The network's output for T frames.
 
     Attributes:
         frames: (T,) frame numbers.
-        matrix: (2, 3) float64, picture → crop: pixels of the video to pixels of the 128×128 square that was looked at.
+        matrix: (2, 3) float64, picture → crop: pixels of the video to those of the 128×128 square that is seen.
         probabilities: (C,) float32.
         flow: (T-1, 2, 128, 128) float16, (dx, dy) in pixels of the crop, sampled frame t to t+1.
         landmarks: (T-1, 68, 2) float32, (x, y) in pixels of the video, of sampled frames 2..T.
@@ -73,10 +73,10 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says about a video.
+    """The network's output for a video.
 
     Attributes:
-        video: the frames that were looked at.
+        video: the frames.
         classes: C names.
         interval, stride: in frames.
         windows: in the order of time.
@@ -120,7 +120,7 @@ def predict_video(
     precision: str = "32",
     track: Track = silently,
 ) -> Prediction:
-    """Slide a window of T = 8 frames over a video and look at each.
+    """Slide a window of T = 8 frames over a video and run the network on each.
 
     Args:
         model: `mol.MOL` in evaluation mode.
@@ -131,14 +131,14 @@ def predict_video(
         interpolate: lengthen a video of fewer than T frames.
         landmarks: (L, 68, 2) in pixels, NaN where a frame has none; by default the detector's.
         detector: by default dlib's, following the face; called with the frames in the order of time.
-        several: what to do about several faces in a frame.
-        on_error: what to do about a frame without a usable face.
+        several: what to do if a frame shows several faces.
+        on_error: what to do if a frame has no usable face.
         batch_size: windows at once.
         precision: "32" or "bf16-mixed".
         track: progress display.
     Raises:
         ClipError: the video is shorter than one window.
-        NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only where no window is left.
+        NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only if no window is left.
     """
     original = len(video)
     if interpolate and 2 <= original < FRAMES:
@@ -157,8 +157,8 @@ def predict_video(
         raise NoFaceError(f"no window of the video has a usable face in all its {FRAMES} frames: {skipped[0].reason}")
     windows: list[Window] = []
     batches = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
-    for batch in track(batches, "looking at windows"):
-        windows += _look(model, video, points, batch, precision)
+    for batch in track(batches, "running the network"):
+        windows += _run_network(model, video, points, batch, precision)
     mean = np.mean([window.probabilities for window in windows], axis=0)
     return Prediction(
         video, list(classes), interval, stride, windows, skipped, mean, original if original != len(video) else None
@@ -166,10 +166,10 @@ def predict_video(
 
 
 class FaceFollower:
-    """dlib's detector for the frames of one video: a face that turns or opens its mouth isn't lost at once.
+    """dlib's detector for the frames of one video; it does not lose a face at once that turns or opens its mouth.
 
-    Where nothing reaches the detector's threshold, a fainter face is taken if it stands where the face of the frame
-    before stood, at about its size.
+    If no face reaches the detector's threshold, a fainter one is taken if it overlaps the face of the frame before and
+    has about its size.
 
     Args:
         detector: finds the faces of one frame.
@@ -285,10 +285,10 @@ def _skip(window: np.ndarray, problems: Mapping[int, str]) -> Skipped:
     return Skipped(int(window[0]), int(window[-1]), problems[first])
 
 
-def _look(
+def _run_network(
     model: nn.Module, video: Video, points: np.ndarray, samples: Sequence[np.ndarray], precision: str
 ) -> list[Window]:
-    """Align a batch of windows, run the network, map what it says back to the video."""
+    """Align a batch of windows, run the network, map its output back to the video."""
     aligned = [align_clip(video.frames[sample], points[sample], AlignSettings()) for sample in samples]
     margin = (AlignSettings().size - CROP) // 2
     crops = np.stack([frames[:, margin:-margin, margin:-margin] for frames, _, _ in aligned])

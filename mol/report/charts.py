@@ -24,7 +24,7 @@ from mol.report.html import Markup
 
 Curve = Sequence[tuple[float, float]]
 
-# More points than a panel has pixels make the page heavy and the line no better.
+# More points would make the page larger and the line no better.
 _CURVE_POINTS = 96
 _THEME = {
     INK: "var(--ink)",
@@ -36,11 +36,11 @@ _THEME = {
 
 
 def curve_picture(paths: Sequence[Path], curves: Sequence[Curve], title: str, unit: str = "") -> None:
-    """Draw one quantity over the steps: a thin line a fold and their mean.
+    """Draw one quantity over the steps: a thin line per fold, and their mean.
 
     Args:
         paths: the picture to write, once for each suffix wanted (``.png``, ``.svg``).
-        curves: one a fold, (step, value) in the order of steps.
+        curves: one per fold, (step, value) in the order of the steps.
         title: what is drawn.
         unit: of the values.
     Raises:
@@ -79,7 +79,7 @@ def _thinned(curve: Curve) -> np.ndarray:
 
 
 def _scale_losses(axes: Any, curves: Sequence[np.ndarray]) -> None:
-    """Logarithmic where the values run over more than a decade and a half."""
+    """Logarithmic if the values span more than a decade and a half."""
     values = np.concatenate([curve[:, 1] for curve in curves])
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() / values.min() > 30:
@@ -90,7 +90,7 @@ def _scale_losses(axes: Any, curves: Sequence[np.ndarray]) -> None:
 
 
 def _svg_text() -> Any:
-    """Letters stay letters in SVG, so that they follow the page's type; names inside are the same each time."""
+    """Keep letters as text in SVG, so that they take the page's font, and names inside the same each time."""
     return require("matplotlib", extra="report").rc_context({"svg.fonttype": "none", "svg.hashsalt": "mol"})
 
 
@@ -99,7 +99,7 @@ def inline_svg(path: Path, label: str, prefix: str) -> Markup:
 
     Args:
         path: the file.
-        label: what it shows, for those who don't see it.
+        label: what it shows, for readers who cannot see it.
         prefix: unique on the page.
     """
     text = path.read_text(encoding="utf-8")
@@ -113,7 +113,7 @@ def inline_svg(path: Path, label: str, prefix: str) -> Markup:
     viewbox = re.search(r'viewBox="[^"]+"', text)
     body = re.sub(r"\s*\n\s*", "\n", text[text.index(">") + 1 :])
     shape = viewbox.group() if viewbox else ""
-    # Names of folders are nowhere in these files; the label is escaped here.
+    # These files contain no names of folders; only the label needs escaping.
     safe = label.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return Markup(f'<svg class="chart" {shape} role="img" aria-label="{safe}">{body}')
 
@@ -153,7 +153,7 @@ def people_picture(path: Path, people: Mapping[str, Sequence[tuple[str, int, flo
 def comparison_picture(
     path: Path, names: Sequence[str], scores: Mapping[str, Sequence[tuple[float, float | None]]]
 ) -> None:
-    """Draw the UF1 of runs beside each other, a group of bars for each set.
+    """Draw the UF1 of several runs, a group of bars for each set.
 
     Args:
         path: the picture to write.

@@ -1,25 +1,27 @@
-"""Several leave-one-subject-out runs beside each other: scores, what was set differently, and a paired test."""
+"""Several leave-one-subject-out runs compared: scores, the settings that differ, and a paired test."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mol.common.differences import flat
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_csv, write_text
-from mol.loso.folds import COMPOSITE, ERRORS, SCORES
 from mol.loso.latex import latex_table
-from mol.loso.results import UNITS, LosoRun
-from mol.report.tables import PRINTED, heading, plain
+from mol.loso.measures import ERRORS, MEASURES, PRINTED, SCORES
+from mol.loso.results import Video
+from mol.loso.saved_run import LosoRun
+from mol.loso.scores import COMPOSITE
 
-# Settings that say where a run lies and how it was watched; of the caches it is the content that counts.
+# Settings that say where a run is kept and how it is logged; of the caches only the content matters.
 _ELSEWHERE = frozenset({"run", "resume", "folds", "caches", "log_every", "checkpoint_every", "keep_checkpoints"})
 
 
@@ -29,10 +31,10 @@ class PairedTest:
 
     Attributes:
         videos: how many those are.
-        both_right, both_wrong: of them.
-        only_first, only_other: right in one run alone.
-        p_value: of McNemar's exact test, two-sided; None where the runs disagree nowhere.
-        seeds: whose votes were averaged; empty where the runs have no seed in common and each votes with its own.
+        both_right, both_wrong: how many of them.
+        only_first, only_other: right in one run only.
+        p_value: of McNemar's exact test, two-sided; None if the runs agree on every video.
+        seeds: whose votes were averaged; empty if the runs have no seed in common and each votes with its own.
     """
 
     videos: int
@@ -51,7 +53,7 @@ class Comparison:
     Attributes:
         runs: two or more.
         names: what to call them, each different.
-        settings: the settings that differ: name → one value a run.
+        settings: the settings that differ: name → one value per run.
         tests: one for each run but the first.
     """
 
@@ -62,29 +64,28 @@ class Comparison:
 
     @property
     def groups(self) -> list[str]:
-        """What every run has scores for; all sets together only where they are the same sets."""
-        same = all(set(run.datasets) == set(self.runs[0].datasets) for run in self.runs)
+        """What every run has scores for; all sets together only if they are the same sets."""
+        same = all(set(run.plan.datasets) == set(self.runs[0].plan.datasets) for run in self.runs)
         shared = [group for group in self.runs[0].groups if all(group in run.groups for run in self.runs)]
         return [group for group in shared if same or group != COMPOSITE]
 
 
 def compare_runs(runs: Sequence[LosoRun]) -> Comparison:
-    """Put runs beside each other.
+    """Compare runs with the first.
 
     Raises:
-        SettingsError: a run given twice, runs of different protocols or classes, or one without a finished fold.
+        SettingsError: a run is given twice or has no finished fold, or the protocols or classes differ.
     """
     first, *others = runs
     twice = [name for name, count in Counter(str(run.path.resolve()) for run in runs).items() if count > 1]
     if twice:
         raise SettingsError(f"{twice[0]} is given twice; name each run once")
     for run in runs:
-        if not run.videos:
+        if not run.results:
             raise SettingsError(f"{run.path} has no finished fold yet; leave it out of the comparison until it has one")
-        if (run.protocol, run.classes) != (first.protocol, first.classes):
+        if (run.plan.protocol, run.plan.classes) != (first.plan.protocol, first.plan.classes):
             raise SettingsError(
-                f"{first.path} (protocol {first.protocol}: {', '.join(first.classes)}) and {run.path} (protocol "
-                f"{run.protocol}: {', '.join(run.classes)}) answer different questions; compare runs of one protocol"
+                f"{_question(first)} and {_question(run)} answer different questions; compare runs of one protocol"
             )
     if not set.intersection(*(set(run.groups) - {COMPOSITE} for run in runs)):
         raise SettingsError(f"{' and '.join(str(run.path) for run in runs)} share no data set; nothing can be compared")
@@ -94,28 +95,23 @@ def compare_runs(runs: Sequence[LosoRun]) -> Comparison:
     return Comparison(list(runs), names, differing_settings(runs), [paired_test(first, run) for run in others])
 
 
+def _question(run: LosoRun) -> str:
+    return f"{run.path} (protocol {run.plan.protocol}: {', '.join(run.plan.classes)})"
+
+
 def differing_settings(runs: Sequence[LosoRun]) -> dict[str, list[Any]]:
-    """Settings in which the runs are not all alike: dotted name → one value a run, None where it has none."""
-    flat = [dict(_flat(run.settings)) | _contents(run) for run in runs]
-    names = dict.fromkeys(name for settings in flat for name in settings if name not in _ELSEWHERE)
-    values = {name: [settings.get(name) for settings in flat] for name in names}
-    return {name: found for name, found in values.items() if any(value != found[0] for value in found)}
+    """Settings in which the runs are not all alike: dotted name → one value per run, None if it has none."""
+    found = [dict(flat(run.settings)) | _contents(run) for run in runs]
+    names = dict.fromkeys(name for settings in found for name in settings if name not in _ELSEWHERE)
+    values = {name: [settings.get(name) for settings in found] for name in names}
+    return {name: each for name, each in values.items() if any(value != each[0] for value in each)}
 
 
 def _contents(run: LosoRun) -> dict[str, str]:
     """The fingerprint of each cache, by its data sets."""
     return {
-        f"content of {', '.join(entry.get('datasets', [])) or entry['path']}": str(entry.get("fingerprint"))[:16]
-        for entry in run.plan.get("caches", [])
+        f"content of {', '.join(cache.datasets) or cache.path}": cache.fingerprint[:16] for cache in run.plan.caches
     }
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def paired_test(first: LosoRun, other: LosoRun) -> PairedTest:
@@ -123,7 +119,7 @@ def paired_test(first: LosoRun, other: LosoRun) -> PairedTest:
 
     A video's vote is the mean probability over the seeds that both runs share. With b videos right in the first run
     alone and c in the other alone, b is binomial with n = b + c and p = 1/2 if neither run is better. Videos of one
-    person are not independent, so that the p-value is rather too small.
+    person are not independent, which makes the p-value too small.
 
     Source: Q. McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 1947.
     """
@@ -139,7 +135,7 @@ def paired_test(first: LosoRun, other: LosoRun) -> PairedTest:
     return PairedTest(len(ours), counts[True, True], counts[False, False], only_first, only_other, p_value, seeds)
 
 
-def _place(video: Any, seeds: Sequence[int]) -> tuple[Any, ...]:
+def _place(video: Video, seeds: Sequence[int]) -> tuple[Any, ...]:
     """What makes two votes comparable: the video, and the seed where the runs share seeds."""
     return (video.key, video.seed if seeds else None)
 
@@ -156,7 +152,7 @@ def _right_videos(run: LosoRun, seeds: Sequence[int], common: set[tuple[Any, ...
 
 
 def difference(comparison: Comparison, index: int, group: str, name: str) -> float | None:
-    """What a run scores more than the first one; None for the first itself."""
+    """By how much a run scores more than the first one; None for the first itself."""
     if index == 0:
         return None
     first, run = comparison.runs[0], comparison.runs[index]
@@ -182,19 +178,22 @@ def write_comparison_tables(folder: Path, comparison: Comparison) -> None:
 
 
 def _latex(comparison: Comparison, group: str) -> str:
-    caption = f"Protocol {comparison.runs[0].protocol}, {group}; differences to {comparison.names[0]} in brackets."
+    caption = (
+        f"Protocol {comparison.runs[0].plan.protocol}, {group}; differences from {comparison.names[0]} in brackets."
+    )
     if doubtful := [name for name, run in zip(comparison.names, comparison.runs, strict=True) if run.reasons]:
         caption += f" Not reportable: {', '.join(doubtful)}."
     rows = [
         [comparison.names[index], *(_latex_cell(comparison, index, group, name) for name in PRINTED)]
         for index in range(len(comparison.runs))
     ]
-    return latex_table(["Run", *map(heading, PRINTED)], rows, caption, f"tab:comparison-{group}")
+    return latex_table(["Run", *(MEASURES[name].heading for name in PRINTED)], rows, caption, f"tab:comparison-{group}")
 
 
 def _latex_cell(comparison: Comparison, index: int, group: str, name: str) -> str:
-    text, more = plain(comparison.runs[index].score(group, name), name), difference(comparison, index, group, name)
-    return text if more is None else f"{text} ({signed(more, name)})"
+    found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
+    text = MEASURES[name].spread(found.mean, found.deviation)
+    return text if more is None else f"{text} ({MEASURES[name].difference(more)})"
 
 
 def _texts(comparison: Comparison, index: int, group: str, name: str) -> tuple[str, str, str]:
@@ -202,12 +201,6 @@ def _texts(comparison: Comparison, index: int, group: str, name: str) -> tuple[s
     found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
     deviation = "" if found.deviation is None else f"{found.deviation:.6f}"
     return f"{found.mean:.6f}", deviation, "" if more is None else f"{more:+.6f}"
-
-
-def signed(value: float, name: str) -> str:
-    """A difference of scores, or of errors in their unit, with its sign, the minus as wide as the plus."""
-    scale, digits = (UNITS[name].scale, UNITS[name].digits) if name in UNITS else (1, 3)
-    return f"{value * scale:+.{digits}f}".replace("-", "−")
 
 
 def _paired_row(test: PairedTest) -> list[Any]:

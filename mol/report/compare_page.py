@@ -1,27 +1,28 @@
-"""The page that shows several leave-one-subject-out runs beside each other."""
+"""The page that compares several leave-one-subject-out runs."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from mol.loso.results import TITLES, UNITS
-from mol.report.compare import Comparison, PairedTest, difference, signed
-from mol.report.html import Markup, banner, element, facts, page, section, table
-from mol.report.page import cell, group_name
-from mol.report.tables import PRINTED
+from mol.loso.measures import ERRORS, MEASURES, PRINTED
+from mol.report.compare import Comparison, PairedTest, difference
+from mol.report.html import Markup, Section, banner, element, facts, page, section, table
+from mol.report.numbers import cell, column_head, group_name
 
 
 def comparison_page(comparison: Comparison, command: str) -> str:
     """The whole HTML document of a comparison."""
     sections = [
-        ("scores", "Scores", _scores_section(comparison)),
-        ("settings", "What differs", _settings_section(comparison)),
-        ("paired", "Paired test", _paired_section(comparison)),
-        ("reproduce", "Reproduce", section("reproduce", "Reproduce", None, element("pre", command))),
+        _scores_section(comparison),
+        _settings_section(comparison),
+        _paired_section(comparison),
+        section("Reproduce", None, element("pre", command)),
     ]
     footer = "comparison.csv, settings.csv, paired.csv and comparison.tex beside this page hold the same numbers."
-    return page(f"{comparison.runs[0].protocol}: {len(comparison.runs)} runs", _header(comparison), sections, footer)
+    return page(
+        f"{comparison.runs[0].plan.protocol}: {len(comparison.runs)} runs", _header(comparison), sections, footer
+    )
 
 
 def _header(comparison: Comparison) -> Markup:
@@ -31,32 +32,32 @@ def _header(comparison: Comparison) -> Markup:
         for name, run in zip(comparison.names, comparison.runs, strict=True)
         if run.reasons
     ]
-    lead = f"{len(comparison.runs)} leave-one-subject-out runs; differences are to {comparison.names[0]}."
+    lead = f"{len(comparison.runs)} leave-one-subject-out runs; differences are from {comparison.names[0]}."
     return element(
         "header",
         element("p", "MOL · comparison", class_="eyebrow"),
-        element("h1", first.protocol),
+        element("h1", first.plan.protocol),
         element("p", lead, class_="lead"),
         banner("Not reportable", reasons) if reasons else None,
         facts(
             [
-                (name, f"{len(run.done)} of {len(run.folds)} folds, seeds {', '.join(map(str, run.seeds))}")
+                (name, f"{len(run.results)} of {len(run.plan.folds)} folds, seeds {', '.join(map(str, run.seeds))}")
                 for name, run in zip(comparison.names, comparison.runs, strict=True)
             ]
         ),
     )
 
 
-def _scores_section(comparison: Comparison) -> Markup:
+def _scores_section(comparison: Comparison) -> Section:
     note = (
-        "Pooled over folds, one vote a video. Below each number its difference to the first run: "
+        "Pooled over folds, one vote per video. Below each number is its difference from the first run: "
         "▲ better, ▼ worse. ± is the standard deviation over seeds."
     )
     content: list[Markup] = []
     for group in comparison.groups:
         content.append(_score_table(comparison, group))
     bars = [_bars(comparison, group) for group in comparison.groups]
-    return section("scores", "Scores", note, element("div", bars, class_="panels"), *content)
+    return section("Scores", note, element("div", bars, class_="panels"), *content)
 
 
 def _bars(comparison: Comparison, group: str) -> Markup:
@@ -75,35 +76,37 @@ def _bars(comparison: Comparison, group: str) -> Markup:
 
 
 def _score_table(comparison: Comparison, group: str) -> Markup:
-    heads = [TITLES.get(name) or f"{UNITS[name].title}, {UNITS[name].name}" for name in PRINTED]
     rows = [
         [comparison.names[index], *(_compared(comparison, index, group, name) for name in PRINTED)]
         for index in range(len(comparison.runs))
     ]
-    return table(["Run", *heads], rows, f"{group_name(group)}: scores and differences to {comparison.names[0]}")
+    return table(
+        ["Run", *map(column_head, PRINTED)],
+        rows,
+        f"{group_name(group)}: scores and differences from {comparison.names[0]}",
+    )
 
 
 def _compared(comparison: Comparison, index: int, group: str, name: str) -> Markup:
-    """A score, and below it its difference to the first run's with an arrow that says whether that is better."""
+    """A score, and below it its difference from the first run's, with an arrow that says whether that is better."""
     found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
     shown = cell(found, name)
     if more is None:
         return shown
-    if not any(digit in signed(more, name) for digit in "123456789"):
+    signed = MEASURES[name].difference(more)
+    if not any(digit in signed for digit in "123456789"):
         return Markup(shown + element("br") + element("small", "equal"))
-    better = (more > 0) == (name not in UNITS)
-    text = f"{'▲' if better else '▼'} {signed(more, name)}"
+    better = (more > 0) == (name not in ERRORS)
+    text = f"{'▲' if better else '▼'} {signed}"
     return Markup(shown + element("br") + element("span", text, class_="small up" if better else "small down"))
 
 
-def _settings_section(comparison: Comparison) -> Markup:
+def _settings_section(comparison: Comparison) -> Section:
     note = "Only the settings in which the runs are not all alike; everything else is the same."
     if not comparison.settings:
-        return section("settings", "What differs", None, element("p", "No setting differs between these runs."))
+        return section("What differs", None, element("p", "No setting differs between these runs."))
     rows = [[element("code", name), *map(_value, values)] for name, values in comparison.settings.items()]
-    return section(
-        "settings", "What differs", note, table(["Setting", *comparison.names], rows, "Settings that differ", "words")
-    )
+    return section("What differs", note, table(["Setting", *comparison.names], rows, "Settings that differ", "words"))
 
 
 def _value(value: Any) -> Any:
@@ -112,10 +115,10 @@ def _value(value: Any) -> Any:
     return element("code", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
-def _paired_section(comparison: Comparison) -> Markup:
+def _paired_section(comparison: Comparison) -> Section:
     note = (
         "McNemar’s exact test on the videos that both runs tested. Videos of one person are not independent, "
-        "so that p is rather too small; with several comparisons, expect a small one by chance."
+        "which makes p too small; with several comparisons, expect a small one by chance."
     )
     first = comparison.names[0]
     head = ["", "Videos", "Both right", f"Only {first}", "Only this run", "Both wrong", "p"]
@@ -132,7 +135,6 @@ def _paired_section(comparison: Comparison) -> Markup:
         for name, test in zip(comparison.names[1:], comparison.tests, strict=True)
     ]
     return section(
-        "paired",
         "Paired test",
         note,
         table(head, rows, f"Each run against {first}, video by video"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mol.report.style import STYLE
@@ -34,7 +35,7 @@ def _attribute(name: str, value: Any) -> str:
 
 
 def join(children: Iterable[Any]) -> Markup:
-    """Children one after another, escaped where they are no `Markup`."""
+    """Children one after another, escaped if they are not `Markup`."""
     parts: list[str] = []
     for child in children:
         if child is None:
@@ -54,12 +55,12 @@ def data_uri(content: bytes, kind: str) -> str:
 
 
 def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], caption: str, class_: str = "numbers") -> Markup:
-    """A table whose first column names its rows; it scrolls sideways in its own box where the page is narrow.
+    """A table whose first column names its rows; it scrolls sideways in its own box if the page is narrow.
 
     Args:
         head: column heads, the first for the names of the rows.
         rows: cells; the first of each row is its head.
-        caption: what the table is, for everybody.
+        caption: what the table is.
         class_: ``"numbers"`` aligns all but the first column to the right, ``"words"`` to the left.
     """
     heads = element("tr", [element("th", text, scope="col") for text in head])
@@ -72,14 +73,31 @@ def table(head: Sequence[Any], rows: Sequence[Sequence[Any]], caption: str, clas
     return element("div", content, class_="scroll", role="region", aria_label=caption, tabindex="0")
 
 
-def section(anchor: str, title: str, note: Any, *content: Any) -> Markup:
-    """A part of the page: its title and a short note at the side, its content beside them."""
-    return element(
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        anchor: for links to it.
+        title: in the contents and above it.
+        content: the whole element.
+    """
+
+    anchor: str
+    title: str
+    content: Markup
+
+
+def section(title: str, note: Any, *content: Any) -> Section:
+    """A part of a page: its title and a short note at the side, its content beside them."""
+    anchor = title.lower().replace(" ", "-")
+    markup = element(
         "section",
         element("div", element("h2", title), element("p", note) if note else None, class_="side"),
         element("div", *content, class_="main"),
         id=anchor,
     )
+    return Section(anchor, title, markup)
 
 
 def facts(pairs: Iterable[tuple[str, Any]], class_: str = "facts") -> Markup:
@@ -102,23 +120,23 @@ def banner(title: str, reasons: Sequence[str], class_: str = "warning") -> Marku
     )
 
 
-def page(title: str, header: Markup, sections: Sequence[tuple[str, str, Markup]], footer: str) -> str:
+def page(title: str, header: Markup, sections: Sequence[Section], footer: str) -> str:
     """A whole document: header, contents, sections, footer; styles inside, no scripts, nothing loaded.
 
     Args:
         title: of the browser's window.
-        header: what stands above the contents.
-        sections: (anchor, name in the contents, `section`).
+        header: what comes above the contents.
+        sections: in order.
         footer: the last line.
     """
-    links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
+    links = [element("a", section.title, href=f"#{section.anchor}") for section in sections]
     head = element(
         "head",
         element("meta", charset="utf-8"),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="color-scheme", content="light dark"),
         element("meta", name="referrer", content="no-referrer"),
-        # The page keeps its promise to load nothing even where a name in the data should break out of its place.
+        # So that the page loads nothing even if a name in the data were taken for markup.
         element(
             "meta",
             http_equiv="Content-Security-Policy",
@@ -131,7 +149,7 @@ def page(title: str, header: Markup, sections: Sequence[tuple[str, str, Markup]]
         "body",
         header,
         element("nav", links, aria_label="Contents"),
-        element("main", [content for _, _, content in sections]),
+        element("main", [section.content for section in sections]),
         element("footer", footer),
     )
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"

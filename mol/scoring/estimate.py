@@ -1,4 +1,4 @@
-"""What a network says of clips: per sub-clip, pooled per video, and why scores may not be reported."""
+"""What a network answers for clips, per sub-clip and pooled per video, and why scores may not be reported."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ from mol.scoring.metrics import (
 )
 
 FAILURE_THRESHOLD = 0.1
-
+"""NME over which the landmarks of a frame count as a failure."""
 
 _PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
-
-
 _SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
 
 
@@ -48,7 +46,7 @@ class Estimates(NamedTuple):
 
 
 class Videos(NamedTuple):
-    """One vote a video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+    """One vote per video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
 
     names: list[tuple[str, str, str]]
     labels: np.ndarray
@@ -94,11 +92,11 @@ def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilitie
     """Let the sub-clips of each video vote.
 
     Args:
-        rows: index rows, a sub-clip each.
+        rows: index rows, one per sub-clip.
         labels: (n,) class indices.
         probabilities: (n, C).
     Raises:
-        ClipError: sub-clips of one video with different labels.
+        ClipError: sub-clips of one video have different labels.
     """
     names = [(str(row["dataset"]), str(row["subject"]), str(row["clip"])) for row in rows]
     voted, videos = vote_videos(probabilities, names)
@@ -128,7 +126,7 @@ def validation_scores(
 
 
 def notes(settings: CacheSettings, selection: str) -> list[str]:
-    """Why scores are no recognition results; empty where nothing speaks against them.
+    """Why scores are not recognition results, or not reportable; empty if nothing speaks against them.
 
     Args:
         settings: of the cache.
@@ -138,13 +136,26 @@ def notes(settings: CacheSettings, selection: str) -> list[str]:
     return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
 
 
+def prediction_columns(classes: Sequence[str]) -> list[str]:
+    """Header of predictions.csv: whose video, true and predicted class, and the probabilities of the classes."""
+    return ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
+
+
+def prediction_row(
+    name: tuple[str, str, str], label: int, prediction: int, probabilities: np.ndarray, classes: Sequence[str]
+) -> list[Any]:
+    """One video's row of predictions.csv.
+
+    Args:
+        name: dataset, subject, clip.
+        label, prediction: class indices.
+        probabilities: (C,).
+        classes: C names.
+    """
+    return [*name, classes[label], classes[prediction], *(f"{value:.6f}" for value in probabilities)]
+
+
 def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of predictions.csv: whose video, true and predicted class, and the classes' probabilities."""
-    header = ["dataset", "subject", "clip", "label", "prediction", *(f"p_{name}" for name in classes)]
-    rows = [
-        [*name, classes[label], classes[prediction], *(f"{p:.6f}" for p in probabilities)]
-        for name, label, prediction, probabilities in zip(
-            videos.names, videos.labels, videos.predictions, videos.probabilities, strict=True
-        )
-    ]
-    return header, rows
+    """Header and rows of predictions.csv."""
+    votes = zip(videos.names, videos.labels.tolist(), videos.predictions.tolist(), videos.probabilities, strict=True)
+    return prediction_columns(classes), [prediction_row(*vote, classes) for vote in votes]

@@ -1,6 +1,6 @@
 """Scores: recognition per video over a fixed list of classes, flow end-point error, landmark error.
 
-Recognition scores follow scikit-learn with a fixed `labels=` list, so that a class which a fold happens not to hold
+Recognition scores follow scikit-learn with a fixed `labels=` list, so that a class which a fold happens not to contain
 still counts; flow and landmark scores are plain PyTorch on the device.
 """
 
@@ -37,13 +37,17 @@ class RecognitionScores:
     """Unweighted F1: the mean of the classes' F1."""
 
 
+TITLES = {"accuracy": "Accuracy", "war": "WAR", "uar": "UAR", "wf1": "WF1", "uf1": "UF1"}
+"""What tables call the fields of `RecognitionScores`, in their order."""
+
+
 def recognition_scores(
     labels: Sequence[int] | np.ndarray, predictions: Sequence[int] | np.ndarray, class_count: int
 ) -> RecognitionScores:
-    """Scores of predictions, one a video, pooled over folds.
+    """Scores of predictions, one per video, pooled over folds.
 
-    The mean is over the classes 0 … `class_count` − 1 that the pooled labels hold; a class that only predictions name
-    costs the others their precision and gets no term of its own.
+    Means are over the classes 0 … `class_count` − 1 that occur among the labels; a class that occurs only among the
+    predictions lowers the precision of the others but has no term of its own.
 
     Args:
         labels, predictions: class indices, equally long, at least one.
@@ -87,10 +91,10 @@ def confusion_matrix(
 
 
 def vote_videos(probabilities: np.ndarray, videos: Sequence[Video]) -> tuple[np.ndarray, list[Video]]:
-    """One vote a video: the mean probability over its sub-clips, so that long videos count no more than short ones.
+    """One vote per video: the mean probability over its sub-clips, so that long videos count no more than short ones.
 
     Args:
-        probabilities: (n, classes), a row a sub-clip.
+        probabilities: (n, classes), one row per sub-clip.
         videos: the video of each row.
     Returns:
         (videos, classes) and the videos, in order of first appearance.
@@ -117,7 +121,7 @@ def normalised_mean_error(landmarks: Tensor, target: Tensor) -> Tensor:
 
 
 def failure_rate(nme: Tensor, threshold: float = 0.1) -> float:
-    """Share of faces whose NME is over `threshold` (not a number counts as a failure)."""
+    """Share of faces whose NME is over `threshold` (NaN counts as a failure)."""
     return float((~(nme <= threshold)).double().mean())
 
 

@@ -1,1 +1,1 @@
-"""Clips of real faces under exactly known motion: a cache, or a data set's own folders and sheets."""
+"""Clips of real faces with exactly known motion: a cache, or a data set's own folders and sheets."""

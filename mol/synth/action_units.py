@@ -1,7 +1,7 @@
 """Facial action units as smooth displacement fields, and the action units of each emotion.
 
-Source of the names and of the muscles' pull: Ekman and Friesen, "Facial Action Coding System", 1978. The sets per
-emotion are those seen in the CASME II and SAMM annotations.
+The names and the directions of the muscles' pull are from Ekman and Friesen, "Facial Action Coding System", 1978. The
+sets per emotion are those found in the CASME II and SAMM annotations.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ EMOTIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "fear": ((1, 2, 4, 20), (1, 4, 5, 20)),
     "others": ((4,), (4, 7), (20,), (24,)),
 }
-"""Alternative sets of action units of each emotion; no set belongs to two emotions."""
+"""Alternative sets of action units for each emotion; no set belongs to two emotions."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class DisplacementField:
     widths: np.ndarray
 
     def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Displacement at points: (2, ...) in, (2, ...) out, pixels, the dtype of the points."""
+        """Displacement at points: (2, ...) → (2, ...), in pixels and in the dtype of the points."""
         displacement = np.zeros_like(points)
         distance, along = np.empty_like(points[0]), np.empty_like(points[0])
         bumps = zip(self.centres.tolist(), self.pulls.tolist(), self.widths.tolist(), strict=True)
@@ -135,7 +135,7 @@ def displacement_field(
         points: (68, 2) landmarks in pixels of the frame.
         intensities: action unit → (left, right) intensity; left is the picture's left.
         amplitude: length of the longest displacement vector in pixels.
-        size: side of the frame in pixels; the longest vector is looked for there.
+        size: side of the frame in pixels, in which the longest vector is searched.
     """
     bumps = [bump for unit, sides in intensities.items() for bump in _placed(ACTION_UNITS[unit], points, sides)]
     centres, pulls, widths = (np.array(column, np.float64) for column in zip(*bumps, strict=True))

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from mol.common.differences import differences
 from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
@@ -150,10 +151,10 @@ def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
     except (OSError, ValueError) as error:
         raise StorageError(f"{path} cannot be read ({error}); remove {root} and make the set again.") from error
     # Not the versions: a finished set remains valid when a package is updated.
-    names = [name for name in {**head, **there} if name != "versions" and head.get(name) != there.get(name)]
-    if names:
-        changes = "; ".join(f"{name}: {there.get(name)} there, {head.get(name)} now" for name in names)
-        raise SettingsError(f"{root} holds a set with other settings ({changes}); choose another folder, or remove it.")
+    if changes := differences({**there, "versions": None}, {**head, "versions": None}):
+        raise SettingsError(
+            f"{root} holds a set with other settings ({'; '.join(changes)}); choose another folder, or remove it."
+        )
 
 
 def _finish(root: Path, plan: LayoutPlan) -> None:

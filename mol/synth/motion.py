@@ -1,6 +1,6 @@
-"""The exact motion of a synthetic clip: where each point of the face at rest stands in each frame.
+"""The exact motion of a synthetic clip: where each point of the face at rest is in each frame.
 
-A point u of the face at rest (aligned pixels) stands in frame t at
+A point u of the face at rest (aligned pixels) is in frame t at
 
     φ_t(u) = H_t(u + a_t · D(u))
 
@@ -23,7 +23,7 @@ _ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion of one notional video of L frames.
+    """Motion of one imaginary video of L frames.
 
     Attributes:
         field: displacement in pixels at the apex.
@@ -48,7 +48,7 @@ class Motion:
         target = _apply(_inverse(self.head[time]), points).reshape(2, -1)
         intensity = target.dtype.type(self.intensity[time])
         rest = target - intensity * self.field(target)
-        # Most pixels lie outside all bumps and are done after one step; only the others go on.
+        # Most pixels are outside all bumps and finished after one step; only the others continue.
         active = _far_apart(rest, target)
         for _ in range(_ITERATIONS):
             if not active.size:
@@ -61,7 +61,7 @@ class Motion:
 
 
 def intensity_profile(length: int, onset: int, apex: int, offset: int, residue: float) -> np.ndarray:
-    """Intensity over time: 0 up to the onset, 1 at the apex, `residue` from the offset on, half cosines between.
+    """Intensity over time: 0 up to the onset, 1 at the apex, `residue` from the offset on, half cosines in between.
 
     Returns:
         (length,) float64.
@@ -73,12 +73,12 @@ def intensity_profile(length: int, onset: int, apex: int, offset: int, residue: 
 
 
 def head_motion(shift: np.ndarray, angle: np.ndarray, zoom: np.ndarray, size: int) -> np.ndarray:
-    """Similarity transforms about the middle of the frame.
+    """Similarity transforms about the centre of the frame.
 
     Args:
         shift: (L, 2) pixels.
         angle: (L,) radians.
-        zoom: (L,) relative enlargement, 0 for none.
+        zoom: (L,) relative magnification, 0 for none.
         size: side of the frame in pixels.
     Returns:
         (L, 2, 3) float64.
@@ -95,13 +95,13 @@ def _half_cosine(progress: np.ndarray) -> np.ndarray:
 
 
 def _far_apart(moved: np.ndarray, current: np.ndarray) -> np.ndarray:
-    """Columns of (2, n) points that still move by more than the tolerance."""
+    """The columns of (2, n) points that still move by more than the tolerance."""
     step = np.abs(moved - current)
     return np.flatnonzero(np.maximum(step[0], step[1]) > _TOLERANCE)
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A (2, 3) matrix on points (2, ...), element by element: the same bits whatever the number of threads."""
+    """A (2, 3) matrix times points (2, ...), element by element: the same bits for any number of threads."""
     ((a, b, c), (d, e, f)) = matrix.tolist()
     x, y = points
     return np.stack([a * x + b * y + c, d * x + e * y + f])

@@ -1,9 +1,9 @@
-"""Named ablations: what is left out of the network or of its losses, as the options that do it.
+"""Named ablations of the network or its losses, and the options that they stand for.
 
-    mol loso --ablation no-fcc …     is     mol loso --model.fcc false …
+    mol loso --ablation no-fcc …     means     mol loso --model.fcc false …
 
-Each is held against the complete network on the same folds and seeds; from one seed, all parts that remain start with
-the same values (see `mol.MOL`).
+Each is compared with the complete network on the same folds and seeds; from the same seed, all parts that remain start
+with the same values (see `mol.MOL`).
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ _Part = TypeVar("_Part", ModelConfig, LossConfig)
 
 
 def apply_ablation(model: ModelConfig, loss: LossConfig, name: str) -> tuple[ModelConfig, LossConfig]:
-    """Settings with an ablation's in their place; all others, and the arguments, stay. Twice is as once.
+    """Settings with those of an ablation in their place; the arguments stay as they are.
 
     Args:
         model: the network.
         loss: weights of its losses.
         name: one of `ABLATIONS`.
     Raises:
-        SettingsError: there is no ablation of that name, or it leaves no loss.
+        SettingsError: there is no ablation of that name, or it leaves no loss to train with.
     """
     if name not in ABLATIONS:
         close = difflib.get_close_matches(name, ABLATIONS, 1)

@@ -1,4 +1,4 @@
-"""What a run says while it goes: log.csv, TensorBoard curves, and a progress bar or plain lines."""
+"""The log of a run: log.csv, TensorBoard curves, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mol.common.errors import SettingsError, StorageError
+from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.extras import require
-from mol.common.storage import write_text
+from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
 from mol.network.losses import LossTerms
 
@@ -38,12 +38,12 @@ COLUMNS = (
 
 
 class Timing(NamedTuple):
-    """Where the time of the steps of one process went; looks at other people and checkpoints are left out.
+    """Where the time of one process's steps went; validation and checkpoints are not counted.
 
     Attributes:
         steps: optimisation steps.
         seconds: of all of them.
-        data_seconds: of those, spent on cutting batches, on the device's own clock where it is a GPU.
+        data_seconds: of those, spent on making batches, by the device's own clock if it is a GPU.
     """
 
     steps: int
@@ -52,7 +52,7 @@ class Timing(NamedTuple):
 
     @property
     def busy_share(self) -> float:
-        """Share of the time in which the network was at work; 1 where there were no steps."""
+        """Share of the time in which the network computed; 1 if there were no steps."""
         return 1 - self.data_seconds / self.seconds if self.seconds else 1.0
 
 
@@ -62,9 +62,9 @@ class RunLog:
     Args:
         run: the run folder.
         steps: of the whole run.
-        first_step: where this process starts; rows after it, left by an interrupted process, are removed.
+        first_step: where this process starts; later rows, left by an interrupted process, are removed.
         batch_size: for clips per second.
-        console: a `rich.console.Console`; a bar on a terminal, plain lines elsewhere.
+        console: a `rich.console.Console`; a progress bar on a terminal, plain lines elsewhere.
     Raises:
         StorageError: the log cannot be written.
     """
@@ -146,9 +146,9 @@ class RunLog:
 
     @contextmanager
     def preparing(self, device: torch.device) -> Iterator[None]:
-        """Count what happens inside as the preparation of a batch."""
+        """Count the time spent inside as the preparation of a batch."""
         if device.type == "cuda":
-            # Launches return at once: only the device knows how long it was kept from the network.
+            # Launches return at once: only the device knows how long it took.
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             yield
@@ -161,19 +161,19 @@ class RunLog:
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leave what happens inside out of clips per second."""
+        """Do not count the time spent inside in the clips per second."""
         before = time.monotonic()
         yield
         self._paused += time.monotonic() - before
 
     def say(self, text: str) -> None:
-        """Print one line, above the bar where there is one."""
+        """Print one line, above the progress bar if there is one."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _close_interval(self, now: float) -> None:
         self._steps_done += self._count
         self._step_seconds += now - self._interval - self._paused
-        # The losses have been read, so every one of these batches is long done.
+        # The losses have been read, so all of these batches are done.
         self._data_seconds += sum(start.elapsed_time(end) for start, end in self._batches) / 1000
         self._batches.clear()
         self._sums, self._count = None, 0
@@ -197,17 +197,38 @@ class RunLog:
 
 
 class FoldLog(RunLog):
-    """The log of one fold of many: the same files and a bar that goes away, no lines of its own."""
+    """The log of one fold among many: the same files, a bar that disappears, and no lines of its own."""
 
     title = "fold"
     transient = True
 
     def say(self, text: str) -> None:
-        """Keep quiet: the folds are summed up by who runs them."""
+        """Print nothing: whoever runs the folds sums each up in a line."""
+
+
+def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The training rows of a log.csv: for each column that has numbers (step, value), in order.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    remedy = "train again to get its curves"
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for line, row in read_csv(path, ("step", "split", "loss"), remedy):
+        if row["split"] != "train":
+            continue
+        for name, text in row.items():
+            if name in ("step", "split") or not text:
+                continue
+            try:
+                curves.setdefault(name, []).append((int(row["step"]), float(text)))
+            except ValueError as error:
+                raise DataError(f"{path}, line {line} is damaged ({error}); {remedy}") from error
+    return curves
 
 
 def _keep_rows_until(path: Path, step: int) -> None:
-    """Start log.csv with its header, or keep of an existing one the rows up to `step`."""
+    """Start log.csv with its header, or keep the rows of an existing one up to `step`."""
     rows: list[dict[str, str]] = []
     if step and path.is_file():
         with open(path, encoding="utf-8", newline="") as file:
@@ -221,7 +242,7 @@ def _keep_rows_until(path: Path, step: int) -> None:
 
 
 def _progress_bar(console: Any, transient: bool) -> Any:
-    """A rich progress bar, or None where the console is no terminal."""
+    """A rich progress bar, or None if the console is not a terminal."""
     if not console.is_terminal:
         return None
     progress = require("rich.progress", "train")
@@ -245,7 +266,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"could not write {path}: {error.strerror or error}; the last checkpoint is untouched. "
-            "Free some space, then go on from it with --resume."
+            "Free some space, then resume from it with --resume."
         ) from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
-from mol.common.errors import SettingsError
+from mol.common.errors import DataError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.data.clips import Augmentation
@@ -21,10 +21,10 @@ class ModelConfig:
     """The network.
 
     Attributes:
-        k: neighbours of a channel (or position) in the graph of CCC, itself among them.
+        k: neighbours of a channel (or position) in the graph of CCC, including itself.
         variant: "paper", or "released" for the function that the published code computes.
         batch_stats: BatchNorm statistics per "frame" or per "clip"; the variant's own when empty.
-        dropout: of the emotion head.
+        dropout: probability, in the emotion head.
         backend: kernels to run: "auto" or one of `molkernels.available_backends`.
         fcc: the fully-connected convolution in the F5C blocks; false leaves it out.
         ccc: the channel correspondence convolution in the F5C blocks; false leaves it out.
@@ -47,7 +47,7 @@ class ModelConfig:
 class LossConfig:
     """Weights of the three losses; the defaults are the published code's in the terms of `mol.network.losses`.
 
-    A loss with weight 0 is only watched: no gradient comes from it, and its head stays as it began.
+    A loss with weight 0 is only logged: it has no gradient, and its head keeps its initial weights.
 
     Attributes:
         w_me: weight of the cross entropy of the emotion.
@@ -70,7 +70,7 @@ class RateConfig:
     """Learning rates of two parts of the network, relative to that of the rest.
 
     Attributes:
-        flow: of the flow network; its predictors add up thousands of inputs, so small motion wants small steps.
+        flow: of the flow network; its predictors add up thousands of inputs, so small motion needs small steps.
         emotion: of the emotion head.
     """
 
@@ -83,20 +83,20 @@ class TrainingSettings:
     """How a network is trained, whatever it is trained on.
 
     Attributes:
-        counts: of the videos and people of a protocol: "require" stops where the caches hold others than the protocol
-            asks for, "warn" goes on and says so (a partial set; its scores are not reportable).
-        inner_validation: share of the people trained on that is set aside to watch (and, with selection "inner-val",
-            to choose by); 0 trains on all of them and watches the held-out people, which then choose nothing.
+        counts: what to do if the caches do not hold the numbers of videos and people that the protocol asserts:
+            "require" stops, "warn" goes on and says so (a partial set; its scores are not reportable).
+        inner_validation: share of the training people set aside for validation (and, with selection "inner-val", for
+            the choice of the checkpoint); 0 trains on all of them and validates on the held-out people.
         selection: "last" keeps the last step; "inner-val" also keeps the step with the lowest loss on the people of
             inner_validation, in checkpoints/best; "test-peek" keeps the step with the highest accuracy on the held-out
-            people, as the published code does, and nothing that it gives is reportable.
+            people, as the published code does; its scores are never reportable.
         normalisation: "clip", or "released-subject" for the published one (mean and maximum of each person's clips).
         steps: optimisation steps.
         batch_size: clips in a step.
         balanced: draw every class equally often.
         learning_rate: of AdamW, at its highest.
         weight_decay: of AdamW, on every parameter.
-        clip_norm: largest norm of the gradient; 0 does not clip.
+        clip_norm: largest norm of the gradient; 0 for no clipping.
         schedule: "constant" (the published one) or "cosine" to zero at the last step.
         warmup_steps: steps over which the learning rate rises from zero.
         model: the network.
@@ -108,10 +108,10 @@ class TrainingSettings:
         compile: run the network through torch.compile.
         channels_last: keep convolution weights and maps in channels-last order.
         log_every: steps between two lines of log.csv.
-        validate_every: steps between two looks at people not trained on; 0 never looks.
-        validation_clips: clips of such a look, at most ("test-peek" looks at all).
+        validate_every: steps between two validations, on people not trained on; 0 for none.
+        validation_clips: clips per validation, at most ("test-peek" takes all).
         checkpoint_every: steps between two checkpoints; the last step is always saved.
-        resume: go on from what the run folder holds (or start, where there is nothing).
+        resume: resume the run in the run folder, or start it if there is none.
     """
 
     counts: Literal["require", "warn"] = "require"
@@ -160,14 +160,14 @@ class TrainingSettings:
 
 @dataclass
 class TrainConfig(TrainingSettings):
-    """One training run on one split of the people of a cache; how it trains is in `TrainingSettings`.
+    """One training run on one split of the people of a cache; how it trains is set by `TrainingSettings`.
 
     Attributes:
         cache: folder made by `mol synth` or `mol extract`; with a protocol, one or several.
         run: folder to write; it holds this configuration, versions, curves and checkpoints.
-        protocol: gives the clips their classes, such as "megc2019"; the cache's own classes when empty.
+        protocol: names the classes of the clips, such as "megc2019"; the cache's own classes when empty.
         held_out: share of the people never trained on, or their names (subject or dataset/subject).
-        seed: of the split, the first weights, the order of the clips, crops and dropout.
+        seed: of the split, the initial weights, the order of the clips, crops and dropout.
     """
 
     cache: str | list[str] = field(kw_only=True)
@@ -191,6 +191,25 @@ def save_config(config: Any, path: Path) -> None:
     write_text(path, yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True))
 
 
+def read_saved_config(path: Path) -> dict[str, Any]:
+    """The settings that `save_config` wrote, by name.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    yaml = require("yaml", "train")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; copy the whole run folder again, or start a new run") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is damaged ({reason}); copy it again, or start a new run") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} is damaged (it holds no settings); copy it again, or start a new run")
+    return content
+
+
 def resume_command(run: Path) -> str:
-    """The command that goes on with an interrupted run, to be typed in the same folder."""
+    """The command that resumes an interrupted run, to be typed in the same folder."""
     return f"mol train --config {shlex.quote(str(run / 'config.yaml'))} --resume"

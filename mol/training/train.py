@@ -1,17 +1,13 @@
-"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and goes on bit for bit."""
+"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and resumed bit for bit."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import signal
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -20,7 +16,7 @@ from torch import nn
 
 from mol.common.devices import start_fabric
 from mol.common.environment import describe_environment, versions
-from mol.common.errors import CheckpointError, SettingsError
+from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_json
 from mol.common.terminal import say
@@ -28,19 +24,17 @@ from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
-from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from mol.network.losses import MOLLoss
 from mol.network.model import MOL
 from mol.scoring.estimate import validation_scores
+from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
-from mol.training.settings import TrainConfig, resume_command, save_config
+from mol.training.settings import TrainConfig, save_config
 
-# Settings that may differ between the parts of a resumed run: they do not touch the weights.
-_FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
-_WATCHING = ("validate_every", "validation_clips")
-# Which score of the watched people chooses the checkpoint in checkpoints/best, and whether less of it is better.
+# Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
-# Streams of random numbers that must not follow each other's draws.
+# Streams of random numbers that must be independent of each other.
 _INITIAL, _STEP = 11, 12
 
 
@@ -68,18 +62,10 @@ class TakeRows(Protocol):
     def __call__(self, rows: np.ndarray, *, augmentation: Any = None, balanced: bool = False) -> ResidentClips: ...
 
 
-class TrainingInterrupted(SystemExit):
-    """SIGINT or SIGTERM arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
-
-    Attributes:
-        run: the run folder.
-        step: steps done.
-        command: what to type to go on.
-    """
-
-    def __init__(self, run: Path, step: int) -> None:
-        super().__init__(130)
-        self.run, self.step, self.command = run, step, resume_command(run)
+def run_train(config: TrainConfig) -> None:
+    """Train the network."""
+    result = train(config)
+    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")
 
 
 def train(config: TrainConfig) -> TrainResult:
@@ -97,7 +83,7 @@ def train(config: TrainConfig) -> TrainResult:
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
-    _checkpoint_to_resume(config)  # before the data is read, which takes longer
+    checkpoint_to_resume(config)  # before the data is read, which takes longer
     cache = open_clips(config.cache, config.protocol, config.counts)
     take = partial(ResidentClips, cache, device=fabric.device, normalisation=config.normalisation)
     return train_on(config, fabric, cache, take)
@@ -110,7 +96,7 @@ def train_on(
     take: TakeRows,
     open_log: Callable[..., RunLog] = RunLog,
 ) -> TrainResult:
-    """`train` on data that is open already, so that many runs can share it.
+    """`train` on data that is already open, so that several runs can share it.
 
     Args:
         config: as for `train`.
@@ -122,10 +108,10 @@ def train_on(
         MOLError, TrainingInterrupted: as `train`.
     """
     run = Path(config.run)
-    resumed = _checkpoint_to_resume(config)
+    resumed = checkpoint_to_resume(config)
     data = _load_data(config, cache, take)
     console = require("rich.console", "train").Console()
-    # The caller's random numbers go on as if nothing had happened.
+    # The caller's random numbers are not affected.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         network, optimizer = _build(config, cache, data, fabric.device)
         state = {**_facts(config, cache, data), "step": 0, "best": None}
@@ -154,7 +140,7 @@ def _fit(
     loss = MOLLoss(**dataclasses.asdict(config.loss))
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
-        # At every step, because a look at other people leaves the network in evaluation mode.
+        # At every step, because validation leaves the network in evaluation mode.
         model.train()
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
         rate = _set_learning_rate(optimizer, config, step)
@@ -168,7 +154,7 @@ def _fit(
         log.add(terms, norm)
 
         done = state["step"] = step + 1
-        # Asked once a step: a signal that comes after this is for the next step, which then saves.
+        # Read once per step: a signal that arrives later is for the next step, which then saves.
         stopped = stop.requested
         saving = done % config.checkpoint_every == 0 or done == config.steps or stopped is not None
         if done % config.log_every == 0 or saving:
@@ -191,12 +177,12 @@ def _fit(
 
 def _interrupted(config: TrainConfig, log: RunLog, name: str, step: int) -> TrainingInterrupted:
     interrupted = TrainingInterrupted(Path(config.run), step)
-    log.say(f"{name}: stopped after step {step}, all is saved. Go on with:\n  {interrupted.command}")
+    log.say(f"{name}: stopped after step {step}, all is saved. Resume with:\n  {interrupted.command}")
     return interrupted
 
 
 def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, float] | None) -> bool:
-    """Whether the selection wants the network of now rather than the best before; of equal ones it keeps the first."""
+    """Whether the selection prefers the current network to the best so far; of equal ones the first is kept."""
     if selection not in _CHOOSES:
         return False
     score, less = _CHOOSES[selection]
@@ -205,34 +191,8 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
     return scores[score] < best[score] if less else scores[score] > best[score]
 
 
-class StopSignal:
-    """While open, the first SIGINT or SIGTERM only sets `requested` to its name; a second one acts as usual."""
-
-    def __init__(self) -> None:
-        self.requested: str | None = None
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        # Python delivers signals to the main thread alone and lets no other set handlers.
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._restore()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
 class _Data(NamedTuple):
-    """What a run trains on and watches."""
+    """What a run trains and validates on."""
 
     split: Split
     training: ResidentClips
@@ -257,7 +217,7 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
     training = take(training_rows, augmentation=config.augment, balanced=config.balanced)
     watched = None
     if config.validate_every:
-        # Votes of whole videos are what test-peek chooses by.
+        # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
         watched = take(_evenly(watched_rows, most))
     return _Data(split, training, watched, name, inner, training.mean_shape())
@@ -279,7 +239,7 @@ def _build(config: TrainConfig, cache: ClipSet, data: _Data, device: torch.devic
 
 
 def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters by the part that they belong to, each group with its learning rate relative to the rest's."""
+    """Parameters grouped by part of the network, each group with its relative learning rate."""
     rates = {"flow": config.rates.flow, "emotion": config.rates.emotion}
     groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
     for name, parameter in network.named_parameters():
@@ -289,7 +249,7 @@ def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]
 
 
 def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
-    """What every checkpoint of the run says besides its step; enough to evaluate and predict without the cache."""
+    """What every checkpoint of the run holds besides its step; enough to evaluate and predict without the cache."""
     videos = {(person(row), row["clip"]): row["label"] for row in data.training.rows}
     counts = Counter(videos.values())
     inner = set(data.inner_people)
@@ -306,60 +266,6 @@ def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
         "config": dataclasses.asdict(config),
         "versions": versions(),
     }
-
-
-def _checkpoint_to_resume(config: TrainConfig) -> Path | None:
-    """The last checkpoint of the run folder, checked against the settings; None where there is none.
-
-    Raises:
-        SettingsError: the folder holds a run that is not to be resumed, or one with other settings.
-    """
-    run = Path(config.run)
-    try:
-        last = find_checkpoint(run / "checkpoints" / "last")
-    except CheckpointError:
-        return None
-    state = read_state(last)
-    if not config.resume:
-        raise SettingsError(
-            f"{run} already holds a run, at step {state['step']}; go on with it (--resume), or choose another --run"
-        )
-    free = {
-        *_FREE,
-        *(("steps",) if config.schedule == "constant" else ()),
-        *(_WATCHING if config.selection not in _CHOOSES else ()),
-    }
-    if changed := changed_settings(state.get("config", {}), config, free):
-        raise SettingsError(f"{run} was trained with other settings ({'; '.join(changed)}); choose another --run")
-    return last
-
-
-def changed_settings(then: Mapping[str, Any], now: Any, free: set[str]) -> list[str]:
-    """Sentences ``name: then, now`` for every setting in which a saved configuration and one of today differ.
-
-    Args:
-        then: as JSON or YAML gave it; a setting that an older version did not know had today's default.
-        now: the configuration.
-        free: dotted names of settings that may differ.
-    """
-    new = dict(_flat(json.loads(json.dumps(dataclasses.asdict(now)))))
-    old = dict(_flat(_defaults(type(now)))) | dict(_flat(then))
-    return [
-        f"{name}: {old.get(name)!r} then, {new.get(name)!r} now"
-        for name in sorted(old.keys() | new.keys())
-        if name not in free and old.get(name) != new.get(name)
-    ]
-
-
-def _defaults(config_class: type) -> dict[str, Any]:
-    """Every setting of a configuration that has a default, with it."""
-    needed = {
-        item.name: ""
-        for item in dataclasses.fields(config_class)
-        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-    }
-    values = dataclasses.asdict(config_class(**needed))
-    return {name: value for name, value in values.items() if name not in needed}
 
 
 def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:
@@ -399,17 +305,3 @@ def _random_seed(seed: int, stream: int, step: int) -> int:
 
 def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
     return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def run_train(config: TrainConfig) -> None:
-    """Train the network."""
-    result = train(config)
-    say(f"checkpoint: {result.checkpoint}\nnext: mol evaluate --weights {result.run}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from mol.common.errors import FaceError, MediaError, MissingExtraError, NoFaceError, SeveralFacesError
+from mol.common.errors import FaceError, MissingExtraError, NoFaceError, SeveralFacesError
 from mol.common.extras import install_command, require
 from mol.vision.points import POINTS
 
@@ -174,66 +173,6 @@ def only_face(faces: Sequence[Face], name: str, several: Literal["raise", "large
             'crop the video to one person, or take the largest face (several="largest").'
         )
     return max(faces, key=lambda face: face.area)
-
-
-LandmarkTable = dict[tuple[str, str], dict[int, np.ndarray]]
-"""(subject, clip) → frame number → (68, 2) float32, pixels of the picture; NaN where a frame has none."""
-
-
-def read_landmark_table(path: Path) -> LandmarkTable:
-    """Read landmarks that somebody else found for the clips of a data set.
-
-    CSV: one row a frame, columns ``subject, clip, frame, x_0, y_0, …, x_67, y_67``; empty or NaN where there are none.
-    NPZ: for each clip an array ``subject/clip`` (n, 68, 2) and its frame numbers ``subject/clip/frames`` (n,).
-    Subjects, clips and frame numbers are spelled as in the manifest.
-
-    Raises:
-        MediaError: the file is missing, unreadable or of another layout, or has a frame twice.
-    """
-    readers = {".csv": _read_csv_table, ".npz": _read_npz_table}
-    if path.suffix.lower() not in readers:
-        raise MediaError(f"{path}: landmarks are read from .csv and .npz files.")
-    try:
-        return readers[path.suffix.lower()](path)
-    except FileNotFoundError as error:
-        raise MediaError(f"the landmarks file {path} does not exist.") from error
-    except (OSError, ValueError, KeyError, EOFError, csv.Error) as error:
-        raise MediaError(f"the landmarks file {path} cannot be read: {error}.") from error
-
-
-def _read_csv_table(path: Path) -> LandmarkTable:
-    table: LandmarkTable = {}
-    columns = [f"{axis}_{point}" for point in range(POINTS) for axis in "xy"]
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if lacking := [
-            name for name in ("subject", "clip", "frame", *columns) if name not in (reader.fieldnames or ())
-        ]:
-            raise ValueError(f"it lacks the column {lacking[0]} (needed: subject, clip, frame, x_0, y_0 … x_67, y_67)")
-        for row in reader:
-            frames = table.setdefault((row["subject"], row["clip"]), {})
-            number = int(row["frame"])
-            if number in frames:
-                raise ValueError(f"line {reader.line_num} gives frame {number} of {row['subject']}/{row['clip']} again")
-            values = [float((row[name] or "").strip() or "nan") for name in columns]
-            frames[number] = np.array(values, np.float32).reshape(POINTS, 2)
-    return table
-
-
-def _read_npz_table(path: Path) -> LandmarkTable:
-    table: LandmarkTable = {}
-    with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            subject, _, clip = name.partition("/")
-            if name.endswith("/frames") and clip != "frames":
-                continue
-            if f"{name}/frames" not in arrays.files:
-                raise ValueError(f'it lacks the array "{name}/frames" with the frame numbers of "{name}"')
-            points, numbers = arrays[name].astype(np.float32), arrays[f"{name}/frames"].tolist()
-            if points.shape != (len(numbers), POINTS, 2) or len(set(numbers)) < len(numbers):
-                raise ValueError(f'"{name}" is {points.shape}; needed: ({len(numbers)}, 68, 2), each frame once')
-            table[subject, clip] = dict(zip(numbers, points, strict=True))
-    return table
 
 
 def fill_gaps(points: np.ndarray) -> np.ndarray:

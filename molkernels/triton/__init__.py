@@ -1,14 +1,14 @@
 """The operators as Triton kernels, for every GPU that Triton supports: no compiler is needed to install them.
 
-One file an operator, with the functions of `molkernels.reference` by the same names, and one kernel a function:
+One file per operator, with functions named as in `molkernels.reference`, and one kernel per function:
 
     fcc.py  knn.py  edge_max.py  f5c.py  cost_volume.py
     launch.py   starts a kernel with its tile sizes
-    tuning.py   the tile sizes, per architecture; measures others on request
+    tuning.py   the tile sizes per architecture; measures others on request
     report.py   registers, shared memory and tensor-core use of every kernel, from the compiled code
 
-Importing this package does not import triton; asking for a kernel does. With TRITON_INTERPRET=1 in the environment
-the same kernels run on CPU tensors, slowly, in Triton's interpreter.
+Importing this package does not import triton; requesting a kernel does. With TRITON_INTERPRET=1 in the environment the
+same kernels run on CPU tensors, slowly, in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FILES = {
 
 
 def interpreted() -> bool:
-    """Whether Triton's interpreter was asked for (TRITON_INTERPRET)."""
+    """Whether Triton's interpreter was requested (TRITON_INTERPRET)."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "yes")
 
 
@@ -51,7 +51,7 @@ def missing(device_type: str, dtype: torch.dtype | None) -> str | None:
         return f"it has no kernels for {dtype}"
     if interpreted():
         if device_type == "cpu" and dtype == torch.bfloat16:
-            return "Triton's interpreter computes bfloat16 wrongly"
+            return "Triton's interpreter gives wrong results for bfloat16"
         return None if device_type == "cpu" else "TRITON_INTERPRET is set: it runs on cpu tensors only"
     if device_type != "cuda":
         return "it runs on cuda tensors only (on cpu tensors with TRITON_INTERPRET=1)"
@@ -67,7 +67,7 @@ def installed() -> bool:
 
 
 def info() -> dict[str, Any] | str:
-    """For `molkernels.build_info`: the version of triton and whether its kernels can run here, or why there is none."""
+    """For `molkernels.build_info`: triton's version and whether its kernels can run here, or why it is missing."""
     if not installed():
         return f"not installed: {missing('cuda', None)}"
     device_type = "cpu" if interpreted() else "cuda"

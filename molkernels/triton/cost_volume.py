@@ -1,11 +1,12 @@
 """Correlation of two maps over a square of displacements, with LeakyReLU and gradients.
 
-Beside `reference.cost_volume` and `reference.cost_volume_backward`. Both are matrix products over pairs of pixels,
-summed in float32. N maps, C channels, H × W pixels, radii Ry and Rx, stride s, D = (2Ry + 1)(2Rx + 1) displacements.
+The counterpart of `reference.cost_volume` and `reference.cost_volume_backward`. Both are matrix products over pairs of
+pixels, summed in float32. N maps, C channels, H × W pixels, radii Ry and Rx, stride s, D = (2Ry + 1)(2Rx + 1)
+displacements.
 
-Rows that lie s apart meet the same rows of the other map, so a tile takes rows of one phase: rows i = i0, i0 + 1 … of
-phase f lie at y = f + s·i, and a displacement by dy leads from row i to row i + dy of the same phase. Nothing is added
-atomically, so the same arguments give the same bits.
+Rows that are s apart pair with the same rows of the other map, so a tile has rows of one phase: rows i = i0, i0 + 1 …
+of phase f are at y = f + s·i, and a displacement by dy leads from row i to row i + dy of the same phase. There are no
+atomic additions, so the same arguments give the same bits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from molkernels.triton.launch import ceil_div, launch, power_of_two, precision
 
-PIXELS = 64  # that a program writes, at most
+PIXELS = 64  # per program, at most
 # A program of the forward pass gathers ROWS_B·DX·PIXELS outputs, and ROWS_B ≤ PIXELS_B / LEAST_TILE: 16384 at most.
 PIXELS_B = 128
 MOST_DISPLACEMENTS = 32
@@ -90,13 +91,13 @@ def cost_volume_backward(
 
 
 def tile_of(height: int, width: int, stride: int, pixels: int) -> tuple[int, int]:
-    """Rows (of one phase) and columns of a tile of so many pixels, both powers of two."""
+    """Rows (of one phase) and columns of a tile with so many pixels, both powers of two."""
     columns = min(power_of_two(width), pixels)
     return min(pixels // columns, int(triton.next_power_of_2(max(1, ceil_div(height, stride))))), columns
 
 
 def blocks_of(height: int, width: int, stride: int, rows: int, columns: int) -> int:
-    """How many tiles cover the map, each within a phase."""
+    """The number of tiles that cover the map, each within a phase."""
     return min(height, stride) * ceil_div(ceil_div(height, stride), rows) * ceil_div(width, columns)
 
 
@@ -113,9 +114,9 @@ def cost_volume_fwd_kernel(
     """out[(dy + Ry)(2Rx + 1) + dx + Rx, pa] = LeakyReLU(1/C · Σ_c a[c, pa] b[c, pb]),  pb = pa + s·(dy, dx)
 
     A program holds the products of (ROWS_B, WIDTH) pixels of b with (ROWS, WIDTH) pixels of a, all of one phase of the
-    rows. A gather along the columns of b turns them into (ROWS_B, DX, ROWS·WIDTH) outputs, whose columns of a lie
-    side by side in memory. Displacements that leave the map are written too; a program without a row of b in the map
-    writes zeros and multiplies nothing.
+    rows. A gather along the columns of b turns them into (ROWS_B, DX, ROWS·WIDTH) outputs, whose columns of a are
+    contiguous in memory. Displacements that leave the map are written too; a program without a row of b in the map
+    writes zeros and computes no products.
     Traffic: a and b about ⌈(2Ry + ROWS) / ROWS_B⌉ times (once from memory, the rest from L2), out written once.
     """
     n = tl.program_id(0).to(tl.int64) // BLOCKS
@@ -148,7 +149,7 @@ def cost_volume_fwd_kernel(
     for d in range(0, 2 * RX + 1, DX):
         ex = d + tl.arange(0, DX)[None, :, None]  # dx + Rx
         xb = xa + STRIDE * (ex - RX)
-        # A column outside the map belongs to the tile of b at the edge of what is within reach.
+        # A column outside the map belongs to the outermost tile of b within reach.
         own = tl.minimum(tl.maximum(xb, begin), end - 1) - xb0
         column = tl.minimum(tl.maximum(own, 0), WIDTH - 1)
         outputs = tl.gather(products, tl.broadcast_to(column, (ROWS_B, DX, ROWS * WIDTH)), 1)
@@ -160,7 +161,7 @@ def cost_volume_fwd_kernel(
 
 @triton.jit
 def tile_at(block, H, W, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
-    """Where a tile lies: its phase, the number of rows of that phase, its first row within it, and its first column."""
+    """The place of a tile: its phase, the number of rows of that phase, its first row within it, its first column."""
     blocks_x = tl.cdiv(W, WIDTH)
     phases = tl.minimum(H, STRIDE)
     phase = block // blocks_x % phases
@@ -177,7 +178,7 @@ def rows_and_columns(row, column, ROWS: tl.constexpr, WIDTH: tl.constexpr):
 
 @triton.jit
 def reach(column, W, DISTANCE, WIDTH: tl.constexpr):
-    """The columns [begin, end) of the map that lie within DISTANCE of a tile; begin is a multiple of WIDTH."""
+    """The columns [begin, end) of the map within DISTANCE of a tile; begin is a multiple of WIDTH."""
     return tl.maximum(column - DISTANCE, 0) // WIDTH * WIDTH, tl.minimum(column + WIDTH + DISTANCE, W)
 
 
@@ -193,7 +194,7 @@ def cost_volume_bwd_kernel_da(
 ):  # fmt: skip
     """grad_a[c, pa] = 1/C · Σ_pb b[c, pb] G[pb, pa],  G[pb, pa] = grad_out[d, pa] · (out[d, pa] > 0 ? 1 : slope)
 
-    where d leads from pa to pb, and G is 0 where none does. See `sum_pairs`.
+    where d leads from pa to pb, and G is 0 if no d does. See `sum_pairs`.
     """
     sum_pairs(
         grad_out_ptr, out_ptr, b_ptr, grad_a_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
@@ -222,8 +223,8 @@ def sum_pairs(
 ):  # fmt: skip
     """grad[c, p] = 1/C · Σ_q other[c, q] G of the pair of p and q: p of a and q of b (OF_A), or the other way round.
 
-    A program holds BLOCK_C channels of (ROWS, WIDTH) pixels p of one phase, and adds up what the pixels q of that
-    phase within reach bring, (ROWS_Q, WIDTH_Q) at a time.
+    A program holds BLOCK_C channels of (ROWS, WIDTH) pixels p of one phase, and sums over the pixels q of that phase
+    within reach, (ROWS_Q, WIDTH_Q) at a time.
     Traffic: grad_out and out ⌈C / BLOCK_C⌉ times, other about (2Ry + ROWS) / ROWS times, each once from memory and
     from L2 after that; grad written once.
     """

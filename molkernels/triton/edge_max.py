@@ -1,11 +1,12 @@
 """Edge convolution with the maximum over the neighbours, on either graph, with gradients.
 
-Beside `reference.edge_max_channel`, `reference.edge_max_position` and their backward functions, in the same order and
-with the same names. N maps, C channels, P positions, k neighbours; every product is a `tl.dot`, summed in float32.
+The counterpart of `reference.edge_max_channel`, `reference.edge_max_position` and their backward functions, in the same
+order and with the same names. N maps, C channels, P positions, k neighbours; every product is a `tl.dot`, summed in
+float32.
 
-A gradient is taken from the nodes' side: the graph is turned round (`reverse_graph_kernel`), each node adds up what its
-incoming edges bring, in the order of the edges, and sums over samples are done in two passes. Nothing is added
-atomically, so the same arguments give the same bits.
+Gradients are gathered by the nodes: the graph is reversed (`reverse_graph_kernel`), each node sums over its incoming
+edges in order, and sums over samples take two passes. There are no atomic additions, so the same arguments give the
+same bits.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from molkernels import reference
 from molkernels.triton.launch import ceil_div, launch, power_of_two, precision, resident_programs
 
 MOST_CHANNELS_ON_CHIP = 256
-# The messages' gradients of the position graph are made for as many samples at a time as fit here (a share of the L2).
+# On the position graph the messages' gradients are computed for as many samples at a time as fit in this (part of L2).
 WORKSPACE_BYTES = 32 << 20
 
 
@@ -52,7 +53,7 @@ def edge_max_channel(
     n, c, p = x.shape
     k = idx.shape[2]
     y, winner = torch.empty_like(x), torch.empty_like(x, dtype=torch.uint8)
-    if c > MOST_CHANNELS_ON_CHIP:  # a map's messages do not fit one program: they go through memory
+    if c > MOST_CHANNELS_ON_CHIP:  # a map's messages do not fit in one program: they go through memory
         own, messages = x @ (weight1 - weight2).mT, x @ weight2.mT
         arguments = (own, messages, idx, bias1, bias2, y, winner, p, c, k)
         launch(edge_max_gather_kernel, lambda t: (n * c, ceil_div(p, t["BLOCK_P"])), *arguments, tiles={"BLOCK_P": p})
@@ -78,7 +79,7 @@ def edge_max_channel_fwd_kernel(
 
     A program holds all C channels of one map for BLOCK_P outputs: their messages never leave the chip, so the maximum
     over the neighbours is a gather of rows of its own tile.
-    Traffic a map: x read ⌈P / BLOCK_P⌉ times (once from memory), y and winner written; both weights from L2.
+    Traffic per map: x read ⌈P / BLOCK_P⌉ times (once from memory), y and winner written; both weights from L2.
     """
     n = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, CHANNELS)
@@ -246,7 +247,7 @@ def edge_max_channel_bwd_kernel_dw(
     grad_y_ptr, y_ptr, grad_messages_ptr, x_ptr, sums_ptr, bias_sums_ptr, ROWS, PER_SPLIT, P,
     BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_R: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The share of rows [s·PER_SPLIT, (s + 1)·PER_SPLIT) of
+    """The partial sums over rows [s·PER_SPLIT, (s + 1)·PER_SPLIT) of
 
         grad_W1[p, q] = Σ_r grad[r, p] x[r, q]        grad_W2[p, q] = Σ_r (grad_messages − grad)[r, p] x[r, q]
 
@@ -300,9 +301,9 @@ def edge_max_position_fwd_kernel(
 ):  # fmt: skip
     """y[c, p] = ReLU(Σ_q (W1 − 2 W2)[p, q] x[c, q] + b1[p] + b2[p] + max_j Σ_q W2[p, q] x[c, idx[q, j]])
 
-    A program holds a tile (BLOCK_C, BLOCK_P) of one map. For each neighbour j it sums a product of the gathered map and
-    keeps the better: maximum and winner stay in registers.
-    Traffic a map: x read (k + 1)·⌈P / BLOCK_P⌉ times (once from memory), y and winner written; weights from L2.
+    A program holds a tile (BLOCK_C, BLOCK_P) of one map. For each neighbour j it computes a product of the gathered map
+    and keeps the better one: maximum and winner stay in registers.
+    Traffic per map: x read (k + 1)·⌈P / BLOCK_P⌉ times (once from memory), y and winner written; weights from L2.
     """
     n = tl.program_id(0).to(tl.int64)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -335,7 +336,7 @@ def edge_max_position_fwd_kernel(
 
 @triton.jit
 def own_weight(weight1, weight2):
-    """W1 − 2 W2 in the dtype of the weights: what the position graph's node itself is multiplied by."""
+    """W1 − 2 W2 in the dtype of the weights: the factor of the node itself on the position graph."""
     return (weight1.to(tl.float32) - 2 * weight2.to(tl.float32)).to(weight1.dtype)
 
 
@@ -437,8 +438,8 @@ def edge_max_position_bwd_kernel_dx(
 ):
     """grad_x[c, q] = grad_edges[k, q, c] + Σ grad_edges[j, q', c] over the edges (q', j) with idx[q', j] = q.
 
-    A program holds a tile (BLOCK_P, BLOCK_C) of one map, node after node, so that its rows are written in pieces of
-    BLOCK_P. Traffic: grad_edges read once, grad_x written.
+    A program holds a tile (BLOCK_P, BLOCK_C) of one map, one node after another, so that its rows are written in pieces
+    of BLOCK_P. Traffic: grad_edges read once, grad_x written.
     """
     blocks = tl.cdiv(P, BLOCK_P)
     n = (tl.program_id(0) // blocks).to(tl.int64)
@@ -464,7 +465,7 @@ def edge_max_position_bwd_kernel_dw(
     grad_y_ptr, y_ptr, winner_ptr, x_ptr, idx_ptr, sums_ptr, bias_sums_ptr, N, PER_SPLIT, C, P, K,
     BLOCK_P: tl.constexpr, BLOCK_Q: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The share of maps [s·PER_SPLIT, (s + 1)·PER_SPLIT) of
+    """The partial sums over maps [s·PER_SPLIT, (s + 1)·PER_SPLIT) of
 
         grad_W1[p, q] = Σ_nc grad[c, p] x[c, q]
         grad_W2[p, q] = Σ_ncj grad[c, p] (winner[c, p] = j) x[c, idx[q, j]] − 2 grad_W1[p, q]
@@ -499,7 +500,7 @@ def edge_max_position_bwd_kernel_dw(
 
 
 # --------------------------------------------------------------------------------------------------------------
-# What both graphs need
+# Shared by both graphs
 
 
 @triton.jit
@@ -522,14 +523,14 @@ def store_sums(sums_ptr, bias_sums_ptr, split, p, q, grad_weight1, grad_weight2,
 
 
 def split_sum(length: int, p: int, x: Tensor) -> tuple[int, int]:
-    """Into how many parts a sum over `length` rows or maps is split for a (P, P) result, and the length of a part."""
+    """The number of parts of a sum over `length` rows or maps with a (P, P) result, and the length of a part."""
     tiles = ceil_div(p, 64) ** 2
     per_split = max(1, ceil_div(length, max(1, resident_programs(x) // tiles)))
     return ceil_div(length, per_split), per_split
 
 
 def partial_sums(splits: int, p: int, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Room for the partial sums of the two weights (splits, 2, P, P) and of the bias (splits, P)."""
+    """Buffers for the partial sums of the two weights (splits, 2, P, P) and of the bias (splits, P)."""
     wide = reference.statistics_dtype(x.dtype)
     return x.new_empty(splits, 2, p, p, dtype=wide), x.new_empty(splits, p, dtype=wide)
 
@@ -541,7 +542,7 @@ def finish_sums(sums: Tensor, bias_sums: Tensor, dtype: torch.dtype) -> tuple[Te
 
 
 def reverse_graph(idx: Tensor) -> tuple[Tensor, Tensor]:
-    """The edges by the node that they point to.
+    """The edges, sorted by the node that they point to.
 
     Args:
         idx: (N, M, k) int32, the neighbours of M nodes; edge e = m·k + j points from node m to idx[m, j].
@@ -564,8 +565,8 @@ def reverse_graph(idx: Tensor) -> tuple[Tensor, Tensor]:
 def reverse_graph_kernel(idx_ptr, edges_ptr, first_ptr, M, EDGES, BLOCK_E: tl.constexpr, BLOCK_F: tl.constexpr):
     """A counting sort by comparison: rank[e] = #{f : target_f < target_e, or equal and f < e};  edges[rank[e]] = e.
 
-    A program holds BLOCK_E edges (and as many entries of `first`) and passes over all of the map, BLOCK_F at a time.
-    EDGES² comparisons a map: 10⁶ at 256 nodes with 4 neighbours. Traffic: idx from L1.
+    A program holds BLOCK_E edges (and as many entries of `first`) and loops over all edges of the map, BLOCK_F at a
+    time. EDGES² comparisons per map: 10⁶ at 256 nodes with 4 neighbours. Traffic: idx from L1.
     """
     n = tl.program_id(0).to(tl.int64)
     e = tl.program_id(1) * BLOCK_E + tl.arange(0, BLOCK_E)

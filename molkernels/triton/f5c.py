@@ -1,6 +1,6 @@
 """The F5C block in evaluation: the operators one after the other, and the mixing convolutions with their residuals.
 
-Beside `reference.f5c` and `reference.mix`.
+The counterpart of `reference.f5c` and `reference.mix`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def f5c(
     graph: str,
     eps: float,
 ) -> Tensor:
-    """z = x + mix1(FCC(x));  y = z + mix2(CCC(z)), a mix left out where it has no weight.  (N, C, H, W) → the same."""
+    """z = x + mix1(FCC(x));  y = z + mix2(CCC(z)), a mix without a weight is left out.  (N, C, H, W) → the same."""
     x = x.contiguous()
     f = fcc(x, mean, var, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w, eps, fcc_mix is None)
     z = (f if fcc_mix is None else mix(f.flatten(2), fcc_mix, fcc_mix_bias, x.flatten(2))).flatten(2)

@@ -1,11 +1,12 @@
-"""Fully-connected convolution: two circular correlations a channel, each as long as its axis, with gradients.
+"""Fully-connected convolution: two circular correlations per channel, each as long as its axis, with gradients.
 
-Beside `reference.fcc`, `reference.fcc_train` and `reference.fcc_backward`. The second half of the channels is the first
-with the axes exchanged, so each kernel is launched once a branch, with the axes i (first) and j (second), their lengths
-I and J and their strides: rows and columns in branch A, columns and rows in branch B. Both together read a map once.
+The counterpart of `reference.fcc`, `reference.fcc_train` and `reference.fcc_backward`. The second half of the channels
+is like the first with the axes exchanged, so each kernel is launched once per branch, with the axes i (first) and j
+(second), their lengths I and J and their strides: rows and columns in branch A, columns and rows in branch B. Together,
+both launches read a map once.
 
-A correlation is a product with a circulant matrix that is made on the chip from the weights (`load_circulant`), so
-tensor cores do the work. Sums over samples are done in two passes, without atomics.
+A correlation is a product with a circulant matrix that is built on the chip from the weights (`load_circulant`), so
+that tensor cores do the work. Sums over samples take two passes, without atomics.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from torch import Tensor
 
 from molkernels.triton.launch import ceil_div, launch, on_matrix_cores, power_of_two, precision, resident_programs
 
-# A program's tile of samples has this many elements, or one sample where that is larger: what the gradient holds beside
-# it, five more tiles and five matrices, then stays in registers. Products outside tensor cores hold more.
+# A program's tile of samples has this many elements, or one sample if that is larger: then the other data of the
+# gradient, five more tiles and five matrices, stay in registers. Products without tensor cores need more.
 TILE_ELEMENTS, PLAIN_TILE_ELEMENTS = 1024, 512
-WARP_ELEMENTS, PLAIN_WARP_ELEMENTS = 256, 128  # of a tile that a warp holds
+WARP_ELEMENTS, PLAIN_WARP_ELEMENTS = 256, 128  # of a tile, per warp
 STATISTICS_TILE = 4096
 
 
@@ -91,7 +92,7 @@ def fcc_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w, in this order.
 
-    Two passes over x and grad_y: the sums that the statistics' gradients need, then grad_x.
+    Two passes over x and grad_y: first the sums for the statistics' gradients, then grad_x.
     """
     grad_y, x, mean, var, *parameters = (
         t.contiguous() for t in (grad_y, x, mean, var, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w)
@@ -204,7 +205,7 @@ def along_second(
 
 @triton.jit
 def along_first(matrix, u, BLOCK_N: tl.constexpr, BLOCK_I: tl.constexpr, PRECISION: tl.constexpr):
-    """Σ_m matrix[i, m] u[n, m, j]: one product a sample."""
+    """Σ_m matrix[i, m] u[n, m, j]: one product per sample."""
     matrices = tl.broadcast_to(matrix[None, :, :], (BLOCK_N, BLOCK_I, BLOCK_I))
     return tl.dot(matrices, u, input_precision=PRECISION)
 
@@ -311,7 +312,7 @@ def fcc_statistics_kernel(
 ):  # fmt: skip
     """Mean and Σ (v − mean)² of v = x + pe, over one channel of samples [s·PER_SPLIT, (s + 1)·PER_SPLIT) of a group.
 
-    Each tile is summed about its own mean, and tiles are merged as `merge` says: no cancellation where |mean| ≫ spread.
+    Each tile is summed about its own mean, and `merge` combines the tiles: no cancellation for |mean| ≫ spread.
     Traffic: x read once.
     """
     c = tl.program_id(0)
@@ -347,7 +348,7 @@ def fcc_statistics_kernel(
 def fcc_statistics_merge_kernel(
     part_mean_ptr, part_square_ptr, mean_ptr, var_ptr, SAMPLES, PER_SPLIT, SPLITS, SIZE, PIXELS, BLOCK: tl.constexpr
 ):
-    """Merge the parts (SPLITS, SIZE) in their order; var = Σ (v − mean)² / count."""
+    """Merge the parts (SPLITS, SIZE) in order; var = Σ (v − mean)² / count."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     count = tl.zeros((BLOCK,), tl.float32)
     mean = tl.zeros((BLOCK,), tl.float32)
@@ -364,7 +365,7 @@ def fcc_statistics_merge_kernel(
 
 @triton.jit
 def merge(count, mean, square, more, more_mean, more_square):
-    """Count, mean and Σ (v − mean)² of two sets together (Chan, Golub, LeVeque 1983)."""
+    """Count, mean and Σ (v − mean)² of the union of two sets (Chan, Golub, LeVeque 1983)."""
     total = count + more
     distance = more_mean - mean
     share = more / total
@@ -449,7 +450,7 @@ def fcc_bwd_kernel_sums(
         M1     Σ grad_u1 u0ᵀ      M2     Σ grad_yᵀ u1       pe2[j] Σ grad_u1[·, j]
 
     sums is (GROUPS, SPLITS, C/2, FIELDS): beta, gamma, bias1, bias2, weight1 (I), weight2 (J), pe2 (J).
-    A program holds one channel and passes over its samples of one group, BLOCK_N at a time. Traffic: x and grad_y once.
+    A program holds one channel and loops over its samples of one group, BLOCK_N at a time. Traffic: x and grad_y once.
     """
     c = FIRST + tl.program_id(0)
     g = tl.program_id(1)
@@ -564,7 +565,7 @@ def fcc_bwd_kernel_dx(
 
 
 def split_samples(x: Tensor, groups: int, channels: int) -> tuple[int, int]:
-    """Into how many parts the samples of a group are split, and how many are in a part."""
+    """The number of parts into which the samples of a group are split, and the number of samples per part."""
     samples = x.shape[0] // groups
     per_split = max(1, ceil_div(samples, max(1, resident_programs(x) // (groups * channels))))
     return max(1, ceil_div(samples, per_split)), per_split

@@ -1,12 +1,12 @@
 """The cosine k-nearest-neighbour graph, exact, with the similarities on the chip.
 
-Beside `reference.knn`. N maps, M nodes, D components, k neighbours. Comparing everything in float64 would leave the
-tensor cores idle, so it is done in three steps:
+The counterpart of `reference.knn`. N maps, M nodes, D components, k neighbours. Comparing everything in float64 would
+leave the tensor cores idle, so there are three steps:
 
-- tensor cores give a fast similarity f of all pairs, with |f − s| ≤ bound (`error_bound` derives it);
-- of each row, the best by f, twice as many as are asked for, are compared in float64;
-- where f leaves open whether one of the others belongs among the neighbours, the block of rows is compared with all
-  nodes in float64. Duplicates, zero nodes and constant maps land there: slow, never wrong.
+- tensor cores compute a fast similarity f of all pairs, with |f − s| ≤ bound (`error_bound` derives it);
+- of each row, the best by f, twice as many as requested, are compared in float64;
+- if f does not rule out that one of the others belongs to the neighbours, the block of rows is compared with all nodes
+  in float64. This happens for duplicates, zero nodes and constant maps: slow, never wrong.
 
 The order is that of `reference.knn`: a key that is unique in a row, the similarity in steps of 2⁻⁴⁰, NaN as −2 and the
 node itself as 3, above the reversed index (below 2¹⁶).
@@ -22,11 +22,11 @@ from torch import Tensor
 from molkernels import reference
 from molkernels.triton.launch import architecture_of, ceil_div, launch
 
-LEAST_SLOTS = 8  # candidates a row that are compared in float64, at least
+LEAST_SLOTS = 8  # candidates per row that are compared in float64, at least
 
-SMALLEST_NORM = tl.constexpr(2.0**-63)  # the square root of the least normal float32
+SMALLEST_NORM = tl.constexpr(2.0**-63)  # the square root of the smallest normal float32
 STEPS = tl.constexpr(reference.SIMILARITY_STEPS)
-INTEGER = tl.constexpr(1.5 * 2.0**52)  # a float64 of less than 2⁵¹ plus this is rounded to an integer, half to even
+INTEGER = tl.constexpr(1.5 * 2.0**52)  # adding this to a float64 below 2⁵¹ rounds it to an integer, half to even
 NO_KEY, ANY_KEY = tl.constexpr(-(2**63)), tl.constexpr(2**63 - 1)  # below and above all keys
 LAST_INDEX = tl.constexpr(2**16 - 1)  # q ^ LAST_INDEX is LAST_INDEX − q
 
@@ -55,7 +55,7 @@ def knn(nodes: Tensor, k: int) -> Tensor:
 
 
 def split_precision(x: Tensor) -> str:
-    """`input_precision` of the fast products: of float32, three TF32 products where the chip has them."""
+    """`input_precision` of the fast products: for float32, three TF32 products if the chip has them."""
     split = x.dtype == torch.float32 and architecture_of(x.device).startswith("sm_")
     return "tf32x3" if split else "ieee"
 
@@ -67,11 +67,11 @@ def knn_norms_kernel(
 ):  # fmt: skip
     """inverse[m] = 1 / max(‖x_m‖, 2⁻⁶³) in float64, NaN where x_m is not finite;  coarse[m] · fine[m] ≈ inverse[m].
 
-    coarse is a power of two, so that coarse·x is exact and of a norm from ½ to 1: no product of two such overflows or
-    loses its digits below the least float32, whatever the scale of the nodes. It is 1 for float16, whose products fit
-    float32 as they are but which cannot be scaled exactly. fine is rounded to float32.
+    coarse is a power of two, so that coarse·x is exact and has a norm from ½ to 1: no product of two of them overflows
+    or underflows float32, whatever the scale of the nodes. It is 1 for float16, whose products fit in float32 unscaled
+    but which cannot be scaled exactly. fine is rounded to float32.
 
-    A program holds BLOCK_M nodes. Traffic: x read once, 16 bytes a node written.
+    A program holds BLOCK_M nodes. Traffic: x read once, 16 bytes per node written.
     """
     n = tl.program_id(0).to(tl.int64)
     m = (tl.program_id(1) * BLOCK_M + tl.arange(0, BLOCK_M)).to(tl.int64)
@@ -86,7 +86,7 @@ def knn_norms_kernel(
     inverse = tl.where(finite, 1.0 / tl.where(norm > SMALLEST_NORM, norm, SMALLEST_NORM), float("nan"))
     if x_ptr.dtype.element_ty == tl.float16:
         coarse = tl.full((BLOCK_M,), 1.0, tl.float64)
-    else:  # the exponent alone: the greatest power of two that is no more; of the least float32 where that is less
+    else:  # only the exponent: the greatest power of two ≤ inverse, but at least the smallest normal float32
         coarse = (inverse.to(tl.int64, bitcast=True) & 0x7FF0000000000000).to(tl.float64, bitcast=True)
         coarse = tl.where(finite, tl.where(coarse > 2.0**-126, coarse, 2.0**-126), 1.0)
     tl.store(inverse_ptr + n * M + m, inverse, m < M)
@@ -102,9 +102,9 @@ def knn_fwd_kernel(
     """idx[m, :] = the K nodes q of the greatest s[m, q] = ⟨x_m, x_q⟩ · inverse[m] · inverse[q], m itself first.
 
     A program holds BLOCK_M nodes of one map, the fast similarities of BLOCK_N others at a time, and the SLOTS best keys
-    of each row. Work a map: M²·D products (three times in TF32), (BLOCK_N + SLOTS)·SLOTS comparisons of keys a row and
-    tile, and SLOTS·M·D products in float64.
-    Traffic a map: x read ⌈M / BLOCK_M⌉ times (once from memory) and SLOTS times by gathers of rows (from L2), M·K
+    of each row. Work per map: M²·D products (three times in TF32), (BLOCK_N + SLOTS)·SLOTS comparisons of keys per row
+    and tile, and SLOTS·M·D products in float64.
+    Traffic per map: x read ⌈M / BLOCK_M⌉ times (once from memory) and SLOTS times by gathers of rows (from L2), M·K
     indices written.
     """
     EXACT_N: tl.constexpr = min(BLOCK_N, 64)
@@ -119,12 +119,12 @@ def knn_fwd_kernel(
         )
         best = largest(best, keys, SLOTS)
 
-    left_out = tl.min(fast_similarity(best), 1).to(tl.float64)  # no candidate that was left out has a greater f
+    left_out = tl.min(fast_similarity(best), 1).to(tl.float64)  # no omitted candidate has a greater f
     best = candidate_keys(x_ptr, inverse_ptr + n * M, m, best, STRIDE_M, STRIDE_D, M, D)
     best = largest(tl.full((BLOCK_M, SLOTS), NO_KEY, tl.int64), best, K)
     slot = tl.arange(0, SLOTS)
     last = tl.max(tl.where(slot[None, :] == K - 1, best >> 16, NO_KEY), 1).to(tl.float64) / STEPS
-    sure = left_out + error_bound(x_ptr, D) < last - 2.0 / STEPS  # rounding to steps moves either by half a step
+    sure = left_out + error_bound(x_ptr, D) < last - 2.0 / STEPS  # rounding to steps changes each by up to half a step
     doubtful = tl.sum(tl.where(sure | (m >= M), 0, 1), 0)
     if (doubtful > 0) & (M > SLOTS):
         best = tl.full((BLOCK_M, SLOTS), NO_KEY, tl.int64)
@@ -140,20 +140,20 @@ def knn_fwd_kernel(
 
 @triton.jit
 def error_bound(x_ptr, D):
-    """How far f can be from s.
+    """A bound on |f − s|.
 
     With u = coarse·x, f = fl(Σ_d u_m u_q) · fine_m · fine_q, and Σ_d |u_m u_q| fine_m fine_q ≤ 1 + 2⁻²² (Cauchy and
     Schwarz), so that errors relative to Σ |u_m u_q| are errors of f. In units of 2⁻²²:
 
-    - fine, rounded twice, and two products: 4 · 2⁻²⁴, which is 1. That s is rounded in float64 is nothing beside it.
-    - Products of 16-bit nodes are exact in float32. A float is split into two TF32, x = h + l + r: even where the chip
-      cuts bits off instead of rounding, |l| ≤ 2⁻¹⁰ |x| and |r| ≤ 2⁻²⁰ |x|. Of x x', h h' + h l' + l h' leaves out
+    - fine, rounded twice, and two products: 4 · 2⁻²⁴, which is 1. The rounding of s in float64 is negligible.
+    - Products of 16-bit nodes are exact in float32. A float is split into two TF32, x = h + l + r: even if the chip
+      truncates instead of rounding, |l| ≤ 2⁻¹⁰ |x| and |r| ≤ 2⁻²⁰ |x|. Of x x', h h' + h l' + l h' omits
       r x' + x r' + l l', 3 · 2⁻²⁰ at most, which is 12.
     - Sums: a tensor core adds 8 products, or 16 of 16 bits, to its accumulator with a common exponent and at least 24
-      bits, cutting off the rest of each addend and of the sum: 10 · 2⁻²³ (18 · 2⁻²³) a step. That is 5/8 · D at most;
-      in TF32 three times, were all three products of full size. Plain float32 sums, D · 2⁻²⁴ at most, have a smaller
-      error, whatever their order.
-    - Numbers below the least float32 may be taken as 0: 2⁻¹²⁶ a product, nothing beside the rest.
+      bits, truncating each addend and the sum: 10 · 2⁻²³ (18 · 2⁻²³) per step. That is 5/8 · D at most; in TF32 three
+      times that, if all three products had full size. Plain float32 sums, D · 2⁻²⁴ at most, have a smaller error in
+      any order.
+    - Numbers below the smallest normal float32 may be flushed to 0: 2⁻¹²⁶ per product, which is negligible.
 
     So 15/8 · D + 13 in float32 and 5/8 · D + 1 in 16 bits; both are rounded up.
     """
@@ -166,7 +166,7 @@ def error_bound(x_ptr, D):
 def fast_keys(
     x_ptr, coarse_ptr, fine_ptr, m, q, STRIDE_M, STRIDE_D, M, D, BLOCK_D: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """The keys of f[m, q]: its bits in the order of integers above the reversed index; of no node, NO_KEY."""
+    """The keys of f[m, q]: high bits f in integer order, low bits the reversed index; NO_KEY past the last node."""
     coarse_m = tl.load(coarse_ptr + m, m < M, 0.0)
     coarse_q = tl.load(coarse_ptr + q, q < M, 0.0)
     rows, columns = m.to(tl.int64) * STRIDE_M, q.to(tl.int64) * STRIDE_M
@@ -194,7 +194,7 @@ def fast_similarity(keys):
 
 @triton.jit
 def ordered_bits(bits):
-    """The bits of a float32 as an int32 that is in the same order; and back."""
+    """The bits of a float32 as an int32 with the same order; and back."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
@@ -203,7 +203,7 @@ def candidate_keys(x_ptr, inverse_ptr, m, best, STRIDE_M, STRIDE_D, M, D):
     """The keys of s[m, q] for the nodes q of the keys of f in `best`."""
     CHUNK: tl.constexpr = 64 // best.shape[1] if best.shape[1] < 64 else 1  # components at a time
     q = ((best & LAST_INDEX) ^ LAST_INDEX).to(tl.int32)
-    q = tl.where(best > NO_KEY, q, M)  # of no node
+    q = tl.where(best > NO_KEY, q, M)  # not a node
     rows = m.to(tl.int64)[:, None, None] * STRIDE_M
     columns = q.to(tl.int64)[:, :, None] * STRIDE_M
     total = tl.zeros((m.shape[0], best.shape[1], CHUNK), tl.float64)
@@ -233,7 +233,7 @@ def exact_keys(x_ptr, inverse_ptr, m, q, STRIDE_M, STRIDE_D, M, D):
 
 @triton.jit
 def similarity_keys(s, m, q, M):
-    """The keys of s[m, q], rounded to steps, for nodes q in the shape of s; of no node, NO_KEY."""
+    """The keys of s[m, q], rounded to steps, for nodes q in the shape of s; NO_KEY past the last node."""
     steps = (order_special(s, m, q) * STEPS + INTEGER) - INTEGER
     return tl.where(q < M, steps.to(tl.int64) * 65536 + (q ^ LAST_INDEX), NO_KEY)
 
@@ -246,7 +246,7 @@ def order_special(s, m, q):
 
 @triton.jit
 def largest(kept, keys, COUNT):
-    """The COUNT largest of the keys in both, row by row, in order from slot 0 on; NO_KEY in the other slots."""
+    """The COUNT largest of the keys in both, row by row, in descending order from slot 0; NO_KEY in the other slots."""
     slot = tl.arange(0, kept.shape[1])
     last = tl.full((kept.shape[0],), ANY_KEY, tl.int64)
     merged = tl.full(kept.shape, NO_KEY, tl.int64)

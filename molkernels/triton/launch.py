@@ -13,14 +13,14 @@ from torch import Tensor
 
 from molkernels.triton import interpreted, tuning
 
-LEAST_TILE = 16  # the least side of a tile that tensor cores take
+LEAST_TILE = 16  # the smallest side of a tile for tensor cores
 
 Grid = Callable[[dict[str, int]], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel with everything that decides how it is compiled."""
+    """A kernel with everything that determines how it is compiled."""
 
     kernel: Any
     arguments: tuple[Any, ...]
@@ -43,7 +43,7 @@ _recording: _Recording | None = None
 
 @contextlib.contextmanager
 def recording(architecture: str) -> Iterator[list[Launch]]:
-    """Collect the launches of the block as they would be on `architecture` ("sm_90", "gfx942"), and run none."""
+    """Collect the launches of the block as for `architecture` ("sm_90", "gfx942") without running them."""
     global _recording
     before, _recording = _recording, _Recording(architecture, [])
     try:
@@ -60,9 +60,9 @@ def launch(
     Args:
         grid: the number of programs along each axis, a function of the tile sizes.
         arguments: tensors and numbers.
-        tiles: for each tile size that `tuning` chooses, the length of the axis it divides: no tile is made longer
-            than the next power of two above it.
-        warps: a program's warps, where `tuning` does not choose them.
+        tiles: for each tile size that `tuning` chooses, the length of the axis that it divides: no tile is longer
+            than the next power of two.
+        warps: warps per program, if `tuning` does not choose them.
         constants: further compile-time constants.
     """
     x = arguments[0]
@@ -90,7 +90,7 @@ def launch(
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Make `device` the current one: Triton launches there."""
+    """Make `device` the current one, on which Triton launches."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
@@ -107,7 +107,7 @@ def architecture_of(device: torch.device) -> str:
 
 
 def precision(x: Tensor) -> str:
-    """`input_precision` of tl.dot for products of float32: TF32 only where torch allows it and the chip has it."""
+    """`input_precision` of tl.dot for float32 products: TF32 only if torch allows it and the chip has it."""
     architecture = architecture_of(x.device)
     has_tf32 = architecture in ("gfx942", "gfx950") or architecture.startswith("sm_")
     allowed = torch.get_float32_matmul_precision() != "highest"
@@ -115,19 +115,19 @@ def precision(x: Tensor) -> str:
 
 
 def on_matrix_cores(x: Tensor) -> bool:
-    """Whether products run on matrix units: all but float32 at full precision on NVIDIA chips."""
+    """Whether products run on matrix units: all except float32 at full precision on NVIDIA chips."""
     return x.dtype.itemsize == 2 or precision(x) == "tf32" or architecture_of(x.device).startswith("gfx9")
 
 
 def resident_programs(x: Tensor) -> int:
-    """How many programs a sum is split into, at least, where there are enough terms: some for each processor."""
+    """The number of programs into which a sum with enough terms is split, at least: several per multiprocessor."""
     if _recording is None and x.is_cuda:
         return 4 * int(torch.cuda.get_device_properties(x.device).multi_processor_count)
     return 8 if interpreted() else 4 * 132
 
 
 def power_of_two(length: int) -> int:
-    """The least power of two that is no less than `length` and than a tile."""
+    """The smallest power of two that is at least `length` and at least a tile."""
     return int(triton.next_power_of_2(max(length, LEAST_TILE)))
 
 

@@ -4,8 +4,8 @@
     python -m molkernels.triton.report --arch sm_90 --op fcc
     python -m molkernels.triton.report --tuned              the tile sizes that were measured on this machine
 
-Compiles ahead of time and needs no GPU. Exits with 1 where a kernel spills registers, needs more shared memory than
-the architecture has, or does not use tensor cores where its products could.
+Compiles ahead of time and needs no GPU. Exits with 1 if a kernel spills registers, needs more shared memory than the
+architecture has, or does not use tensor cores although its products could.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from triton.compiler import ASTSource
 from molkernels.triton import cost_volume, edge_max, f5c, fcc, interpreted, knn, tuning
 from molkernels.triton.launch import Launch, recording
 
-# Shared memory a program may have, in bytes. The kernels keep to the first on every NVIDIA chip, so that consumer chips
-# (sm_86, sm_89, sm_120) run what was compiled for them as well.
+# The limit of shared memory per program, in bytes. The kernels keep to the first on every NVIDIA chip, so that they
+# also run on consumer chips (sm_86, sm_89, sm_120).
 SHARED_LIMIT = {"sm": 99 << 10, "gfx942": 64 << 10}
 
 TARGETS = {
@@ -44,7 +44,7 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-# What products are done in: the dtype of the maps, and for float32 torch's matmul precision.
+# The precision of products: the dtype of the maps, and for float32 torch's matmul precision.
 PRECISIONS = {
     "float32": (torch.float32, "highest"),
     "tf32": (torch.float32, "high"),
@@ -57,7 +57,7 @@ BATCH, CHANNELS, NEIGHBOURS, GROUPS = 14, 128, 4, 7
 
 @dataclass(frozen=True)
 class Row:
-    """What one kernel became."""
+    """The resource usage of one compiled kernel."""
 
     kernel: str
     architecture: str
@@ -128,7 +128,7 @@ OPERATORS: dict[str, Callable[[torch.dtype, int], None]] = {
 
 
 def launches(op: str, architecture: str, precision: str, size: int) -> list[Launch]:
-    """What `op` launches on maps of size × size, each kernel and set of constants once."""
+    """The launches of `op` on maps of size × size, each kernel and set of constants once."""
     dtype, matmul = PRECISIONS[precision]
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(matmul)
@@ -141,7 +141,7 @@ def launches(op: str, architecture: str, precision: str, size: int) -> list[Laun
 
 
 def rows(op: str, architecture: str, precision: str, size: int) -> list[Row]:
-    """Compile what `op` launches and read the figures."""
+    """Compile the launches of `op` and read their figures."""
     return [
         _row(launch, architecture, precision, f"{size}×{size}")
         for launch in launches(op, architecture, precision, size)
@@ -173,14 +173,14 @@ def _row(launch: Launch, architecture: str, precision: str, size: str) -> Row:
 
 
 def expects_matrix_instructions(launch: Launch, precision: str) -> bool:
-    """Whether the kernel has products that tensor cores can do: all but float32 at full precision."""
+    """Whether the kernel has products that tensor cores can compute: all except float32 at full precision."""
     return "PRECISION" in launch.constants and (
         precision in ("bfloat16", "float16") or launch.constants["PRECISION"] != "ieee"
     )
 
 
 def source(launch: Launch) -> ASTSource:
-    """The kernel as Triton specialises it for these arguments: multiples of 16 known, a 1 a constant."""
+    """The kernel as Triton specialises it for these arguments: multiples of 16 known as such, a 1 constant."""
     names = launch.kernel.arg_names
     signature: dict[str, str] = {}
     constants: dict[str, Any] = dict(launch.constants)
@@ -240,7 +240,7 @@ def _amd_usage(compiled: Any) -> tuple[int, int, int]:
 def _found(pattern: str, text: str) -> str:
     match = re.search(pattern, text)
     if match is None:
-        raise RuntimeError(f"no {pattern!r} in what the compiler says: {text[:500]}")
+        raise RuntimeError(f"no {pattern!r} in the compiler's output: {text[:500]}")
     return match[1]
 
 
@@ -271,7 +271,7 @@ def markdown(found: list[Row]) -> str:
 
 
 def tuned() -> str:
-    """What was measured on this machine, as a Markdown table."""
+    """The measurements on this machine, as a Markdown table."""
     lines = [
         f"Tile sizes measured on this machine ({tuning.file()}):",
         "",
@@ -283,12 +283,12 @@ def tuned() -> str:
         tiles = ", ".join(f"{name} {size}" for name, size in config.tiles.items())
         lines.append(f"| {entry} | {tiles}, {config.num_warps} warps | {line['milliseconds']:.4f} |")
     return (
-        "\n".join(lines) if tuning.measured() else "Nothing was measured on this machine (MOLKERNELS_AUTOTUNE=1 does)."
+        "\n".join(lines) if tuning.measured() else "Nothing was measured on this machine (set MOLKERNELS_AUTOTUNE=1)."
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; 1 where a kernel has a problem."""
+    """The command line; returns 1 if a kernel has a problem."""
     parser = argparse.ArgumentParser(prog="python -m molkernels.triton.report", description=__doc__.split("\n")[0])
     parser.add_argument("--op", nargs="+", choices=OPERATORS, default=list(OPERATORS))
     parser.add_argument("--arch", nargs="+", choices=TARGETS, default=list(TARGETS))
@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> int:
     found = table(options.op, options.arch, options.precision, options.size, options.jobs)
     print(
         f"Triton {triton.__version__}, compiled ahead of time, {BATCH} maps of {CHANNELS} channels "
-        f"(cost volume {2 * CHANNELS}), k = {NEIGHBOURS}. Registers a thread; spills in bytes of local memory "
+        f"(cost volume {2 * CHANNELS}), k = {NEIGHBOURS}. Registers per thread; spills in bytes of local memory "
         "(NVIDIA) or registers (AMD); shared memory in bytes.\n"
     )
     print(markdown(found))

@@ -1,9 +1,9 @@
-"""The tile sizes of every kernel, per architecture; and, on request, the measuring of others.
+"""The tile sizes of every kernel per architecture, and autotuning on request.
 
-`TABLE` holds what is used by default. With MOLKERNELS_AUTOTUNE=1, or inside ``with autotune():``, each kernel is
-measured on its first call with every shape, over the tile sizes of `CANDIDATES`, and the fastest is kept for all later
-calls of that shape, in this process and in the next: the results lie in a JSON file of the user's cache folder, and
-``python -m molkernels.triton.report --tuned`` prints them.
+`TABLE` has the defaults. With MOLKERNELS_AUTOTUNE=1, or inside ``with autotune():``, each kernel is measured on its
+first call with every shape, with the tile sizes of `CANDIDATES`, and the fastest is used for all later calls with that
+shape, also in later processes: the results are kept in a JSON file in the user's cache folder, and ``python -m
+molkernels.triton.report --tuned`` prints them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ log = logging.getLogger("molkernels")
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes by the names of the kernel's constants, warps a program, and stages of its pipelined loops.
+    """Tile sizes by the names of the kernel's constants, warps per program, and stages of its pipelined loops.
 
-    registers: what a thread may use at most, on NVIDIA chips; None leaves it to the assembler, which sometimes spills
-    one register so that more programs fit a processor.
+    registers: the maximum per thread, on NVIDIA chips; None leaves it to the assembler, which sometimes spills one
+    register so that more programs fit on a multiprocessor.
     """
 
     tiles: dict[str, int]
@@ -41,11 +41,11 @@ def _config(num_warps: int, num_stages: int, registers: int | None = None, **til
     return Config(tiles, num_warps, num_stages, registers)
 
 
-# (kernel, architecture, products) → Config; None stands for any. Products are "ieee" (float32), "tf32", "tf32x3" or
-# "16-bit". The most specific line counts.
+# (kernel, architecture, products) → Config; None means any. Products are "ieee" (float32), "tf32", "tf32x3" or
+# "16-bit". The most specific line applies.
 #
-# NOT MEASURED on a GPU so far: chosen so that no kernel spills a register on any architecture and shared memory fits
-# the smallest of them (`python -m molkernels.triton.report`; the table that it prints is in docs/triton-report.md).
+# NOT YET MEASURED on a GPU: chosen so that no kernel spills registers on any architecture and shared memory fits the
+# smallest of them (`python -m molkernels.triton.report`; the table that it prints is in docs/triton-report.md).
 TABLE: dict[tuple[str, str | None, str | None], Config] = {
     ("fcc_fwd_kernel", None, None): _config(4, 1),
     ("fcc_statistics_kernel", None, None): _config(4, 1),
@@ -80,7 +80,7 @@ TABLE: dict[tuple[str, str | None, str | None], Config] = {
     ("mix_fwd_kernel", None, "ieee"): _config(4, 2, BLOCK_C=16, BLOCK_D=64, BLOCK_P=64),
 }
 
-# What `measure` tries for each tile size, beside the line of the table.
+# The values that `measure` tries for each tile size, in addition to the line of the table.
 CANDIDATES: dict[str, tuple[int, ...]] = {
     "BLOCK_C": (32, 64, 128),
     "BLOCK_P": (32, 64, 128),
@@ -100,7 +100,7 @@ def config(key: Key, shape: tuple[Hashable, ...]) -> Config:
         shape: the shapes of its tensors and its other constants.
     """
     known = _measured()
-    found = known.get(_entry(key, shape)) if known else None  # on every launch: no words where nothing was measured
+    found = known.get(_entry(key, shape)) if known else None  # on every launch: build no key needlessly
     return found if found is not None else from_table(key)
 
 
@@ -140,7 +140,7 @@ def autotune() -> Iterator[None]:
 
 
 def measure(key: Key, shape: tuple[Hashable, ...], run: Callable[[Config], None]) -> None:
-    """Time `run` with every candidate, unless that was done before, and keep the fastest."""
+    """Time `run` with every candidate, unless already done, and keep the fastest."""
     if _entry(key, shape) in _measured():
         return
     from triton.testing import do_bench
@@ -160,7 +160,7 @@ def measure(key: Key, shape: tuple[Hashable, ...], run: Callable[[Config], None]
 
 
 def candidates(key: Key) -> list[Config]:
-    """The line of the table and its neighbours."""
+    """The line of the table and its variations."""
     given = from_table(key)
     axes = [CANDIDATES.get(name, (size,)) for name, size in given.tiles.items()]
     others = [
@@ -171,7 +171,7 @@ def candidates(key: Key) -> list[Config]:
 
 
 # --------------------------------------------------------------------------------------------------------------
-# The file of what was measured
+# The file of measurements
 
 
 def file() -> Path:
@@ -182,10 +182,10 @@ def file() -> Path:
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """What was measured on this machine: entry → tile sizes and milliseconds.
+    """The measurements on this machine: entry → tile sizes and milliseconds.
 
     Raises:
-        RuntimeError: the file cannot be read as what this module writes.
+        RuntimeError: the file is not in the format that this module writes.
     """
     path = file()
     try:
@@ -198,7 +198,7 @@ def measured() -> dict[str, dict[str, Any]]:
 
 
 def keep(key: Key, shape: tuple[Hashable, ...], best: Config, milliseconds: float) -> None:
-    """Add a line to the file, which is replaced whole: another process never reads half of it."""
+    """Add a line to the file, which is replaced atomically: another process never reads half of it."""
     path = file()
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {**measured(), _entry(key, shape): {"config": asdict(best), "milliseconds": milliseconds}}
@@ -209,7 +209,7 @@ def keep(key: Key, shape: tuple[Hashable, ...], best: Config, milliseconds: floa
 
 
 def _measured() -> dict[str, Config]:
-    """`measured` as configurations, read again where another file is asked for."""
+    """`measured` as configurations, read again if the settings name another file."""
     return _read(os.environ.get("MOLKERNELS_CACHE"), os.environ.get("XDG_CACHE_HOME"))
 
 

@@ -1,4 +1,4 @@
-"""The build: what is planned, what is refused, what the binaries import and what the compilers made of the kernels."""
+"""The build: plans and rejected settings, the symbols that the binaries import, and the code of the kernels."""
 
 import json
 import os
@@ -47,7 +47,8 @@ def test_architectures_follow_torchs_variable(asked, chosen):
 
 @pytest.mark.parametrize("asked", ["7.5", "9.0a", "Hopper", "sm_90"])
 def test_an_unknown_architecture_is_refused_with_what_is_known(asked):
-    with pytest.raises(build.BuildError, match=rf"names '{re.escape(asked)}'; molkernels and this nvcc have 8.0, 8.6"):
+    message = rf"names '{re.escape(asked)}'; molkernels and this nvcc support 8.0, 8.6"
+    with pytest.raises(build.BuildError, match=message):
         build.architectures(asked, SUPPORTED)
 
 
@@ -61,8 +62,8 @@ def test_gencode_embeds_ptx_only_where_asked():
     [
         ({"MOLKERNELS_CUDA": "yes"}, "MOLKERNELS_CUDA is 'yes'; allowed are auto, 0, 1"),
         ({"MOLKERNELS_CPU": "2"}, "MOLKERNELS_CPU is '2'; allowed are 0, 1"),
-        ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but there is no /nowhere/bin/nvcc"),
-        ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is no program here"),
+        ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but /nowhere/bin/nvcc does not exist"),
+        ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is not a program on this machine"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(variables, words):
@@ -166,7 +167,7 @@ mk.F5C(8, 4, 2, backend="cpu")(torch.randn(2, 8, 4, 4)).sum().backward()
 
 @pytest.fixture(scope="module")
 def without_torch(tmp_path_factory):
-    """A Python with setuptools and without torch: a new environment with this one's setuptools linked in."""
+    """A Python with setuptools but without torch: a new environment with a link to this one's setuptools."""
     folder = tmp_path_factory.mktemp("without-torch")
     venv.create(folder / "env")
     python = folder / "env" / "bin" / "python"
@@ -181,7 +182,7 @@ def without_torch(tmp_path_factory):
 
 
 def call_hook(python, project, call, **variables):
-    """What a function of csrc/pep517.py returns where `python` calls it as pip does; the finished process too."""
+    """The result of a function of csrc/pep517.py when `python` calls it as pip does, and the finished process."""
     code = f"import sys, json; sys.path.insert(0, 'csrc'); import pep517; print(json.dumps(pep517.{call}))"
     clean = {"PATH": os.environ["PATH"], "MOLKERNELS_CUDA": "0", **variables}
     done = subprocess.run([python, "-c", code], capture_output=True, text=True, env=clean, cwd=project, check=False)
@@ -219,7 +220,7 @@ def test_an_sdist_needs_no_torch_and_a_wheel_without_it_is_refused_with_the_reme
 
 @pytest.mark.slow
 def test_pip_install_works_without_torch_and_beside_it(tmp_path):
-    """In a new environment: pip fetches torch for the build, then builds beside the torch that it left there."""
+    """In a new environment: pip downloads torch for the build; the next build uses the torch installed by the first."""
     project = tmp_path / "project"
     project.mkdir()
     copy_of_the_project(project)
@@ -254,7 +255,7 @@ def test_pip_install_works_without_torch_and_beside_it(tmp_path):
     installed_kernels_run()
 
 
-# What a library may take from outside: the stable C shims of libtorch, the C and C++ runtimes, the dynamic linker.
+# What a library may import: the stable C shims of libtorch, the C and C++ runtimes, the dynamic linker.
 ALLOWED = re.compile(
     r"(aoti_torch|torch)_\w+$"
     r"|\w+@(GLIBC|GLIBCXX|CXXABI|GCC)_[\d.]+$"
@@ -274,7 +275,7 @@ def test_a_library_imports_only_the_stable_shims_and_the_runtimes(name):
 
 @pytest.mark.skipif("cpu" not in BUILT, reason="the CPU library was not built")
 def test_no_code_for_one_instruction_set_can_be_linked_into_another():
-    """An inline function compiled with AVX-512 must not be the copy that the linker keeps for every caller."""
+    """An inline function compiled for AVX-512 must not be the copy that the linker keeps for all callers."""
     objects = [p for name in build.MACHINE_FLAGS for p in (build.WORK / "cpu" / name).glob("*.o")]
     if not objects:
         pytest.skip("the objects of the build are gone (python csrc/build.py makes them)")
@@ -286,14 +287,14 @@ def test_no_code_for_one_instruction_set_can_be_linked_into_another():
 
 
 def cuobjdump():
-    """NVIDIA's reader of GPU binaries: of the toolkit, or of its wheel."""
+    """NVIDIA's disassembler of GPU binaries, from the toolkit or from its wheel."""
     wheel = next(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/cuobjdump"), "")
     return shutil.which("cuobjdump") or shutil.which("/usr/local/cuda/bin/cuobjdump") or shutil.which(str(wheel))
 
 
 @pytest.mark.skipif("cuda" not in BUILT, reason="the CUDA library was not built")
 def test_cuda_kernels_spill_no_registers():
-    """On every architecture of the build: no stack, no local memory."""
+    """On every built architecture: no stack, no local memory."""
     if cuobjdump() is None:
         pytest.skip("cuobjdump (CUDA toolkit, or the wheel nvidia-cuda-cuobjdump) is not here")
     command = [cuobjdump(), "-res-usage", extension.FOLDER / "_cuda.so"]

@@ -1,4 +1,4 @@
-"""The CPU kernels on every instruction set: the same source, so the same tests, once for each that can be had here."""
+"""The CPU kernels on every instruction set: the same source, so the same tests, once per set available here."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif("cpu" not in mk.available_backends("cpu"), reaso
 
 
 def chosen(isa):
-    """The instruction set in use where `isa` is asked for, or what the library says against it."""
+    """The instruction set in use when `isa` is requested, or the library's error message."""
     code = (
         "import molkernels.extension as e; e.missing('cpu')\n"
         "try: print(e.instruction_set())\nexcept RuntimeError as error: print(error)"
@@ -64,7 +64,7 @@ def test_an_unknown_instruction_set_is_refused_by_name():
 @pytest.mark.slow
 @pytest.mark.skipif("avx2" not in build.instruction_sets(), reason="not an x86-64 processor")
 def test_vectors_of_64_bytes_are_right_where_the_processor_has_none(tmp_path, monkeypatch):
-    """The source of the AVX-512 kernels, compiled to pairs of AVX2 registers: all but the choice of instructions."""
+    """The source of the AVX-512 kernels compiled to pairs of AVX2 registers: the same except for the instructions."""
     if "which this processor does not have" in chosen("avx2"):
         pytest.skip("this processor has no AVX2")
     monkeypatch.setitem(build.VECTOR_BYTES, "avx2", 64)

@@ -1,4 +1,4 @@
-"""Real faces and small caches that several test files share; each is made once a run."""
+"""Real faces and small caches that several test files share; each is made once per run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders of `mol loso` written by hand from seeded numbers, for tests of what reads them."""
+"""Run folders of `mol loso` written by hand from seeded numbers, to test the code that reads them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import numpy as np
 import yaml
 
 from mol.common.storage import write_csv, write_json, write_text
-from mol.loso.folds import Fold, read_results
-from mol.loso.run import LosoConfig
+from mol.loso.folds import Fold
+from mol.loso.plan import Plan, PlannedCache, write_plan
+from mol.loso.results import read_results
 from mol.loso.scores import write_tables
+from mol.loso.settings import LosoConfig
 from mol.scoring.metrics import recognition_scores
 
 ENVIRONMENT = {
@@ -49,14 +51,14 @@ def write_loso_run(
 
     Args:
         path: the folder.
-        seeds, sets: a fold for each seed and person.
-        videos: of a person, at most.
-        skill: share of the videos that are right, more or less.
-        done: folds that are finished, all of them when None.
+        seeds, sets: one fold per seed and person.
+        videos: per person, at most.
+        skill: approximate share of correctly classified videos.
+        done: folds that are finished; None for all.
         protocol, classes: of the run.
-        settings: differences to the usual settings.
+        settings: differences from the usual settings.
         not_reportable: reasons.
-        number: another gives other numbers.
+        number: seed of the random numbers.
     """
     generator = np.random.default_rng((7, number))
     people = [(dataset, subject) for dataset, subjects in sets.items() for subject in subjects]
@@ -67,42 +69,37 @@ def write_loso_run(
     ]
     for fold in folds[:done]:
         _write_fold(path / fold.folder, fold, videos, skill, classes, generator)
-    head = {
-        "format": 1,
-        "protocol": protocol,
-        "classes": list(classes),
-        "datasets": list(sets),
-        "kind": "extracted",
-        "caches": [
-            {
-                "path": str(path.parent / f"cache-{name}"),
-                "datasets": [name],
-                "fingerprint": sha256(name.encode()).hexdigest(),
-            }
-            for name in sets
-        ],
-        "counts": {},
-        "seeds": list(seeds),
-        "selection": "last",
-        "normalisation": "clip",
-        "ablation": None,
-        "not_reportable": list(not_reportable),
-        "notes": [],
-        "folds": [{name: getattr(fold, name) for name in ("seed", "dataset", "subject", "folder")} for fold in folds],
-    }
-    write_json(path / "folds.json", head)
+    caches = [
+        PlannedCache(str(path.parent / f"cache-{name}"), [name], sha256(name.encode()).hexdigest()) for name in sets
+    ]
+    plan = Plan(
+        protocol=protocol,
+        classes=list(classes),
+        datasets=list(sets),
+        kind="extracted",
+        caches=caches,
+        counts={},
+        seeds=list(seeds),
+        selection="last",
+        normalisation="clip",
+        ablation=None,
+        not_reportable=list(not_reportable),
+        notes=[],
+        folds=folds,
+    )
+    write_plan(path, plan)
     usual = dataclasses.asdict(LosoConfig(caches=[f"cache/{name}" for name in sets], protocol=protocol, run=str(path)))
     write_text(path / "loso.yaml", yaml.safe_dump({**usual, "seeds": list(seeds), **(settings or {})}, sort_keys=False))
     write_json(path / "environment.json", ENVIRONMENT)
-    if results := read_results(path, folds):
-        write_tables(path, head, results)
+    if results := read_results(path, plan):
+        write_tables(path, plan, results)
     return path
 
 
 def _write_fold(
     folder: Path, fold: Fold, videos: int, skill: float, classes: Sequence[str], generator: np.random.Generator
 ) -> None:
-    """The training log, the votes and fold.json of one fold; whose video shows what is the same in every run."""
+    """The training log, the votes and fold.json of one fold; every run has the same labels for the same videos."""
     labels = np.random.default_rng([*fold.person.encode()]).integers(0, len(classes), 1 + fold.number % videos)
     rows, said = [], []
     for index, label in enumerate(labels.tolist(), 1):

@@ -1,6 +1,6 @@
 """The recorded cases of `tests/data/parity`: outputs and gradients of the released network.
 
-A case holds no weights. They are rebuilt from names and shapes by integer arithmetic, the same bits on every machine.
+A case contains no weights. They are rebuilt from names and shapes by integer arithmetic, bit-identical everywhere.
 """
 
 import json

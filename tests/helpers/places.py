@@ -1,4 +1,4 @@
-"""Where the project's files are, for tests that read them or start processes of their own."""
+"""Where the project's files are, for tests that read them or start processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ DATA = ROOT / "tests" / "data"
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's environment, in which a new process finds the project and the helpers."""
+    """This process's environment, extended so that a new process finds the project and the helpers."""
     places = [str(ROOT), str(HELPERS), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places)), **changes}

@@ -1,4 +1,4 @@
-"""Tiny annotation sheets and folders of frames, as the loaders' tests write them; the frame files are empty."""
+"""Tiny annotation sheets and folders of frames for the loaders' tests; the frame files are empty."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import openpyxl
 
 
 def write_book(path: Path, rows: Iterable[Sequence[Any]], title: str = "Sheet1", others: Sequence[str] = ()) -> Path:
-    """An Excel book whose first worksheet holds `rows`, row 1 first; `others` are empty worksheets after it."""
+    """An Excel book whose first worksheet has `rows`, row 1 first; `others` are empty worksheets after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     book = openpyxl.Workbook()
     book.active.title = title

@@ -1,8 +1,8 @@
-"""What the operators are tested on: every backend that can run here, on the device that it runs on.
+"""What the operators are tested on: every backend that can run on this machine, on its device.
 
-Beside the backends of `molkernels.available_backends` there is "cuda-emulated": the CUDA kernels, compiled for the CPU
-and run with one fibre per GPU thread (helpers/emulator), so that their logic is executed without a GPU; and "triton"
-on the CPU: the Triton kernels in Triton's interpreter.
+In addition to the backends of `molkernels.available_backends` there are "cuda-emulated", the CUDA kernels compiled for
+the CPU and run with one fibre per GPU thread (helpers/emulator), so that their logic is executed without a GPU; and
+"triton" on the CPU, the Triton kernels in Triton's interpreter.
 """
 
 import os
@@ -14,7 +14,7 @@ import emulator
 import pytest
 import torch
 
-# Before the first Triton kernel is made: they run in the interpreter here, and on a GPU where there is one.
+# Before the first Triton kernel is created: they run on the GPU if there is one, else in the interpreter.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
@@ -34,21 +34,21 @@ class Target:
 
     @property
     def widest(self) -> torch.dtype:
-        """float64 where the backend has it."""
+        """float64 if the backend has it."""
         return torch.float64 if self.has(torch.float64) else torch.float32
 
     def has(self, dtype: torch.dtype) -> bool:
-        """Whether the backend takes this dtype."""
+        """Whether the backend supports this dtype."""
         return dispatch.BACKENDS[self.backend].missing(self.device, dtype) is None
 
     @property
     def slow(self) -> bool:
-        """Whether a GPU's kernels run on a processor: a thousand times as long."""
+        """Whether GPU kernels run on the CPU, a thousand times slower."""
         return self.device == "cpu" and self.backend in (EMULATED, INTERPRETED)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Make `random` draw on this device, and load the emulator where it is asked for."""
+        """Make `random` draw on this device, and load the emulator if the target needs it."""
         if self.backend == EMULATED:
             emulator.load()
         before = _device.name
@@ -67,7 +67,7 @@ _device = _Device()
 
 
 def random(generator, *shape, dtype=torch.float64, requires_grad=False):
-    """Normal numbers from a CPU generator, the same on every device."""
+    """Normally distributed numbers from a CPU generator, the same on every device."""
     values = torch.randn(*shape, generator=generator, dtype=torch.float64)
     return values.to(_device.name, dtype).requires_grad_(requires_grad)
 

@@ -1,4 +1,4 @@
-"""A small cache of moving random textures with exact flow and landmarks, for tests that need data and no faces."""
+"""A small cache of moving random textures with exact flow and landmarks, for tests that need data but no faces."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FRAMES, SIZE = 8, 144
 
 
 def face_shape() -> np.ndarray:
-    """68 points about where a face has them, (68, 2): jaw, brows, nose, eyes, mouth."""
+    """68 points in roughly the places of a face's landmarks, (68, 2): jaw, brows, nose, eyes, mouth."""
 
     def arc(
         count: int, centre: tuple[float, float], radius: tuple[float, float], start: float, end: float
@@ -47,7 +47,7 @@ def texture(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def moving_clip(generator: np.random.Generator, shift: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames (8, 144, 144) uint8 that move by `shift` = (dx, dy) whole pixels a frame, their flow and landmarks."""
+    """Frames (8, 144, 144) uint8 that move by `shift` = (dx, dy) whole pixels per frame, their flow and landmarks."""
     dx, dy = shift
     margin = FRAMES * max(abs(dx), abs(dy))
     picture = texture(generator, SIZE + 2 * margin)
@@ -62,10 +62,10 @@ def moving_clip(generator: np.random.Generator, shift: tuple[int, int]) -> tuple
 
 
 def write_tiny_cache(path: Path, people: int = 4, videos: int = 3, windows: int = 1, seed: int = 0) -> Cache:
-    """Write and open a cache of `people` × `videos` × `windows` clips; labels run through the classes by video.
+    """Write and open a cache of `people` × `videos` × `windows` clips; labels cycle through the classes by video.
 
-    A person's videos beyond the first have `windows` sub-clips; the first has one, so that counting sub-clips
-    and counting videos differ.
+    A person's first video has one sub-clip and the others have `windows`, so that counting sub-clips and counting
+    videos give different results.
     """
     rows = [
         {

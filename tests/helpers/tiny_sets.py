@@ -1,4 +1,4 @@
-"""Annotation sheets and folders of frames small enough for a test; loaders read names, so the pictures are empty."""
+"""Annotation sheets and folders of frames small enough for a test; loaders read only names, so pictures are empty."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def write_book(path: Path, *worksheets: Sequence[Sequence[Any]], titles: Sequenc
 
 
 def notes(loaded: Loaded, kind: str) -> list[str]:
-    """The notes of one kind, as printed."""
+    """The notes of one kind as they are printed."""
     return [str(note) for note in loaded.notes if note.kind == kind]

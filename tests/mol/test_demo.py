@@ -10,19 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data_fixtures import write_frames_folder
-from rich.console import Console
 from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
 from mol import demo
 from mol.common.errors import MissingExtraError, SettingsError
-from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, short_table, talking_head
-from mol.scoring.evaluate import Evaluation, FlowScores, LandmarkScores
-from mol.scoring.metrics import RecognitionScores
+from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, talking_head
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
+from mol.training.resume import TrainingInterrupted
 from mol.training.settings import LossConfig, RateConfig
-from mol.training.train import TrainingInterrupted
 from molkernels.installation import install_command
 
 TINY = Recipe(
@@ -79,7 +76,7 @@ def test_a_stage_that_was_interrupted_is_done_again(tmp_path):
 def test_other_settings_are_refused_with_the_difference_and_nothing_is_touched(tmp_path):
     run_stage(tmp_path, [])
     before = (tmp_path / "stages.json").read_bytes()
-    with pytest.raises(SettingsError, match=r"seed: 0 there, 1 asked for.*--out"):
+    with pytest.raises(SettingsError, match=r"seed: 0 → 1.*--out"):
         run_stage(tmp_path, [], {"seed": 1})
     assert (tmp_path / "stages.json").read_bytes() == before
 
@@ -153,7 +150,7 @@ def test_the_demonstration_leaves_scores_pictures_and_a_prediction(tmp_path, tin
     assert len(tiny_parts) == 1
     assert (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes() == weights
 
-    with pytest.raises(SettingsError, match="steps: 3 there, 4 asked for"):
+    with pytest.raises(SettingsError, match="steps: 3 → 4"):
         run_demo(DemoConfig(str(out), precision="32"), replace(TINY, steps=4), real_frames)
 
 
@@ -169,7 +166,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, tiny_parts, real_fram
     monkeypatch.setattr(demo, "train", interrupted)
     with pytest.raises(TrainingInterrupted):
         run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
-    assert "mol demo goes on from here" in capsys.readouterr().out
+    assert "Run the same mol demo again to continue." in capsys.readouterr().out
     monkeypatch.setattr(demo, "train", real)
     run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
     assert resumed == [True]
@@ -194,54 +191,6 @@ def test_long_has_a_folder_and_a_recipe_of_its_own(tmp_path, monkeypatch):
 
 
 # Parts
-
-
-def scores(**changes) -> Evaluation:
-    ours, always = RecognitionScores(0.6, 0.6, 0.5, 0.6, 0.5), RecognitionScores(0.3, 0.3, 0.2, 0.1, 0.1)
-    flow = FlowScores(0.1, 0.2, 4, 0.05, 0.12)
-    landmarks = LandmarkScores(0.04, 0.0, 0.06, 0.1)
-    return replace(
-        Evaluation(
-            "run",
-            1,
-            "last",
-            "clip",
-            "synthetic",
-            "a note",
-            ["s1"],
-            5,
-            6,
-            ["a", "b"],
-            flow,
-            landmarks,
-            ours,
-            "a",
-            always,
-            [],
-        ),
-        **changes,
-    )
-
-
-def rendered(table, width: int = 80) -> str:
-    console = Console(width=width, force_terminal=True, color_system="standard")
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
-
-
-def test_the_short_table_fits_80_columns_and_makes_the_better_score_bold():
-    shown = rendered(short_table(scores()))
-    assert "\033[1m0.100 px\033[0m" in shown
-    assert "\033[1m0.050 px\033[0m" in shown
-    assert "\033[1m0.600\033[0m" in shown
-    assert "a note" in shown
-    rows = [line for line in shown.splitlines() if "│" in line]
-    assert len(rows) == 5
-
-
-def test_the_short_table_leaves_out_tvl1_where_it_was_not_run():
-    assert "TV-L1" not in rendered(short_table(scores(flow=FlowScores(0.1, 0.2))))
 
 
 def test_without_the_wheel_of_the_talking_head_the_error_says_how_to_install_it(monkeypatch):

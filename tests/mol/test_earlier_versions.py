@@ -20,7 +20,8 @@ import mol.network.checkpoint
 import mol.training.train
 from mol.arguments import read_config
 from mol.data.cache import Cache
-from mol.loso.run import LosoConfig, loso
+from mol.loso.run import loso
+from mol.loso.settings import LosoConfig
 from mol.report.report import ReportConfig, report
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.training.settings import TrainConfig

@@ -1,4 +1,4 @@
-"""Backends: which one runs, what is refused, and the words of the refusal."""
+"""Backends: which one runs, which calls are rejected, and the error messages."""
 
 import json
 import subprocess
@@ -23,9 +23,9 @@ def test_a_backend_asked_for_by_name_runs_or_raises_and_never_falls_back(monkeyp
     x = torch.randn(2, 4, 3, 3)
     absent = [name for name in ("cpu", "cuda", "triton") if name not in mk.available_backends("cpu")]
     for name in absent:
-        with pytest.raises(RuntimeError, match=f"backend '{name}' was asked for and cannot run"):
+        with pytest.raises(RuntimeError, match=f"backend '{name}' was requested but cannot run"):
             mk.F5C(4, 3, 2, backend=name)(x)
-        with mk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was asked for"):
+        with mk.backend(name), pytest.raises(RuntimeError, match=f"backend '{name}' was requested"):
             mk.F5C(4, 3, 2)(x)
 
 
@@ -41,12 +41,12 @@ def test_the_block_ends_with_its_with_statement_and_stays_in_its_thread():
         thread = threading.Thread(target=lambda: seen.append(mk.explain("knn")))
         thread.start()
         thread.join()
-        assert "asked for: reference" in mk.explain("knn")
-    assert "asked for: auto" in seen[0]
-    assert "asked for: auto" in mk.explain("knn")
+        assert "requested: reference" in mk.explain("knn")
+    assert "requested: auto" in seen[0]
+    assert "requested: auto" in mk.explain("knn")
     with pytest.raises(KeyError), mk.backend("reference"):
         raise KeyError
-    assert "asked for: auto" in mk.explain("knn")
+    assert "requested: auto" in mk.explain("knn")
 
 
 def test_unknown_names_are_refused_with_what_is_allowed():
@@ -156,7 +156,7 @@ def edge(positions=9, **options):
 )
 @pytest.mark.parametrize("backend", ["reference", "cpu", "cuda", "triton"])
 def test_a_wrong_argument_is_refused_by_name_whatever_the_backend(call, error, words, backend):
-    """Before a backend is asked: the words are the same, also where it could not run at all."""
+    """Checks run before a backend is selected: the message is the same, even if the backend cannot run at all."""
     with mk.backend(backend), pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)

@@ -1,7 +1,7 @@
 """What only a GPU can show: graphs, streams, other devices, very large tensors.
 
-test_ops.py and test_properties.py hold the operators on every backend, dtype and shape against float64; their GPU
-cases have the same mark: `pytest -m gpu` runs them all.
+test_ops.py and test_properties.py compare the operators on every backend, dtype and shape with float64; their GPU cases
+have the same mark: `pytest -m gpu` runs them all.
 """
 
 import pytest
@@ -110,7 +110,7 @@ def test_a_captured_graph_replays_to_the_same_bits(backend, variant):
 
 
 def test_kernels_run_on_the_current_stream(backend):
-    """The stream's earlier work takes long: what ran elsewhere would read the input before it is written."""
+    """The stream's earlier work takes long: a kernel on another stream would read the input before it is written."""
     module = block("released", backend).eval()
     x, want = torch.randn(4, 128, 16, 16, device="cuda"), None
     with torch.no_grad():

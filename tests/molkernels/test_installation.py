@@ -1,4 +1,4 @@
-"""The command that adds an extra names what this molkernels was installed from, an index only after an index."""
+"""The command that adds an extra names the source of this installation, and an index only if it came from one."""
 
 import importlib.util
 import json
@@ -35,7 +35,7 @@ HASH = {"hash": f"sha256={'c0' * 32}", "hashes": {"sha256": "c0" * 32}}
 
 
 def installed(folder, origin, installer="pip\n"):
-    """A site-packages folder as pip 26.3 leaves it, with what it recorded in direct_url.json."""
+    """A site-packages folder as pip 26.3 leaves it, with the given direct_url.json."""
     site = folder / "site-packages"
     information = site / "molkernels-0.2.0.dist-info"
     information.mkdir(parents=True)
@@ -116,7 +116,7 @@ def test_what_lies_elsewhere_is_named_by_its_address(tmp_path, origin, argument)
 
 
 def test_a_checkout_that_runs_is_named_whatever_lies_beside_it(tmp_path):
-    """Also where another molkernels is installed, or setuptools left its molkernels.egg-info in the checkout."""
+    """Even if another molkernels is installed, or setuptools left its molkernels.egg-info in the checkout."""
     checkout = tmp_path / "my checkout"
     (checkout / "molkernels").mkdir(parents=True)
     (checkout / "csrc").mkdir()

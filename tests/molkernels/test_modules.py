@@ -16,7 +16,7 @@ def generator():
 
 
 def test_fcc_equals_circular_depthwise_convolutions(generator):
-    """The equivalent PyTorch of the README: circular padding and depthwise convolutions as long as the axes."""
+    """The equivalent PyTorch code in the README: circular padding and depthwise convolutions as long as the axes."""
     fcc = mk.FCC(4, (5, 6)).double().eval()
     x = torch.randn(3, 4, 5, 6, generator=generator, dtype=torch.float64)
     half = 2

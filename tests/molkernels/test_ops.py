@@ -1,4 +1,4 @@
-"""The operators as PyTorch sees them, on every backend that can run here, held against the float64 reference."""
+"""The operators as PyTorch sees them, on every backend that can run here, compared with the float64 reference."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def generator():
 
 @pytest.fixture(params=TARGETS)
 def target(request):
-    """A backend and the device that it runs on, which `random` then makes its tensors on."""
+    """A backend and its device, on which `random` then creates its tensors."""
     with request.param.active():
         yield request.param
 
@@ -55,7 +55,7 @@ def edge_arguments(generator, n=2, c=4, p=6, **options):
 
 
 def f5c(generator, *arguments):
-    """A block whose parameters are all random: the paper's starts as the identity, which would hide errors."""
+    """A block with random parameters only: the paper's starts as the identity, which would hide errors."""
     block = mk.F5C(*arguments)
     with torch.no_grad():
         for parameter in block.parameters():
@@ -320,7 +320,7 @@ def test_the_same_bits_each_run(generator, target, backend):
 
 @pytest.fixture
 def poison():
-    """Fresh memory is full of NaN: torch.empty, and what the compiled libraries get from torch's allocator."""
+    """New memory is filled with NaN: torch.empty, and what the compiled libraries get from torch's allocator."""
     before = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
@@ -345,7 +345,7 @@ def test_knn_breaks_ties_by_lowest_neighbour_and_ranks_nan_last(generator, backe
     nodes[:, 5], nodes[:, 7] = nodes[:, 2], 2 * nodes[:, 2]  # same direction
     nodes[:, 4] = 0
     nodes[:, 1, 3] = float("nan")
-    nodes[:, 6] *= 1e-42  # denormal: as good as zero
+    nodes[:, 6] *= 1e-42  # denormal: practically zero
     x = nodes if graph == "channel" else nodes.mT.contiguous()
     idx = functional.knn(x, 9, graph=graph, backend=backend)
     assert torch.equal(idx, reference.knn(nodes, 9))
@@ -393,7 +393,7 @@ def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator
     compact = functional.cost_volume(a, b, radius=10, stride=2, compact=True, backend=backend)
     live = functional.reachable_displacements(10, 2, 16)
     assert len(live) == 225
-    if target.backend == INTERPRETED and target.slow:  # NumPy's products round as their shapes suggest
+    if target.backend == INTERPRETED and target.slow:  # the rounding of NumPy's products depends on their shapes
         torch.testing.assert_close(full[:, live], compact, rtol=1e-5, atol=1e-6)
     else:
         assert torch.equal(full[:, live], compact)

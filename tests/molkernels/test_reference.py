@@ -1,4 +1,4 @@
-"""The reference operators against their formulas, written as loops over every index."""
+"""The reference operators against their formulas, written as loops over all indices."""
 
 import math
 

@@ -1,5 +1,5 @@
-"""The Triton kernels beyond what test_ops.py and test_properties.py ask of all backends: what they are when
-compiled, how their tile sizes are found, and the paths that small maps do not take.
+"""The Triton kernels, in addition to test_ops.py and test_properties.py, which test all backends: the compiled code,
+the choice of tile sizes, and the paths that small maps do not take.
 """
 
 import json
@@ -28,7 +28,7 @@ def generator():
 
 
 def python(*arguments, **options):
-    """A Python that compiles Triton kernels rather than interpreting them."""
+    """A Python that compiles Triton kernels instead of interpreting them."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return subprocess.run(
         [sys.executable, "-W", "ignore", *arguments],
@@ -132,7 +132,7 @@ def test_messages_gradients_in_several_portions_give_the_same_bits(generator, mo
 @interpreted
 @pytest.mark.parametrize("programs", [1, 3, 1000])
 def test_sums_in_any_number_of_parts(generator, monkeypatch, programs):
-    """Batch statistics with |mean| ≫ spread, and gradients of parameters, summed by few programs and by many."""
+    """Batch statistics with |mean| ≫ spread, and parameter gradients, summed by few and by many programs."""
     for module in (fcc, edge_max):
         monkeypatch.setattr(module, "resident_programs", lambda x: programs)
     x = random(generator, 10, 4, 6, 7, dtype=torch.float32) + 300
@@ -156,7 +156,7 @@ def test_sums_in_any_number_of_parts(generator, monkeypatch, programs):
 @interpreted
 def test_the_graph_turned_round_lists_every_edge_under_its_target_in_order(generator):
     _, idx, _ = edge_case(generator, "position", p=40, k=5)
-    idx[:, 3] = 7  # a node that many point to
+    idx[:, 3] = 7  # a node that many edges point to
     edges, first = edge_max.reverse_graph(idx)
     for n in range(idx.shape[0]):
         targets = idx[n].flatten().tolist()

@@ -1,13 +1,13 @@
-// Circular correlations along the rows and along the columns of a small map that lies in scratch memory.
+// Circular correlations along the rows and along the columns of a small map in scratch memory.
 //
 // An even length L = 2h is halved: x^L − 1 = (x^h − 1)(x^h + 1), so with s = u[:h] + u[h:] and d = u[:h] − u[h:]
 //   y[i] = p[i] + q[i],  y[i + h] = p[i] − q[i],
 //   p = s correlated circularly with (w[:h] + w[h:]) / 2,
 //   q = d correlated with (w[:h] − w[h:]) / 2, entries that pass the end changing sign,
-// which takes half the products. Both axes may be halved: the map is then kept as [s; d] along its rows and as [s | d]
+// which needs half the products. Both axes may be halved: the map is then stored as [s; d] along its rows and [s | d]
 // along its columns, all correlations and their adjoints act on these blocks, and only entering and leaving this form
-// takes additions. Σ u·v over a map is Σ u'·v' over the halved maps, divided by 2 for each halved axis: of two maps
-// that are multiplied so, one has come through the correlation along that axis, whose kernels hold the factor 1/2.
+// needs additions. Σ u·v over a map is Σ u'·v' over the halved maps, divided by 2 for each halved axis: of two maps
+// multiplied in this way, one is an output of the correlation along that axis, whose kernels include the factor 1/2.
 #pragma once
 
 #include "simd.h"
@@ -21,8 +21,8 @@ namespace {
 inline constexpr int kMaxSide = 64;
 inline constexpr int kMaxArea = kMaxSide * kMaxSide;
 
-// How a map lies in scratch memory: rows of `stride` values, each axis in one or two blocks. Sides of 0 are known only
-// at run time.
+// The layout of a map in scratch memory: rows of `stride` values, each axis in one or two blocks. A side of 0 is known
+// only at run time.
 template <class W_, int kHeight, int kWidth>
 struct Layout {
   using W = W_;
@@ -38,12 +38,12 @@ struct Layout {
   constexpr int block_vectors() const { return (block_width() + lanes<W> - 1) / lanes<W>; }
   constexpr int vectors() const { return column_blocks() * block_vectors(); }
   constexpr int stride() const { return vectors() * lanes<W>; }
-  // How many values of the vector at column j belong to the map.
+  // The number of values of the vector at column j that belong to the map.
   constexpr int valid(int j) const { return width() % lanes<W> == 0 ? lanes<W> : width() - j; }
 };
 
-// One axis' kernel for its one or two blocks, as matrices of constant diagonals: M[i][m] = forward(block)[m − i] and
-// Mᵀ[i][m] = adjoint(block)[m − i], the differences reaching from −63 to 63 and zero beyond.
+// The kernel of one axis for its one or two blocks, as Toeplitz matrices: M[i][m] = forward(block)[m − i] and
+// Mᵀ[i][m] = adjoint(block)[m − i], for differences from −63 to 63 and zero beyond.
 template <class W>
 struct CircularKernel {
   static constexpr int kReach = kMaxSide + lanes<W>;
@@ -149,9 +149,9 @@ MK_INLINE void correlate_columns(const W* mirrored, const W* u, W* y, int length
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// All blocks of a map. These are functions of their own, one a layout: all dtypes of the same arithmetic share them.
+// All blocks of a map. These are separate functions, one per layout: all dtypes with the same arithmetic share them.
 
-// The blocks of u lie `pitch` rows apart.
+// The blocks of u are `pitch` rows apart.
 template <class L, class W = typename L::W>
 void correlate_rows(L l, const CircularKernel<W>& kernel, bool adjoint, const W* u, int pitch, W* y) {
   for (int b = 0; b < l.row_blocks(); ++b) {
@@ -177,8 +177,8 @@ MK_INLINE void butterfly(Vec<W>& a, Vec<W>& b) {
   b = difference;
 }
 
-// Visit the vectors that halving combines: f(i, j, q) for rows i and i + h, columns j and j + w, where q[2][2] is to be
-// filled or used; entries of blocks that are not there are left alone.
+// Visit the vectors that halving combines: f(i, j, q) for rows i and i + h, columns j and j + w, where f fills or uses
+// q[2][2]; entries of missing blocks are not touched.
 template <class L, class F>
 MK_INLINE void for_each_quad(L l, F&& f) {
   for (int i = 0; i < l.block_height(); ++i) {
@@ -227,7 +227,7 @@ MK_INLINE void leave(L l, const W* tile, F&& take) {
 // ---------------------------------------------------------------------------------------------------------------
 // Gradients of the kernels, summed over samples by the caller's accumulators.
 
-// The rows of a block of `tile` once more behind it, with the sign that passing the end gives them.
+// Append the rows of a block of `tile` once more, with the sign that they get by passing the end.
 template <class L, class W = typename L::W>
 void repeat_rows(L l, W* tile) {
   const int block = l.block_height() * l.stride();
@@ -272,7 +272,7 @@ MK_INLINE void correlate_lags_strip(const W* u, const W* v, int t, int length, i
   if constexpr (kLags > 1) correlate_lags_strip<W, kLags / 2>(u, v, t, length, vectors, stride, lag_sums);
 }
 
-// lag_sums[b][t][lane] += Σ_i u[i] · v[i + t], a product lane by lane of rows; v with its rows repeated.
+// lag_sums[b][t][lane] += Σ_i u[i] · v[i + t], an elementwise product of rows; v with its rows repeated.
 template <class L, class W = typename L::W>
 void add_row_lags(L l, const W* u, const W* v, W* lag_sums) {
   const int block = l.block_height() * l.stride();

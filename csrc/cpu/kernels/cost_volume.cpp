@@ -1,11 +1,11 @@
-// Correlation of two maps over displacements, as products over pairs of pixels that a displacement can join.
+// Correlation of two maps over displacements, as products over pairs of pixels that a displacement can connect.
 //
-// Pixels whose coordinates leave the same remainders modulo the stride form a class; displacements stay inside it. Of a
-// class of m pixels the product is m × m × channels, and only rows of it that the radius reaches are taken: at stride 2
-// a quarter of what all pairs would take. Products of kRows pixels stay in L1 until they have been handed to their
-// displacements.
+// Pixels whose coordinates have the same remainders modulo the stride form a class; displacements stay inside it. For a
+// class of m pixels the product is m × m × channels, and only those of its rows that the radius reaches are computed:
+// at stride 2 a quarter of the work for all pairs. Products of kRows pixels stay in L1 until they have been distributed
+// to their displacements.
 //
-// FLOPs: 2 · channels a pair in reach. Bytes: both maps once, the volume twice (zeros first).
+// FLOPs: 2 · channels per pair within reach. Bytes: both maps once, the volume twice (zeros first).
 #include "cost_volume.h"
 
 #include "gemm.h"
@@ -29,14 +29,14 @@ PixelClass pixel_class(const CostVolumeShape& s, int index) {
 
 int pixel_classes(const CostVolumeShape& s) { return class_count(s.height, s.stride) * class_count(s.width, s.stride); }
 
-// The first class is the largest. Columns are padded, and a panel may begin before the end and pass it.
+// The first class is the largest. Columns are padded, because a panel may begin before the end and extend beyond it.
 int64_t most_pixels(const CostVolumeShape& s) { return pixel_class(s, 0).count(); }
 template <class W>
 int64_t padded(int64_t pixels) {
   return ceil_div<int64_t>(pixels, kColumns<W>) * kColumns<W> + kColumns<W>;
 }
 
-// Pixels of a class that displacements join to pixels [first, last): whole rows of the class.
+// Pixels of a class that displacements connect to pixels [first, last): whole rows of the class.
 struct Reach {
   int begin, end;
 };
@@ -93,7 +93,7 @@ int64_t cost_volume_scratch(const CostVolumeShape& shape) {
 
 namespace {
 
-// Hand the products of pixels [first, first + kRows) of a to their displacements.
+// Distribute the products of pixels [first, first + kRows) of a to their displacements.
 template <class T, class W>
 void write_products(const CostVolumeInput<T, W>& v, const PixelClass& c, int first, int begin, int64_t width,
                     const W* products, T* out) {
@@ -149,8 +149,8 @@ void cost_volume(const CostVolumeInput<T, W>& v, unsigned char* memory, int64_t 
 
 namespace {
 
-// gradients (reach, kColumns) ← of each pixel within reach and each of the pixels [first, first + kColumns) the
-// gradient of their product: those of the second map by those of the first (`of_first`), or the other way round.
+// gradients (reach, kColumns) ← for each pixel within reach and each of the pixels [first, first + kColumns) the
+// gradient of their product: those of the second map by those of the first (`of_first`), or vice versa.
 template <class T, class W>
 void read_gradients(const CostVolumeGradient<T, W>& v, const PixelClass& c, const Reach& reach, int first,
                     bool of_first, int64_t n, W* gradients) {
@@ -162,7 +162,7 @@ void read_gradients(const CostVolumeGradient<T, W>& v, const PixelClass& c, cons
     const StepRange dy = steps_into(i, 0, c.rows, v.radius_y), dx = steps_into(j, 0, c.columns, v.radius_x);
     for (int y = dy.first; y <= dy.last; ++y) {
       for (int x = dx.first; x <= dx.last; ++x) {
-        // The first map's pixel, and the displacement from it.
+        // The pixel of the first map, and the displacement from it.
         const int at_y = of_first ? i : i + y, at_x = of_first ? j : j + x, sign = of_first ? 1 : -1;
         const int64_t at = n * volume + displacement_channel(sign * y, sign * x, v.radius_y, v.radius_x) * pixels +
                            int64_t(c.y0 + at_y * v.stride) * v.width + c.x0 + at_x * v.stride;

@@ -1,5 +1,5 @@
 // Edge convolution with the maximum over the neighbours: products whose operand is read through the graph, so that
-// neither edges nor gathered copies exist.
+// neither edges nor gathered copies are stored.
 #include "edge_max.h"
 
 #include "gemm.h"
@@ -50,7 +50,7 @@ Mask<W> load_winners(const uint8_t* from) {
   return __builtin_convertvector(*reinterpret_cast<const Winners*>(from), Mask<W>);
 }
 
-// to ← (or +=) what neighbour j won of a gradient, zero elsewhere.
+// to ← (or +=) the gradient where neighbour j won, zero elsewhere.
 template <bool add, class W>
 void won_by(int j, const uint8_t* winner, const W* grad, W* to, int64_t size) {
   int64_t i = 0;
@@ -61,7 +61,7 @@ void won_by(int j, const uint8_t* winner, const W* grad, W* to, int64_t size) {
   for (; i < size; ++i) to[i] = (add ? to[i] : W(0)) + (winner[i] == j ? grad[i] : W(0));
 }
 
-// The gradient where the ReLU let its argument pass.
+// The gradient where the ReLU is active.
 template <class W>
 Vec<W> passed(Vec<W> grad_y, Vec<W> y) {
   return y > 0 ? grad_y : Vec<W>{};
@@ -142,8 +142,8 @@ int64_t edge_blocks(int64_t length) {
 //
 //   y_c = ReLU((W1 − W2) x_c + b1 + b2 + max_j W2 x_idx[c, j])
 //
-// A task takes kColumns positions of all channels of a map: their messages fit in L1, where the maximum gathers them.
-// FLOPs: 4 · channels · positions² a map. Bytes: x, y and winner once; the weights from L2.
+// A task is kColumns positions of all channels of a map: their messages fit in L1, where the maximum gathers them.
+// FLOPs: 4 · channels · positions² per map. Bytes: x, y and winner once; the weights from L2.
 
 template <class W>
 int64_t edge_channel_scratch(int64_t channels, int64_t positions) {
@@ -242,12 +242,12 @@ void edge_channel_scatter(const EdgeScatter<T, W>& a, int64_t begin, int64_t end
 //
 //   y_c = ReLU((W1 − 2 W2) x_c + b1 + b2 + max_j W2 x_c[idx[·, j]])
 //
-// A task takes kColumns channels of a map, turned so that a position is a row: a product reads row idx[p, j] in place
-// of row p. FLOPs: 2 · (k + 1) · channels · positions² a map. Bytes: x, y and winner once; the weights from L2.
+// A task is kColumns channels of a map, transposed so that a position is a row: a product reads row idx[p, j] instead
+// of row p. FLOPs: 2 · (k + 1) · channels · positions² per map. Bytes: x, y and winner once; the weights from L2.
 
 namespace {
 
-// Where each neighbour's row begins, in elements: offsets[j · positions + p].
+// The start of each neighbour's row, in elements: offsets[j · positions + p].
 template <class W>
 void row_offsets(const int32_t* idx, int64_t positions, int k, int32_t* offsets) {
   for (int64_t p = 0; p < positions; ++p) {
@@ -392,7 +392,7 @@ void edge_position_grad_x(const EdgeGradient<T, W>& a, unsigned char* memory, in
 // Backward, the gradients of the weights, with Z_j = Σ_c x_c g_j,cᵀ:
 //   grad_node[p', p] = Σ_n Σ_j Z_j[p, p'];  grad_neighbour[p', p] = Σ_n Σ_j Z_j[idx[p, j], p']
 // The graph is applied to the product, not to x: row idx[p, j] of Z_j is added to row p. A task owns kColumns of the
-// rows p' and takes its maps in order, so the sums do not depend on the threads.
+// rows p' and processes its maps in order, so the sums do not depend on the threads.
 
 template <class T, class W>
 void edge_pack_maps(const EdgeGradient<T, W>& a, int64_t begin, int64_t end) {

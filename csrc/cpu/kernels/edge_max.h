@@ -32,7 +32,7 @@ struct EdgeGradient {
   const uint8_t* winner;
   const W *neighbour_panels, *node_panels;  // of the transposed weights
   T* grad_x;
-  W* map_panels;                  // x as panels of kRows positions, `edge_map_panels_size` a map
+  W* map_panels;                  // x as panels of kRows positions, `edge_map_panels_size` per map
   W *grad_node, *grad_neighbour;  // (chunks, positions, positions): Σ g x, and Σ g x of the winning neighbours
   W* grad_bias;                   // (chunks, positions)
   int64_t maps, channels, positions, maps_per_chunk;
@@ -40,7 +40,7 @@ struct EdgeGradient {
 };
 
 // Weights as panels: by rows of the result (position graph) or by columns (channel graph). `weight` (positions,
-// positions) is read as weight[row · row_stride + column · column_stride] − `twice` · other[…]; a task is a panel.
+// positions) is read as weight[row · row_stride + column · column_stride] + factor · other[…]; a task is a panel.
 template <class T, class W>
 struct EdgeWeights {
   const T* weight;
@@ -75,7 +75,7 @@ MK_DECLARE(void edge_position_grad_weights(const EdgeGradient<T, W>& a, unsigned
                                            int64_t end),
            template <class T, class W>)
 
-// Channel graph: the gradient of the sums before the ReLU, and of the messages, side by side as wide rows
+// Channel graph: the gradients of the sums before the ReLU and of the messages, side by side as wide rows
 // (maps · channels, 2 · positions); a task is a map.
 template <class T, class W>
 struct EdgeScatter {
@@ -83,7 +83,7 @@ struct EdgeScatter {
   const int32_t* idx;
   const uint8_t* winner;
   W* grads;
-  W* bias;  // (maps, positions): the sums of the former over the channels
+  W* bias;  // (maps, positions): the former, summed over the channels
   int64_t channels, positions;
   int k;
 };

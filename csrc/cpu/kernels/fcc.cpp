@@ -1,9 +1,9 @@
 // Fully-connected convolution; formula and shapes: molkernels/reference.py.
 //
-// Both correlations of a map are linear and act on different axes, so their order is free and all constants can wait:
+// Both correlations of a map are linear and act on different axes, so they commute and all constants can be added last:
 // with D the correlation along H, A the one along W and û0 the normalised map, both branches are
 //   y = D A û0 + offset   (+ x),
-// where û0 takes the embedding of the branch's first axis and the offset is the second axis' kernel applied to the
+// where û0 includes the embedding of the branch's first axis and the offset is the second axis' kernel applied to the
 // second embedding plus the first bias, plus the second bias. A map stays in L1 from its one read to its one write.
 //
 // x is (N, C, H, W). Memory: N·C·H·W read and written once. Work, halved (see circular.h): N·C·H·W·(H + W) / 2
@@ -16,8 +16,8 @@ namespace molkernels {
 namespace MK_ISA {
 namespace {
 
-// The forward pass of float maps is computed in double: it is bound by memory, and the graph of the convolution that
-// follows is decided by differences which float arithmetic would drown.
+// The forward pass of float maps is computed in double: it is memory-bound, and the graph of the convolution that
+// follows depends on differences smaller than the rounding error of float arithmetic.
 template <class T>
 struct ForwardOf {
   using type = wide<T>;
@@ -31,7 +31,7 @@ inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline float root(float v) { return __builtin_sqrtf(v); }
 inline double root(double v) { return __builtin_sqrt(v); }
 
-// A value for each row plus one for each column: what an embedding or an offset of either branch adds to a map.
+// One value per row plus one per column: what an embedding or an offset of either branch adds to a map.
 template <class W>
 struct Placed {
   alignas(64) W row[kMaxSide];
@@ -98,7 +98,7 @@ template <class L, class T, class W>
 MK_INLINE void forward_map(L l, const Channel<W>& channel, W mean, W rstd, bool residual, const T* x, T* y, W* u,
                            W* v) {
   const W scale = channel.gamma * rstd;
-  // x − mean first: it is exact where the mean is large beside the deviation.
+  // x − mean first: it is exact if the mean is large relative to the deviation.
   enter(l, u, l.block_height(), [&](int i, int j) __attribute__((always_inline)) {
     const Vec<W> centred = load_part_as<W>(x + i * l.width() + j, l.valid(j)) - mean;
     return (centred + channel.embedding.at(i, j)) * scale + channel.beta;
@@ -149,8 +149,9 @@ void forward_tasks(const FccForward<T, W>& a, int64_t begin, int64_t end) {
 // ---------------------------------------------------------------------------------------------------------------
 // Statistics
 
-// Mean and sum of squared deviations of a map with its embedding. Deviations are from the mean of x, which is found
-// first, so that a mean that is large beside the deviation costs no digits; what is left of the mean is taken off.
+// Mean and sum of squared deviations of a map with its embedding. Deviations are from the mean of x, which is computed
+// first, so that a mean that is large relative to the deviation costs no precision; the remaining mean is then
+// corrected for.
 template <class T, class W>
 MK_INLINE void map_moments(int height, int width, const Placed<W>& embedding, const T* x, double& mean,
                            double& squares) {
@@ -180,8 +181,8 @@ MK_INLINE void map_moments(int height, int width, const Placed<W>& embedding, co
   squares = double(sum_lanes<W>(sum_squares)) - offset * offset * area;
 }
 
-// The means and variances of each group of some channels: those of the samples combined in their order, in double
-// (Chan, Golub and LeVeque, 1983).
+// The means and variances of each group for some channels: those of the samples, combined in order, in double (Chan,
+// Golub and LeVeque, 1983).
 template <class T, class W, int kHeight, int kWidth>
 void statistics(const FccTrain<T, W>& a, int64_t channel, int64_t channel_end) {
   const int height = kHeight ? kHeight : a.height, width = kWidth ? kWidth : a.width;
@@ -222,16 +223,16 @@ void train_tasks(const FccTrain<T, W>& a, int64_t begin, int64_t end) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------
-// Backward. With v̂ the normalised map, u0 = γ·v̂ + β, and ga = Aᵀ grad, a map takes five correlations, all halved:
+// Backward. With v̂ the normalised map, u0 = γ·v̂ + β, and ga = Aᵀ grad, a map needs five correlations, all halved:
 //   U = D v̂,  ga,  grad_u0 = Dᵀ ga,  lags_h[t] = Σ ga[i, j]·v̂[i + t, j],  lags_w[t] = Σ grad[i, j]·U[i, j + t].
-// As D and A commute these serve both branches; what β, the first bias and the second embedding add to the gradients
-// of the kernels needs only the sums of grad by row or by column, once a channel.
+// As D and A commute, these serve both branches; what β, the first bias and the second embedding add to the gradients
+// of the kernels needs only the sums of grad by row or by column, once per channel.
 
 template <class W>
 struct BackwardMaps {
   W *normalised, *grad, *along_h, *adjoint_w, *products, *lag_sums, *grad_sums, *grad_v_sums, *grad_u0;
 
-  // `area` values a map.
+  // `area` values per map.
   BackwardMaps(W* scratch, int area)
       : normalised(scratch),
         grad(scratch + 2 * area),
@@ -244,8 +245,8 @@ struct BackwardMaps {
         grad_u0(scratch + 7 * kMaxArea) {}
 };
 
-// Sums over the map's other axis: by row (a vector of partial sums for each row) in the branch whose first axis that
-// is, else by column.
+// Sums over the map's other axis: by row (a vector of partial sums per row) in the branch whose first axis is the
+// rows, else by column.
 template <class W>
 struct AxisSums {
   W* sums;
@@ -262,7 +263,7 @@ struct AxisSums {
   }
 };
 
-// Normalise x, take all correlations of one sample, and add to the channel's sums. `sums`: of grad, and of grad_u0·v̂.
+// Normalise x, compute all correlations of one sample, and add to the channel's sums. `sums`: of grad and grad_u0·v̂.
 template <class L, class T, class W>
 MK_INLINE void backward_map(L l, const Channel<W>& channel, W mean, W rstd, const T* x, const T* grad_y,
                             const BackwardMaps<W>& maps, const AxisSums<W>& grad_sums, W* grad_u0, double* sums) {
@@ -312,8 +313,8 @@ W sum_of(const T* values, int count) {
   return sum;
 }
 
-// grad_weight[t] = γ·lags[t] + constant + Σ_i sums[i] · (embedding[(i + t) mod length] + bias), the last where `sums`
-// are given: for the branch's second kernel.
+// grad_weight[t] = γ·lags[t] + constant + Σ_i sums[i] · (embedding[(i + t) mod length] + bias), the last term only if
+// `sums` is given: for the branch's second kernel.
 template <class T, class W>
 void write_weight_gradient(const W* lags, W gamma, W constant, const W* sums, const T* embedding, W bias, int length,
                            T* grad_weight) {
@@ -326,7 +327,7 @@ void write_weight_gradient(const W* lags, W gamma, W constant, const W* sums, co
   }
 }
 
-// The gradient of the second axis' embedding: the adjoint of its kernel on the sums of grad.
+// The gradient of the second axis' embedding: the adjoint of its kernel, applied to the sums of grad.
 template <class T, class W>
 void write_embedding_gradient(const W* sums, const T* weight, int length, T* grad_embedding) {
   for (int m = 0; m < length; ++m) {
@@ -336,7 +337,7 @@ void write_embedding_gradient(const W* sums, const T* weight, int length, T* gra
   }
 }
 
-// All parameter gradients of channel c but those of gamma, beta and the first embedding, which any norm has.
+// All parameter gradients of channel c except those of gamma, beta and the first embedding, which any norm has.
 template <class L, class T, class W>
 void write_kernel_gradients(const FccBackward<T, W>& a, L l, const Channel<W>& channel, int64_t c,
                             const BackwardMaps<W>& maps, const AxisSums<W>& grad_sums, W grad_total) {
@@ -397,7 +398,7 @@ void backward_channel(const FccBackward<T, W>& a, int64_t c, W* scratch, double*
                  maps.grad_u0 + (a.training ? n * padded : 0), sums + 2 * group);
     if (!a.training) finish(n, 0, 0);
   }
-  // Adjoints keep sums up to the sums of the kernels: Σ grad_u0 = Σ weight_h · Σ weight_w · Σ grad.
+  // An adjoint multiplies the sum of a map by the sum of its kernel: Σ grad_u0 = Σ weight_h · Σ weight_w · Σ grad.
   const double to_u0 =
       double(sum_of<W>(a.weight_h + c * l.height(), l.height())) * sum_of<W>(a.weight_w + c * l.width(), l.width());
   const double scale = double(channel.gamma) * double(a.groups) / (double(a.samples) * area);
@@ -418,7 +419,7 @@ void backward_tasks(const FccBackward<T, W>& a, int64_t begin, int64_t end, W* s
 
 }  // namespace
 
-// Call function<T, W, H, W>(arguments) with the sides of the map where they are among those compiled for, else with 0.
+// Call function<T, W, H, W>(arguments) with the sides of the map if they were compiled for, else with 0.
 #define MK_FOR_SIDES(function, a, ...)                                                    \
   if ((a).height == 16 && (a).width == 16) return function<T, W, 16, 16>(a, __VA_ARGS__); \
   if ((a).height == 8 && (a).width == 8) return function<T, W, 8, 8>(a, __VA_ARGS__);     \

@@ -8,7 +8,7 @@
 
 namespace molkernels {
 
-// What forward and backward share: see reference.fcc for the shapes.
+// The inputs of both forward and backward; for the shapes see reference.fcc.
 template <class T, class W>
 struct FccInput {
   const T* x;
@@ -47,7 +47,7 @@ MK_DECLARE(void fcc_forward(const FccForward<T, W>& a, int64_t begin, int64_t en
 MK_DECLARE(void fcc_train(const FccTrain<T, W>& a, int64_t begin, int64_t end), template <class T, class W>)
 
 // A task is all samples of one channel. Scratch of the caller's thread: `maps` of fcc::backward_scratch values, `sums`
-// of 2 values a group.
+// of 2 values per group.
 MK_DECLARE(void fcc_backward(const FccBackward<T, W>& a, int64_t begin, int64_t end, W* maps, double* sums),
            template <class T, class W>)
 

@@ -1,10 +1,10 @@
-// A register-tiled matrix product: kRows × kColumns outputs at a time, every operand read where it lies.
+// A register-tiled matrix product: kRows × kColumns outputs at a time, every operand read in place.
 //
 //   tile[r][v] += Σ_k a[k · stride + r] · row(k)[v]
 //
-// `a` is a packed panel (kRows values of one k side by side, broadcast one by one), `row(k)` gives the address of
-// kColumns values: rows of a matrix, or rows that a graph picks; a gather costs an address and no copy. FLOPs: 2 ·
-// kRows · kColumns a step of k, on kRows · 2 registers; loads: 2 vectors and kRows broadcasts.
+// `a` is a packed panel (kRows values of one k side by side, broadcast one by one); `row(k)` returns the address of
+// kColumns values: rows of a matrix, or rows selected by a graph, so that a gather needs no copy. FLOPs: 2 · kRows ·
+// kColumns per step of k, on kRows · 2 registers; loads: 2 vectors and kRows broadcasts.
 #pragma once
 
 #include "simd.h"
@@ -12,7 +12,7 @@
 namespace molkernels {
 namespace MK_ISA {
 
-// 12 accumulators of 16 registers; AVX-512 has 32 registers.
+// 12 accumulators in 16 registers; AVX-512 has 32 registers.
 inline constexpr int kRows = MK_VECTOR_BYTES == 64 ? 12 : 6;
 inline constexpr int kVectors = 2;
 template <class W>
@@ -41,7 +41,7 @@ static inline __attribute__((always_inline)) Tile<W> multiply(const W* a, int64_
 }
 
 // Panels of `height` rows of a matrix, transposed: out[panel][k][r] = m[(panel · height + r) · row_stride + k ·
-// column_stride], zero where there is no such row.  Panels [begin, end).
+// column_stride], zero beyond the last row. Panels [begin, end).
 template <class T>
 static void pack_panels(const T* m, int64_t rows, int64_t depth, int64_t row_stride, int64_t column_stride, int height,
                         wide<T>* out, int64_t begin, int64_t end) {

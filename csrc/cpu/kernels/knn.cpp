@@ -2,12 +2,12 @@
 //
 //   s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖)       ranked by neighbour_rank: steps of 2⁻⁴⁰, then the lowest index
 //
-// Nodes are scaled to length 1 in float and their products taken a block of rows at a time (block × count floats, in
-// L1). A float product is off the exact one by at most `error_bound`; so whatever lies within twice that of the k-th
-// best may belong to the k best, is taken again in double, and the k best of those are the exact ones.
+// Nodes are scaled to length 1 in float and their products computed one block of rows at a time (block × count floats,
+// in L1). A float product differs from the exact one by at most `error_bound`; so every node within twice that of the
+// k-th best may belong to the k best and is recomputed in double, and the k best of those are the exact ones.
 //
-// FLOPs: 2 · count² · length a map, and 2 · length a candidate (k − 1 of them, ties apart). Bytes: x once, the graph
-// once.
+// FLOPs: 2 · count² · length per map, and 2 · length per candidate (k − 1 of them if there are no ties). Bytes: x once,
+// the graph once.
 #include "knn.h"
 
 #include "gemm.h"
@@ -91,7 +91,7 @@ void measure(const Map<W>& map, int64_t count, int64_t length) {
   }
 }
 
-// Of the two layouts one is that of the input, the other is turned.
+// One of the two layouts is that of the input, the other is its transpose.
 template <class T>
 void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
   const T* from = a.nodes + n * a.map_stride;
@@ -119,8 +119,8 @@ void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
   for (int64_t i = 0; i < kBlock; ++i) map.unit[a.length * width + i] = 0;
 }
 
-// A float scalar product of two float vectors, each rounded from one of length at most 1: 2⁻²⁴ a rounding of each
-// factor and each of `length` additions, relative to Σ|u v| ≤ 1; and some room.
+// A float dot product of two float vectors, each rounded from one of length at most 1: 2⁻²⁴ for the rounding of each
+// factor and for each of `length` additions, relative to Σ|u v| ≤ 1; and a margin.
 float error_bound(int64_t length) { return (float(length) + 8) * 6.1e-8f; }
 
 bool any_above(Vec<float> v, Vec<float> limit) {
@@ -136,8 +136,8 @@ bool any_above(Vec<float> v, Vec<float> limit) {
 #endif
 }
 
-// The k-th largest of a row (padded, without NaN): first the k largest of each lane, without a branch, then those of
-// them. K is k, or 0 where the compiler need not know it; with it, what is best so far stays in registers.
+// The k-th largest of a row (padded, without NaN): first the k largest of each lane, without a branch, then the k
+// largest of those. K is k, or 0 if it is not a compile-time constant; with it, the best so far stay in registers.
 template <int K>
 float kth_largest(const float* row, int64_t width, int any_k) {
   const int k = K != 0 ? K : any_k;
@@ -172,8 +172,8 @@ float search(const float* row, int64_t width, int k) {
   return k == 3 ? kth_largest<3>(row, width, k) : kth_largest<0>(row, width, k);
 }
 
-// The similarities of one row, ready to be ranked: no NaN, and nothing in the place of the node itself or past the last
-// one.
+// Prepare the similarities of one row for ranking: no NaN; the node itself and lanes past the last node below all
+// others.
 void finish_row(float* row, int64_t m, int64_t count, int64_t width) {
   for (int64_t q = 0; q < width; q += lanes<float>) {
     const Vec<float> v = load(row + q);
@@ -189,7 +189,7 @@ void rank_row(const Map<W>& map, const float* row, int64_t m, int64_t count, int
   if (k == 1) return;
   const int64_t width = padded(count);
   const int others = k - 1;
-  // Strictly above a value a little below the limit: the same as at or above it.
+  // The comparison below is strict: a slightly lower limit includes the nodes at the limit itself.
   const float limit = search(row, width, others) - 2.0f * error_bound(length) - 1e-6f;
   const W* node = map.nodes + m * length;
   for (int64_t d = 0; d < length; ++d) map.scaled[d] = double(node[d]) * map.inverse[m];

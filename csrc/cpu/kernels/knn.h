@@ -1,4 +1,4 @@
-// Kernels of knn: see reference.knn for what is ranked and how.
+// Kernels of knn: see reference.knn for the ranking.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,9 @@ struct KnnInput {
   int32_t* graph;
 };
 
-// What one part of the tasks needs: bytes, 64-byte aligned.
+// Scratch memory of one part of the tasks, in bytes, 64-byte aligned.
 MK_DECLARE(int64_t knn_scratch(int64_t count, int64_t length), template <class T>)
-// Tasks: `knn_tasks` blocks of rows a map.
+// Tasks: `knn_tasks` blocks of rows per map.
 MK_DECLARE(int64_t knn_tasks(int64_t count), template <class T>)
 MK_DECLARE(void knn(const KnnInput<T>& a, unsigned char* scratch, int64_t begin, int64_t end), template <class T>)
 

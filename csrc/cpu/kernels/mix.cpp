@@ -1,6 +1,6 @@
-// A 1×1 convolution with bias and residual in the product's last step.
+// A 1×1 convolution with bias and residual fused into the product's last step.
 //
-// FLOPs: 2 · channels² · positions a map. Bytes: x, residual and y once; the weight from L2.
+// FLOPs: 2 · channels² · positions per map. Bytes: x, residual and y once; the weight from L2.
 #include "mix.h"
 
 #include "gemm.h"

@@ -1,8 +1,8 @@
-// Vectors of one instruction set, by the compiler's own vector types: the same source for each of them.
+// Vectors of one instruction set, through the compiler's own vector types: the same source for every set.
 //
-// `Vec<float>` holds MK_VECTOR_BYTES bytes; arithmetic, comparison and selection are the language's (a + b, a > b ? a :
-// b). Memory holds double, float, BFloat16 or Half; `load` and `store` convert, arithmetic is in double for double and
-// in float for all others.
+// `Vec<float>` holds MK_VECTOR_BYTES bytes; arithmetic, comparison and selection use the language's operators (a + b,
+// a > b ? a : b). Memory holds double, float, BFloat16 or Half; `load` and `store` convert. Arithmetic is in double for
+// double and in float for all others.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +42,7 @@ using Vec = typename VecOf<W>::type;
 template <class W>
 inline constexpr int lanes = MK_VECTOR_BYTES / int(sizeof(W));
 
-// Integer lanes of the width of W: what comparisons of Vec<W> give (−1 or 0 a lane).
+// Integer lanes of the width of W: the result of comparing Vec<W> (−1 or 0 per lane).
 template <class W>
 struct MaskOf;
 template <>
@@ -104,8 +104,8 @@ inline Half narrow<Half>(float v) {
 #endif
 }
 
-// lanes<wide<T>> values at p (any alignment), widened. Through the types' own alignment of one value: GCC copies a
-// memcpy of more than 16 bytes by way of the stack.
+// lanes<wide<T>> values at p (any alignment), widened. The load has the alignment of a single value instead of being a
+// memcpy: GCC copies a memcpy of more than 16 bytes through the stack.
 template <class T>
 static inline Vec<wide<T>> load(const T* p);
 template <>
@@ -117,11 +117,11 @@ inline Vec<double> load<double>(const double* p) {
   return *reinterpret_cast<const Vec<double>*>(p);
 }
 
-// As many 16-bit and unsigned 32-bit lanes as Vec<float> has.
+// 16-bit and unsigned 32-bit lanes, as many as in Vec<float>.
 typedef uint16_t Bits16 __attribute__((vector_size(MK_VECTOR_BYTES / 2), aligned(2), may_alias));
 typedef uint32_t Bits32 __attribute__((vector_size(MK_VECTOR_BYTES), aligned(4), may_alias));
 
-// Compilers do not find the single instructions for these conversions.
+// Compilers do not find the single instructions for these conversions by themselves.
 static inline Bits32 extend(Bits16 v) {
 #if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
   return (Bits32)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)v);
@@ -214,7 +214,7 @@ static inline Vec<W> first_lanes(Vec<W> v, int count) {
   return v;
 }
 
-// The same in another arithmetic A: float memory as doubles, and everything else as `load_part` has it.
+// The same in another arithmetic A: float memory as doubles, everything else as in `load_part`.
 typedef float HalfFloats __attribute__((vector_size(MK_VECTOR_BYTES / 2), aligned(4), may_alias));
 
 template <class A, class T>

@@ -17,7 +17,7 @@ from mol.data.extract.clip import detector_of
 from mol.data.extract.frames import Job, plan_clip
 from mol.data.extract.settings import FRAMES, SIZE, ExtractConfig
 from mol.data.manifest import Manifest, key, read_manifest
-from mol.vision.landmarks import LandmarkTable, read_landmark_table
+from mol.vision.landmark_files import LandmarkTable, read_landmark_table
 from mol.vision.tvl1 import require_tvl1
 
 # Raised whenever the same settings would give different bytes.

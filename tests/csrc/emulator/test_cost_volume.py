@@ -71,7 +71,7 @@ def assert_close(result, expected, plain, tf32, length):
 @pytest.mark.parametrize(("dtype", "tf32"), FORMATS)
 @pytest.mark.parametrize(("shape", "radius"), [((1, 70, 16, 16), 7), ((1, 70, 5, 7), 2), ((1, 4, 32, 32), 3)])
 def test_no_bit_depends_on_the_schedule(ops, generator, monkeypatch, shape, radius, dtype, tf32):
-    monkeypatch.setenv("MOLKERNELS_EMULATED_MULTIPROCESSORS", "1")  # several tiles of channels a block
+    monkeypatch.setenv("MOLKERNELS_EMULATED_MULTIPROCESSORS", "1")  # several tiles of channels per block
     a, b = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     settings = (radius, radius, 2, 0.1)
     seen = []

@@ -35,7 +35,7 @@ def _library():
 
 @pytest.fixture(autouse=True)
 def _poisoned_memory():
-    """New memory holds NaN: a value that a kernel leaves out shows."""
+    """New memory holds NaN, so that a value that a kernel does not write is noticed."""
     torch.use_deterministic_algorithms(True)
     assert torch.ones(1).new_empty(9).isnan().all()
     yield
@@ -86,7 +86,7 @@ def error(got, want):
 
 
 def check_error(got, plain, want, dtype, tf32, length):
-    """By the rules of the project: float32 and TF32 absolutely, 16 bits against the plain path at the same dtype."""
+    """Tolerances: absolute for float32 and TF32; for 16 bits relative to the error of plain PyTorch in that dtype."""
     assert got.dtype == dtype
     assert got.shape == want.shape
     assert got.is_contiguous()
@@ -112,7 +112,7 @@ def check_forward(inputs, graph, dtype, tf32):
 
 
 def messages_of(x, idx, weight1, bias1, weight2, bias2, graph):
-    """(N, C, k, P): what the maximum is taken over."""
+    """(N, C, k, P): the values of which the maximum is taken."""
     n, c, p = x.shape
     if graph == "position":
         return reference.gather_positions(x, idx) @ weight2.mT
@@ -287,7 +287,7 @@ def test_64_bit_neighbours_give_the_same_bits(generator, graph, dtype):
 
 
 def misplaced(tensor):
-    """The same values, contiguous, at an address that no wide access may use."""
+    """The same values, contiguous, at an address that is not aligned for wide accesses."""
     memory = torch.zeros(tensor.numel() + 1, dtype=tensor.dtype)
     memory[1:] = tensor.flatten()
     return memory[1:].view(tensor.shape)

@@ -1,4 +1,4 @@
-"""The emulator itself, by kernels (probe.cu) whose results are known."""
+"""The emulator itself, tested with kernels (probe.cu) whose results are known."""
 
 import functools
 import os
@@ -136,7 +136,7 @@ def test_to_tf32_rounds_ties_away_and_keeps_infinities(probe):
 
 
 def _tf32(x, *, rounded):
-    """Float32 cut to 10 bits of mantissa, to nearest with ties away, or towards zero."""
+    """Float32 reduced to 10 bits of mantissa, to nearest with ties away, or towards zero."""
     mantissa, exponent = torch.frexp(x.double())
     scaled = mantissa.abs() * 2**11
     kept = (scaled + 0.5).floor() if rounded else scaled.floor()

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ comp
 EPS = 1e-5
 # (dtype, TF32); float32 without it is IEEE.
 PRECISIONS = ((torch.float32, False), (torch.float32, True), (torch.bfloat16, False), (torch.float16, False))
-# With one multiprocessor a block of the mix takes 128 rows, with many 64.
+# With one multiprocessor a block of the mix has 128 rows, with many 64.
 MULTIPROCESSORS = (1, 1000)
 
 
@@ -31,7 +31,7 @@ def generator():
 
 
 def block(generator, shape, dtype, *, mixes, biases=True):
-    """Random arguments of the block, up to k, in a dtype."""
+    """Random arguments of the block, up to `k`, in a dtype."""
     n, channels, height, width = shape
     positions = height * width
 
@@ -61,7 +61,7 @@ def f5c(arguments, k, graph, tf32):
 
 
 def truth(arguments, k, graph, dtype=torch.float64):
-    """The reference in a dtype (statistics in theirs)."""
+    """The reference in a dtype (statistics in the dtype of statistics)."""
     wide = [a if a is None else a.to(dtype) for a in arguments]
     wide[1:3] = [a.to(reference.statistics_dtype(dtype)) for a in arguments[1:3]]
     return reference.f5c(*wide, k, graph, EPS)
@@ -75,7 +75,7 @@ def error(y, expected):
 @pytest.mark.parametrize("mixes", [False, True], ids=("released", "paper"))
 @pytest.mark.parametrize(("dtype", "tf32"), PRECISIONS)
 def test_f5c_on_a_certain_graph(generator, dtype, tf32, mixes, graph):
-    # Rounding can change no outcome: all channels are neighbours, or each position its own (their order would matter).
+    # Rounding cannot change the graph: all channels are neighbours, or each position is its own (order would matter).
     shape, k = ((2, 12, 6, 7), 12) if graph == "channel" else ((3, 70, 3, 5), 1)
     arguments = block(generator, shape, dtype, mixes=mixes)
     expected = truth(arguments, k, graph)
@@ -118,7 +118,7 @@ def test_a_channels_last_map_and_views_of_weights(generator):
     strided = [arguments[0].to(memory_format=torch.channels_last), *arguments[1:]]
     for i in (11, 13, 15, 17):
         strided[i] = arguments[i].mT.contiguous().mT
-    # A start that 16 bytes do not divide: the mix then stages element by element.
+    # A start that is not a multiple of 16 bytes: the mix then stages element by element.
     strided[11] = torch.cat([torch.zeros(1), arguments[11].flatten()])[1:].view(16, 16)
     assert torch.equal(f5c(strided, 4, "channel", False), expected)
 

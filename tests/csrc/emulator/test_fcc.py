@@ -57,7 +57,7 @@ def double(tensors):
 def assert_close(result, expected, plain, tf32, length, scale=None, what=""):
     """Norm and direction of the error: float32 and TF32 by their rounding, 16 bits by the error of plain PyTorch.
 
-    `scale` is of a size that `expected` is the difference of, where it is about zero itself.
+    `scale` is the size of the terms whose difference is `expected`, if that is close to zero itself.
     """
     assert result.shape == expected.shape
     assert result.is_contiguous()
@@ -88,7 +88,7 @@ def assert_gradients_close(ops, tensors, statistics, residual, training, tf32):
 
 
 def shape_of(size):
-    """N, C: enough channels for the norm of an error in 16 bits to be a fair sample."""
+    """N, C: enough channels for the norm of an error in 16 bits to be representative."""
     return (6, 24) if size in SQUARE else (4, 2) if size == (64, 64) else (6, 4)
 
 
@@ -172,7 +172,7 @@ def test_no_bit_depends_on_the_schedule(ops, generator, monkeypatch, size, dtype
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7)])
 def test_variance_survives_a_mean_far_from_zero(ops, generator, size):
-    """One-pass sums of squares would leave nothing of it."""
+    """One-pass sums of squares would lose it completely."""
     x, _, parameters = arguments(generator, 40, 4, size, torch.float32)
     x += 3000
     _, mean, var = ops.fcc_train(x, *parameters, 1, EPS, False, False)

@@ -9,7 +9,7 @@ from molkernels import reference
 pytestmark = pytest.mark.skipif(emulator.compiler() is None, reason="no C++ compiler")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# One block of 64 rows, two, several; more than one tile; one component, one node; sizes that 16 bytes do not divide.
+# One block of 64 rows, two, several; more than one tile; one component, one node; sizes that 16 bytes don't divide.
 SHAPES = (
     (1, 1),
     (2, 1),
@@ -24,7 +24,7 @@ SHAPES = (
     (257, 12),
     (600, 9),
 )
-# Multiprocessors: with one, maps are enough for blocks of 64 rows; with many, blocks have 16.
+# Multiprocessors: with one, there are enough maps for blocks of 64 rows; with many, blocks have 16.
 MULTIPROCESSORS = (1, 1000)
 
 

@@ -1,16 +1,15 @@
-"""The CUDA kernels on a CPU: csrc/cuda/*.cu compiled by g++ with twins of CUDA's headers, one fibre a thread.
+"""The CUDA kernels on a CPU: csrc/cuda/*.cu compiled by g++ with replacement CUDA headers, one fibre per thread.
 
-What it can show: wrong indices, missing barriers and waits, reads of shared memory that nobody wrote, divergent
-barriers, wrong fragment layouts. What it cannot: speed, register use, and what the hardware does beyond its manual.
-Results must be the same bits under every schedule of blocks, warps and lanes (`schedules`); where they are not, the
-kernel has a race.
+It detects wrong indices, missing barriers and waits, reads of uninitialised shared memory, divergent barriers and wrong
+fragment layouts. It cannot show speed, register use, or hardware behaviour that the manual does not describe. Results
+must be bit-identical under every schedule of blocks, warps and lanes (`schedules`); otherwise the kernel has a race.
 
 Environment, read at each launch:
     MOLKERNELS_EMULATED_SCHEDULE         forward (default), reverse, random:SEED.
-    MOLKERNELS_EMULATED_SHARED           bytes of shared memory that a block may ask for (default: an H100's).
+    MOLKERNELS_EMULATED_SHARED           bytes of shared memory that a block may request (default: an H100's).
     MOLKERNELS_EMULATED_MULTIPROCESSORS  default 132.
 
-To look for accesses out of range, build with sanitisers and run Python below them:
+To find out-of-range accesses, build with sanitisers and preload them into Python:
     LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \\
         MOLKERNELS_EMULATED_SANITIZE=1 pytest -s ...
 """
@@ -52,7 +51,7 @@ def load(*sources: Path) -> None:
 
 
 def build(sources: Iterable[Path] = (), *, sanitize: bool = False) -> Path:
-    """The library of these .cu files, by default of all kernels; compiles what changed.
+    """The library of these .cu files, by default all kernels; compiles what changed.
 
     Raises:
         RuntimeError: the compiler failed; its output is in the message.
@@ -93,7 +92,7 @@ def _ninja(sources: list[Path], sanitize: bool) -> Iterator[str]:
 
 
 def compiler() -> str | None:
-    """g++ or what stands in for it; None where there is none."""
+    """g++ or its replacement; None if there is none."""
     return _csrc_build()._compiler(os.environ)
 
 
@@ -110,7 +109,7 @@ def _csrc_build() -> ModuleType:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time: pytest-xdist's workers all want the library."""
+    """One process at a time: all workers of pytest-xdist need the library."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
 // The scheduler behind fibres.h.
 //
 // MOLKERNELS_EMULATED_SCHEDULE: forward (default), reverse or random:SEED, the order of blocks, of the warps that can
-// go on, and of the lanes of a warp. Results must not depend on it; a kernel whose do has a race.
+// continue, and of the lanes of a warp. Results must not depend on it; otherwise the kernel has a race.
 #include "fibres.h"
 
 #include <sys/mman.h>
@@ -30,7 +30,7 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// The library's own static variables, by the linker.
+// The library's own static variables, from the linker.
 extern "C" __attribute__((visibility("hidden"))) char __bss_start, _end;
 
 namespace molkernels {
@@ -67,7 +67,7 @@ class Guarded {
 // Switching stacks
 
 #if defined(__x86_64__)
-// Saves the registers that a function must keep and the stack pointer, and goes on where `load` was saved.
+// Saves the callee-saved registers and the stack pointer, and continues where `load` was saved.
 extern "C" __attribute__((visibility("hidden"))) void molkernels_switch(void** save, void* load);
 asm(R"(
 .text
@@ -200,7 +200,7 @@ void start() {
 }
 
 void reset(Fibre& fibre) {
-  // Stacks at equal distances would share the sets of the caches.
+  // Equally spaced stacks would share the same cache sets.
   unsigned char* top = fibre.stack.end() - fibre.index % 61 * 320;
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(fibre.stack.begin(), fibre.stack.size());
@@ -212,7 +212,7 @@ void reset(Fibre& fibre) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// The order of things
+// Schedules
 
 class Order {
  public:
@@ -287,7 +287,7 @@ class Block {
   int begin(int warp) const { return 32 * warp; }
   int end(int warp) const { return std::min(threads_, 32 * warp + 32); }
 
-  // Each lane up to what it meets next. Returns whether the warp can go on without the others.
+  // Runs each lane up to its next barrier or warp operation. Returns whether the warp can continue without the others.
   bool advance(int warp) {
     lanes_.resize(end(warp) - begin(warp));
     std::iota(lanes_.begin(), lanes_.end(), begin(warp));
@@ -311,7 +311,7 @@ class Block {
     return true;
   }
 
-  // All warps stand. Returns whether any is left to go on.
+  // All warps have stopped. Returns whether any of them can continue.
   bool open_barrier() {
     for (int i = 0; i < threads_; ++i)
       if (!together(fibre(0), fibre(i))) diverged(fibre(0), fibre(i));
@@ -336,7 +336,7 @@ void check_limits(dim3 grid, int threads, int shared, int limit) {
                              std::to_string(threads) + " threads");
 }
 
-// The dynamic shared memory of a launch: ends at an inaccessible page, exactly so under AddressSanitizer.
+// The dynamic shared memory of a launch, up to an inaccessible page; under AddressSanitizer its end is exact.
 class SharedMemory {
  public:
   explicit SharedMemory(size_t bytes) : memory_(bytes ? bytes : 1), bytes_(bytes) {

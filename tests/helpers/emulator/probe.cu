@@ -1,4 +1,4 @@
-// Kernels that show whether the emulator, or a GPU, does what ptx.cuh says.
+// Kernels that test whether the emulator, or a GPU, behaves as ptx.cuh says.
 #include "../../../csrc/cuda/launch.cuh"
 #include "../../../csrc/cuda/ptx.cuh"
 
@@ -26,7 +26,7 @@ Tensor mirror(const Tensor& x, bool synchronise, int64_t spare) {
   return y;
 }
 
-// What each lane gets by four shuffles and a vote.
+// The values that each lane receives from four shuffles and a vote.
 template <class T>
 __global__ void __launch_bounds__(32) shuffle_kernel(const T* x, T* y) {
   const int lane = int(threadIdx.x);
@@ -48,8 +48,8 @@ Tensor shuffle(const Tensor& x) {
   return y;
 }
 
-// y = x by asynchronous copies in two groups, the last `hidden` values replaced by zeros; with `waits` < 2 the later
-// groups are not waited for.
+// y = x by asynchronous copies in two groups, with the last `hidden` values replaced by zeros; with `waits` < 2 the
+// kernel does not wait for the later groups.
 __global__ void __launch_bounds__(32) copy_kernel(const float* x, float* y, int hidden, int waits) {
   float* tile = reinterpret_cast<float*>(dynamic_shared());
   const int lane = int(threadIdx.x);
@@ -106,7 +106,7 @@ MK_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&
 // d (16×8) = c + a (16×16) b, b given as K×N, or as N×K with `b_rows`; fragments by load_matrices.
 template <class T>
 __global__ void __launch_bounds__(32) product_kernel(const T* a, const T* b, const float* c, float* d, bool b_rows) {
-  T* a_tile = reinterpret_cast<T*>(dynamic_shared());  // rows of 24, so that they do not share banks
+  T* a_tile = reinterpret_cast<T*>(dynamic_shared());  // rows of 24, which avoids bank conflicts
   T* b_tile = a_tile + 16 * 24;
   const int lane = int(threadIdx.x), g = lane / 4, t = lane % 4;
   const int width = b_rows ? 16 : 8;
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(32) product_kernel(const T* a, const T* b, con
   for (int i = 0; i < 4; ++i) d[(g + i / 2 * 8) * 8 + 2 * t + i % 2] = sum[i];
 }
 
-// d (16×8) = c + a (16×8) b (8×8) in TF32, the operands rounded, or cut off by the tensor core.
+// d (16×8) = c + a (16×8) b (8×8) in TF32, the operands rounded, or truncated by the tensor core.
 __global__ void __launch_bounds__(32)
     product_tf32_kernel(const float* a, const float* b, const float* c, float* d, bool round) {
   const int lane = int(threadIdx.x), g = lane / 4, t = lane % 4;
@@ -157,7 +157,7 @@ Tensor product(const Tensor& a, const Tensor& b, const Tensor& c, bool b_rows, b
   return d;
 }
 
-// A running sum handed from lane to lane and from warp to warp: `rounds` × (1 barrier and 8 shuffles) a thread.
+// A running sum passed from lane to lane and from warp to warp: `rounds` × (1 barrier and 8 shuffles) per thread.
 __global__ void __launch_bounds__(256) relay_kernel(float* y, int rounds) {
   float* tile = reinterpret_cast<float*>(dynamic_shared());
   const int i = int(threadIdx.x), count = int(blockDim.x);

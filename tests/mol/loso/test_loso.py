@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from tiny_cache import moving_clip
 from tiny_model import TinyMOL
 
 import mol.loso.run
+import mol.loso.train_fold
 import mol.network.checkpoint
 import mol.training.train
 from mol.arguments import read_config
@@ -33,14 +35,18 @@ from mol.data.cache import Cache, CacheSettings, CacheWriter
 from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
 from mol.data.split import person
-from mol.loso.folds import Fold, FoldResult, choose_folds, plan_folds
-from mol.loso.run import LosoConfig, LosoResult, loso, resume_command, run_loso
-from mol.loso.scores import latex_table, write_tables
+from mol.loso.folds import Fold, choose_folds, plan_folds
+from mol.loso.plan import read_plan
+from mol.loso.results import FoldResult, Video
+from mol.loso.run import LosoResult, loso, run_loso
+from mol.loso.scores import latex_scores, write_tables
+from mol.loso.settings import LosoConfig, resume_command
 from mol.network.checkpoint import OPTIMIZER, load_model, read_state
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.scoring.metrics import recognition_scores
+from mol.training.resume import TrainingInterrupted
 from mol.training.settings import TrainConfig
-from mol.training.train import TrainingInterrupted, train
+from mol.training.train import train
 
 EMOTIONS = ("disgust", "happiness", "surprise")
 PEOPLE = [("one", "s1"), ("one", "s2"), ("one", "s10"), ("two", "s1")]
@@ -188,14 +194,14 @@ def test_scores_are_pooled_over_folds_per_video(done: LosoResult) -> None:
 def test_a_vote_is_the_mean_over_the_sub_clips_of_a_video(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published error 6, in this pipeline: two windows that contradict each other are one answer."""
     seen: list[torch.Tensor] = []
-    real = mol.loso.run.estimate
+    real = mol.loso.train_fold.estimate
 
     def estimate(*arguments: Any) -> Any:
         found = real(*arguments)
         seen.append(found.probabilities)
         return found
 
-    monkeypatch.setattr(mol.loso.run, "estimate", estimate)
+    monkeypatch.setattr(mol.loso.train_fold, "estimate", estimate)
     result = loso(replace(config, folds=["two/s1"]))
     rows = table(result.run / "predictions.csv")
     assert seen[0].shape == (5, 3)
@@ -246,31 +252,30 @@ def test_tables_for_papers_escape_names_and_carry_the_warning() -> None:
     scores = {
         "protocol": "a_b",
         "selection": "test-peek",
-        "reportable": False,
-        "not_reportable": ["100 % wrong"],
+        "not_reportable": ["not reportable: 100 % wrong"],
         "seeds": {"0": {}, "1": {}},
         "mean": {"my_set": values},
         "sd": {"my_set": {**values, "uf1": 0.0126}},
     }
-    text = latex_table(scores)
+    text = latex_scores(scores)
     assert r"a\_b" in text
     assert r"Not reportable: 100 \% wrong." in text
-    assert r"my\_set & $0.500 \pm 0.500$" in text
-    assert r"$0.500 \pm 0.013$" in text
+    assert r"my\_set & 0.500 $\pm$ 0.500 &" in text
+    assert r"0.500 $\pm$ 0.013" in text
     assert text.count(r"\\") == 2
 
 
 def test_a_class_that_a_fold_lacks_still_counts_in_the_pool(tmp_path: Path, done: LosoResult) -> None:
-    plan = [replace_person(fold, "one", f"p{i}") for i, fold in enumerate(plan_of(done)[:2])]
+    plan = read_plan(done.run)
+    folds = [replace(fold, dataset="one", subject=f"p{i}") for i, fold in enumerate(plan.folds[:2])]
     facts = {"clips": 1, "correct": 1, "videos": 1, **dict.fromkeys(("accuracy", "war", "uar", "wf1", "uf1"), 1.0)}
     facts |= dict.fromkeys(("epe_px", "zero_flow_epe_px", "nme", "mean_shape_nme", "failure_rate"), 0.0)
-    videos = [
-        {"dataset": "one", "subject": "p", "clip": "c", "label": label, "prediction": "surprise"}
-        for label in ("surprise", "disgust")
+    surprise = EMOTIONS.index("surprise")
+    results = [
+        FoldResult(fold, facts, [Video(0, "one", fold.subject, "c", label, surprise, np.eye(3)[surprise])])
+        for fold, label in zip(folds, (surprise, EMOTIONS.index("disgust")), strict=True)
     ]
-    head = {**read_json(done.run / "folds.json"), "folds": plan, "datasets": ["one"]}
-    results = [FoldResult(fold, facts, [video]) for fold, video in zip(plan, videos, strict=True)]
-    scores = write_tables(tmp_path, head, results)
+    scores = write_tables(tmp_path, replace(plan, folds=folds, datasets=["one"]), results)
     assert scores["seeds"]["0"]["composite"]["uar"] == pytest.approx(0.5)
     assert scores["seeds"]["0"]["composite"]["uf1"] == pytest.approx((2 / 3 + 0) / 2)
 
@@ -278,10 +283,6 @@ def test_a_class_that_a_fold_lacks_still_counts_in_the_pool(tmp_path: Path, done
 def plan_of(done: LosoResult) -> list:
     pool = Pool.load([cache["path"] for cache in read_json(done.run / "folds.json")["caches"]], "as-labelled")
     return plan_folds(pool, [0])
-
-
-def replace_person(fold: Any, dataset: str, subject: str) -> Any:
-    return replace(fold, dataset=dataset, subject=subject)
 
 
 # What the published training got wrong
@@ -400,7 +401,7 @@ def test_inner_validation_chooses_by_people_of_the_training_fold(
         assert state["step"] == 2
         assert looks[3 * i] == set(state["inner_validation_people"])
         assert not looks[3 * i] & {f"{dataset}/{subject}", *state["train_people"]}
-    assert result.scores["not_reportable"] == ["incomplete: 2 of 4 folds are done"]
+    assert result.scores["not_reportable"] == ["incomplete: 2 of 4 folds are done (missing: one/s10, two/s1)"]
 
 
 def test_every_fold_has_a_checkpoint_of_its_own(done: LosoResult) -> None:
@@ -482,7 +483,7 @@ def names_of_checkpoints(run: Path) -> dict[str, set[str]]:
 
 def test_a_process_killed_before_it_tidied_up_is_tidied_up_after(config: LosoConfig) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.loso.run, "_tidy", lambda *_: None)
+        patch.setattr(mol.loso.run, "tidy", lambda *_: None)
         result = loso(replace(config, folds=["1"]))
     assert (fold_folder(result.run, "one", "s1") / "checkpoints" / "last" / OPTIMIZER).is_file()
     loso(replace(config, folds=["1"], resume=True))
@@ -544,29 +545,40 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
     assert f"mol loso --config {config.run}/loso.yaml --resume" in capsys.readouterr().out
     assert len(table(Path(config.run) / "predictions.csv")) == 3
     scores = read_json(Path(config.run) / "scores.json")
-    assert (scores["reportable"], scores["notes"]) == (False, ["incomplete: 1 of 4 folds are done"])
+    assert (scores["reportable"], scores["notes"]) == (
+        False,
+        ["incomplete: 1 of 4 folds are done (missing: one/s2, one/s10, two/s1)"],
+    )
     resumed = read_config(LosoConfig, resume_command(config).split()[2:], "mol loso")
     assert contents(loso(resumed).run) == contents(done.run)
 
 
-@pytest.mark.parametrize("broken", ["write_csv", "write_json", "write_tables", "load_model"])
+@pytest.mark.parametrize(
+    ("module", "broken", "call"),
+    [
+        (mol.loso.train_fold, "load_model", 2),
+        (mol.loso.train_fold, "write_csv", 2),
+        (mol.loso.train_fold, "write_json", 3),  # each fold writes fold.json, then the list of its checkpoint's files
+        (mol.loso.run, "write_tables", 2),
+    ],
+    ids=["model", "predictions", "fold", "tables"],
+)
 def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_tables(
-    config: LosoConfig, half: LosoResult, broken: str
+    config: LosoConfig, half: LosoResult, module: Any, broken: str, call: int
 ) -> None:
     class PowerCutError(Exception):
         pass
 
-    calls = iter(range(1000))
-    real = getattr(mol.loso.run, broken)
-    first = 4 if broken == "write_json" else 1  # environment and folds.json come before the first fold.json
+    calls = iter(range(1, 1000))
+    real = getattr(module, broken)
 
     def breaking(*arguments: Any) -> Any:
-        if next(calls) == first:
+        if next(calls) == call:
             raise PowerCutError
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.loso.run, broken, breaking)
+        patch.setattr(module, broken, breaking)
         with pytest.raises(PowerCutError):
             loso(replace(config, folds="1,2"))
     assert contents(loso(replace(config, folds="1,2", resume=True)).run) == contents(half.run)
@@ -575,10 +587,12 @@ def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_ta
 def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: LosoResult) -> None:
     """SIGKILL, once when a fold begins to train and once when the next has just saved a checkpoint."""
     program = f"""
-        import mol.network.checkpoint, mol.loso.run, mol.training.train
+        import mol.network.checkpoint, mol.training.train
+        from mol.loso.run import loso
+        from mol.loso.settings import LosoConfig
         from tiny_model import TinyMOL
         mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
-        mol.loso.run.loso(mol.loso.run.LosoConfig(
+        loso(LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,
             checkpoint_every=2, learning_rate=3e-3, device="cpu", resume=True, folds="1,2"))
     """
@@ -606,12 +620,12 @@ def test_processes_that_share_a_run_add_up_to_it(config: LosoConfig, done: LosoR
 
 
 def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    held = fold_folder(config.run, "one", "s2") / ".lock"
+    held = fold_folder(config.run, "one", "s2")
     program = f"""
         import sys
         from pathlib import Path
-        from mol.loso.run import _locked
-        with _locked(Path({str(held)!r}), wait=False) as ours:
+        from mol.loso.sharing import locked
+        with locked(Path({str(held)!r}), wait=False) as ours:
             print(ours, flush=True)
             sys.stdin.readline()
     """
@@ -626,7 +640,7 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
     assert process.stdout.readline().strip() == "True"
     result = loso(replace(config, folds=["1", "2"]))
     assert result.done == 1
-    assert "2/4  one/s2: another process is at it" in capsys.readouterr().out
+    assert "2/4  one/s2: another process is running it" in capsys.readouterr().out
     process.kill()  # the lock goes with its process
     process.wait()
     assert loso(replace(config, folds=["2"], resume=True)).done == 2
@@ -634,17 +648,22 @@ def test_a_fold_in_another_process_is_left_to_it(config: LosoConfig, capsys: pyt
 
 def test_what_is_done_is_not_done_again(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     loso(replace(config, folds=["1"]))
-    monkeypatch.setattr(mol.loso.run, "_train_and_test", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(mol.loso.run, "train_and_test", lambda *_: pytest.fail("trained again"))
     result = loso(replace(config, folds=["1"], resume=True))
     assert (result.done, result.busy_share) == (1, None)
 
 
-def test_a_damaged_fold_is_named(config: LosoConfig) -> None:
-    loso(replace(config, folds=["1"]))
-    path = fold_folder(config.run, "one", "s1") / "predictions.csv"
+def test_a_damaged_fold_is_named_and_run_again_once_its_folder_is_deleted(config: LosoConfig) -> None:
+    before = loso(replace(config, folds=["1"]))
+    tables = contents(before.run)
+    folder = fold_folder(config.run, "one", "s1")
+    path = folder / "predictions.csv"
     path.write_text(path.read_text()[:-40].rsplit("\n", 1)[0] + "\n")
-    with pytest.raises(SettingsError, match=r"one-s1 is damaged .*delete its fold\.json"):
+    with pytest.raises(DataError, match=r"one-s1/predictions\.csv has 2 videos, fold\.json says 3; ") as error:
         loso(replace(config, folds=["1"], resume=True))
+    assert f"delete the folder {folder} and run mol loso with --resume" in str(error.value)
+    shutil.rmtree(folder)
+    assert contents(loso(replace(config, folds=["1"], resume=True)).run) == tables
 
 
 # What is refused
@@ -653,12 +672,18 @@ def test_a_damaged_fold_is_named(config: LosoConfig) -> None:
 def test_a_run_folder_is_not_overwritten_and_other_settings_are_shown(config: LosoConfig) -> None:
     loso(replace(config, folds=["1"]))
     before = contents(config.run)
-    with pytest.raises(SettingsError, match=r"already holds a run; go on with it \(--resume\)"):
+    with pytest.raises(SettingsError, match="already holds a run; resume it with --resume"):
         loso(config)
     changes = {"steps": 4, "seeds": [1], "balanced": True, "ablation": "no-flow-loss"}
-    with pytest.raises(SettingsError, match=r"ablation: None then, 'no-flow-loss' now; balanced: False then") as error:
+    with pytest.raises(SettingsError, match="was started with different settings") as error:
         loso(replace(config, **changes, resume=True))
-    for part in ("steps: 3 then, 4 now", "seeds: [0] then, [1] now", "loss.w_of: 1.42"):
+    for part in (
+        "steps: 3 → 4",
+        "seeds: [0] → [1]",
+        "loss.w_of: 1.42",
+        "balanced: false → true",
+        'null → "no-flow-loss"',
+    ):
         assert part in str(error.value)
     assert contents(config.run) == before
 
@@ -666,9 +691,9 @@ def test_a_run_folder_is_not_overwritten_and_other_settings_are_shown(config: Lo
 def test_other_data_is_refused(config: LosoConfig, tmp_path: Path) -> None:
     loso(replace(config, folds=["1"]))
     two = write_cache(tmp_path / "two", rows_of("two", ["s1"]), seed=2)
-    with pytest.raises(SettingsError, match=r"content of .*two: not what it was"):
+    with pytest.raises(SettingsError, match=r"the content of .*two has changed"):
         loso(replace(config, caches=[config.caches[0], str(two.path)], resume=True))
-    with pytest.raises(SettingsError, match="caches: 2 then, 1 now"):
+    with pytest.raises(SettingsError, match="number of caches: 2 → 1"):
         loso(replace(config, caches=config.caches[:1], resume=True))
 
 

@@ -217,7 +217,7 @@ def test_a_newer_format_is_refused(saved: Path) -> None:
 
 
 def test_another_models_settings_are_shown(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match="k 4 there, 2 here"):
+    with pytest.raises(CheckpointError, match="k: 4 → 2"):
         load_checkpoint(saved, TinyMOL(k=2))
 
 

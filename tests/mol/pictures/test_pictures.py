@@ -1,4 +1,4 @@
-"""Pictures: colours say what their legend says, files are whole or untouched."""
+"""Pictures: colours match their legend, files are complete or untouched."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_confusion_picture_is_drawn_for_a_class_without_videos(tmp_path: Path, r
 
 
 def test_confusion_picture_refuses_a_matrix_of_other_classes(tmp_path: Path):
-    with pytest.raises(SettingsError, match="3 classes"):
+    with pytest.raises(SettingsError, match=r"shape \(2, 2\); \(3, 3\) is needed"):
         confusion_picture(tmp_path / "confusion.png", np.zeros((2, 2), int), CLASSES)
     assert list(tmp_path.iterdir()) == []
 

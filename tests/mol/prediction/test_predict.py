@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from mol.network.checkpoint import save_checkpoint
 from mol.network.model import MOL, MOLOutput
 from mol.prediction import overlay
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
-from mol.prediction.predict import PredictConfig, predict, read_landmarks
+from mol.prediction.predict import PredictConfig, predict
 from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
 from mol.prediction.windows import FaceFollower, Window, predict_video, window_starts
 from mol.synth.faces import FaceImage, load_faces
@@ -304,26 +303,6 @@ def given_points(length: int) -> np.ndarray:
     return np.stack([tilted_face((70 + index, 60)) for index in range(length)])
 
 
-def write_csv(path: Path, points: np.ndarray, drop: str | None = None, prefix: str = "") -> Path:
-    names = [f"{axis}_{index}" for axis in "xy" for index in range(68)]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["frame", *(prefix + name for name in names if name != drop)])
-        for number, frame in enumerate(points):
-            values = dict(zip(names, frame.T.ravel(), strict=True))
-            writer.writerow([number + 1, *(str(value) for name, value in values.items() if name != drop)])
-    return path
-
-
-@pytest.mark.parametrize("prefix", ["", " "], ids=["plain", "blanks before the names"])
-def test_landmarks_from_csv_and_npz_are_the_same(tmp_path, prefix):
-    points = given_points(6)
-    np.savez(tmp_path / "points.npz", landmarks=points)
-    from_csv = read_landmarks(write_csv(tmp_path / "points.csv", points, prefix=prefix), 6)
-    np.testing.assert_allclose(from_csv, points, atol=1e-4)
-    np.testing.assert_array_equal(read_landmarks(tmp_path / "points.npz", 6), points)
-
-
 def test_given_landmarks_replace_the_detector():
     video, points = grey_video(), given_points(20)
     prediction = run(video, interval=1, landmarks=points, detector=None)
@@ -337,33 +316,6 @@ def test_a_frame_without_given_landmarks_is_named_or_skipped():
         run(video, interval=1, stride=4, landmarks=points)
     prediction = run(video, interval=1, stride=4, landmarks=points, on_error="skip")
     assert [window.start for window in prediction.skipped] == [0]
-
-
-def bad_landmark_files(folder: Path) -> dict[str, Path]:
-    points = given_points(6)
-    np.savez(folder / "other.npz", points=points)
-    np.savez(folder / "pickled.npz", landmarks=np.array([{"x": 1}], dtype=object))
-    (folder / "noise.npz").write_bytes(b"\x00" * 40)
-    (folder / "letters.csv").write_text("frame,x_0\n1,abc\n", encoding="utf-8")
-    (folder / "points.txt").write_text("1 2 3", encoding="utf-8")
-    np.savez(folder / "short.npz", landmarks=points[:4])
-    return {
-        "missing": folder / "nowhere.csv",
-        "column": write_csv(folder / "column.csv", points, drop="y_33"),
-        "array": folder / "other.npz",
-        "pickle": folder / "pickled.npz",
-        "noise": folder / "noise.npz",
-        "letters": folder / "letters.csv",
-        "suffix": folder / "points.txt",
-        "length": folder / "short.npz",
-    }
-
-
-@pytest.mark.parametrize("kind", ["missing", "column", "array", "pickle", "noise", "letters", "suffix", "length"])
-def test_a_landmark_file_that_cannot_be_used_is_named(tmp_path, kind):
-    path = bad_landmark_files(tmp_path)[kind]
-    with pytest.raises(MediaError, match=path.name):
-        read_landmarks(path, 6)
 
 
 # Which window speaks for a frame

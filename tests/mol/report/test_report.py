@@ -8,6 +8,7 @@ import io
 import json
 import math
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -21,17 +22,18 @@ from tiny_cache import write_tiny_cache
 from tiny_model import TinyMOL
 
 import mol.network.checkpoint
-import mol.report.failures
+import mol.report.misread
 import mol.training.train
 from mol.arguments import read_config, spell_out
 from mol.common.errors import DataError, MOLError, SettingsError
 from mol.loso.latex import escape_latex
-from mol.loso.results import LosoRun, read_run
-from mol.loso.run import LosoConfig, loso
+from mol.loso.run import loso
+from mol.loso.saved_run import LosoRun, read_run
+from mol.loso.settings import LosoConfig
 from mol.report.charts import curve_picture, inline_svg, mean_curve
 from mol.report.compare import compare_runs, paired_test
-from mol.report.failures import confident_failures, read_again
 from mol.report.html import Markup, element
+from mol.report.misread import confident_failures, read_again
 from mol.report.report import ReportConfig, report
 
 VOID = {"br", "hr", "img", "meta", "path", "use", "rect", "circle", "line", "polyline", "image"}
@@ -177,18 +179,9 @@ def test_a_run_on_the_test_subjects_says_not_reportable_and_why(tmp_path: Path):
     )
 
 
-def test_scores_json_alone_can_say_not_reportable(tmp_path: Path):
-    path = write_loso_run(tmp_path / "run")
-    scores = json.loads((path / "scores.json").read_text())
-    (path / "scores.json").write_text(
-        json.dumps({**scores, "reportable": False, "not_reportable": ["a strange reason"]})
-    )
-    assert "Not reportable a strange reason" in report_of(path).text
-
-
 def test_an_unfinished_run_shows_what_is_there_and_names_what_is_missing(tmp_path: Path):
     text = report_of(write_loso_run(tmp_path / "part", done=5)).text
-    assert "2 of 7 folds are not done: smic/s1, smic/s2" in text
+    assert "incomplete: 5 of 7 folds are done (missing: smic/s1, smic/s2)" in text
     assert "5 of 7 done" in text
     assert "casme2" in text
 
@@ -196,16 +189,26 @@ def test_an_unfinished_run_shows_what_is_there_and_names_what_is_missing(tmp_pat
 def test_a_run_without_a_finished_fold_still_has_a_page(tmp_path: Path):
     page = report_of(write_loso_run(tmp_path / "new", done=0))
     assert "No fold is done yet" in page.text
-    assert "7 of 7 folds are not done" in page.text
+    assert "incomplete: 0 of 7 folds are done" in page.text
     assert page.open == []
 
 
-def test_a_fold_that_finished_after_the_tables_counts_as_not_done(tmp_path: Path):
-    path = write_loso_run(tmp_path / "run", done=6)
-    later = path / json.loads((path / "folds.json").read_text())["folds"][6]["folder"]
-    later.mkdir(parents=True)
-    (later / "fold.json").write_text("{}")
-    assert "1 of 7 folds are not done: smic/s2" in report_of(path).text
+def test_the_report_does_not_depend_on_the_tables_of_the_run(tmp_path: Path):
+    """Another process may be rewriting them; every number comes from the folds, which are read once."""
+    path = write_loso_run(tmp_path / "run", seeds=(0, 1))
+    before = report_of(path).text
+    earlier = write_loso_run(tmp_path / "earlier", seeds=(0, 1), done=3)
+    for name in ("scores.json", "predictions.csv"):
+        shutil.copy(earlier / name, path / name)
+    for name in ("scores.csv", "scores.tex", "subjects.csv", "confusion-seed0.csv"):
+        (path / name).unlink()
+    assert "14 of 14 done" in before
+    assert report_of(path).text == before
+    assert report(ReportConfig([str(path)], device="cpu")).with_name("scores.tex").is_file()
+
+
+def test_the_run_and_its_report_have_the_same_latex_table(run: Path):
+    assert (run / "report" / "scores.tex").read_text() == (run / "scores.tex").read_text()
 
 
 def test_one_set_is_not_shown_twice_as_composite(tmp_path: Path):
@@ -241,8 +244,8 @@ def test_latex_prints_special_characters():
 # Damaged folders
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
-    with pytest.raises(DataError, match=r"no run folder of `mol loso`: folds\.json is missing"):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(DataError, match=r"is not a run folder of `mol loso`: folds\.json is missing"):
         read_run(tmp_path)
 
 
@@ -256,14 +259,14 @@ def test_a_run_of_mol_train_is_told_from_one_of_mol_loso(tmp_path: Path):
     ("name", "content", "message"),
     [
         ("folds.json", "{", r"folds\.json is damaged"),
-        ("folds.json", "[]", r"folds\.json is damaged: it holds no JSON object"),
-        ("folds.json", '{"protocol": "x"}', "lacks 'classes'"),
-        ("folds.json", '{"protocol": "x", "classes": ["a"], "folds": [{"seed": 0}]}', "is no fold"),
-        ("scores.json", '{"seeds": {}}', r"scores\.json is damaged"),
-        ("scores.json", "\x00", r"scores\.json is damaged"),
+        ("folds.json", "[]", r"folds\.json is damaged \(it holds no JSON object\)"),
+        ("folds.json", '{"format": 2}', "later version of mol"),
+        ("folds.json", '{"format": 1, "folds": [{"seed": 0}]}', "is damaged .it lacks 'dataset'"),
+        ("folds.json", '{"format": 1, "folds": []}', "is damaged .it lists no folds"),
+        ("folds.json", '{"format": 1, "folds": [3]}', "is damaged"),
         ("environment.json", "nothing", r"environment\.json is damaged"),
-        ("loso.yaml", "a: [", r"loso\.yaml cannot be read"),
-        ("predictions.csv", "seed,dataset\n", "lacks the column 'subject'"),
+        ("loso.yaml", "a: [", r"loso\.yaml is damaged"),
+        ("loso.yaml", "a", r"loso\.yaml is damaged .it holds no settings"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, message: str):
@@ -274,35 +277,69 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, messag
     assert str(path / name) in str(caught.value)
 
 
+def change_folds(text: str, **changes: object) -> str:
+    """folds.json with other entries; None takes an entry out."""
+    content = {**json.loads(text), **changes}
+    return json.dumps({name: value for name, value in content.items() if value is not None})
+
+
+@pytest.mark.parametrize("entry", ["protocol", "classes", "datasets", "caches", "seeds", "selection", "notes", "folds"])
+def test_a_plan_without_an_entry_is_named(tmp_path: Path, entry: str):
+    path = write_loso_run(tmp_path / "run") / "folds.json"
+    path.write_text(change_folds(path.read_text(), **{entry: None}))
+    with pytest.raises(DataError, match=f"lacks '{entry}'.*copy the whole run folder again"):
+        read_run(path.parent)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (",negative,", ",sour,", r"row \d+: the label 'sour' is none of the classes"),
-        (",0.", ",zero.", r"row \d+: could not convert"),
+        (",negative,", ",sour,", r"line \d+: the label 'sour' is not one of the classes"),
+        (",0.", ",zero.", r"line 2: could not convert"),
+        ("samm,006,", "samm,007,", r"line 2 is of samm/007, the fold is of samm/006"),
+        ("dataset,subject", "dataset,person", "lacks the column subject"),
     ],
 )
-def test_a_damaged_row_of_the_predictions_is_named(tmp_path: Path, old: str, new: str, message: str):
-    path = write_loso_run(tmp_path / "run")
-    text = (path / "predictions.csv").read_text()
-    (path / "predictions.csv").write_text(text.replace(old, new, 1) if "zero" in new else text.replace(old, new))
-    with pytest.raises(DataError, match=message):
-        read_run(path)
+def test_a_damaged_table_of_a_fold_is_named_with_its_line(tmp_path: Path, old: str, new: str, message: str):
+    run = write_loso_run(tmp_path / "run", sets={"samm": ("007", "005", "003", "006")})
+    table = run / "folds" / "seed0" / "samm-006" / "predictions.csv"
+    text = table.read_text()
+    assert old in text
+    table.write_text(text.replace(old, new))
+    with pytest.raises(DataError, match=message) as caught:
+        read_run(run)
+    assert str(table) in str(caught.value)
+    assert f"delete the folder {table.parent} and run mol loso with --resume" in str(caught.value)
 
 
 def test_a_row_cut_short_is_named(tmp_path: Path):
-    path = write_loso_run(tmp_path / "run")
-    text = (path / "predictions.csv").read_text()
-    (path / "predictions.csv").write_text(text.rstrip()[:-20])
-    with pytest.raises(DataError, match=r"predictions\.csv, row \d+: cut short"):
-        read_run(path)
+    path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "predictions.csv"
+    path.write_text(path.read_text().rstrip()[:-20])
+    with pytest.raises(DataError, match=r"predictions\.csv, line \d+ has too few values"):
+        read_run(tmp_path / "run")
 
 
-def test_tables_of_different_moments_are_not_mixed(tmp_path: Path):
-    path = write_loso_run(tmp_path / "run")
-    lines = (path / "predictions.csv").read_text().splitlines(keepends=True)
-    (path / "predictions.csv").write_text("".join(lines[:-1]))
-    with pytest.raises(DataError, match=r"counts \d+ votes of composite, predictions\.csv has \d+"):
-        read_run(path)
+def test_a_fold_whose_files_contradict_each_other_is_named(tmp_path: Path):
+    path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "predictions.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:-1]))
+    with pytest.raises(DataError, match=r"predictions\.csv has \d+ videos, fold\.json says \d+"):
+        read_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["uf1", "epe_px", "clips"])
+def test_a_fold_without_one_of_its_scores_is_named(tmp_path: Path, name: str):
+    path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "fold.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: None}))
+    with pytest.raises(DataError, match=f"fold.json is damaged .'{name}' is not a number"):
+        read_run(tmp_path / "run")
+
+
+def test_a_fold_without_its_table_is_named(tmp_path: Path):
+    path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "predictions.csv"
+    path.unlink()
+    with pytest.raises(DataError, match=r"samm-006/predictions\.csv is missing; delete the folder"):
+        read_run(tmp_path / "run")
 
 
 def test_a_missing_log_costs_its_curve_and_is_said(tmp_path: Path):
@@ -355,7 +392,7 @@ def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "run"
 
 
-def read_failures(run: LosoRun) -> list[mol.report.failures.Failure]:
+def read_failures(run: LosoRun) -> list[mol.report.misread.Failure]:
     import torch
 
     return read_again(run, confident_failures(run.videos, 4), torch.device("cpu"))
@@ -378,7 +415,7 @@ def test_failures_are_shown_with_the_caches_own_frames_flow_and_landmarks(traine
     run = read_run(trained)
     failures = read_failures(run)
     assert failures
-    cache = mol.report.failures.Cache.open(trained.parent / "cache")
+    cache = mol.report.misread.Cache.open(trained.parent / "cache")
     for failure in failures:
         assert failure.seen is not None, failure.reason
         rows = [i for i, row in enumerate(cache.rows) if (row["subject"], row["clip"]) == failure.video.key[1:]]
@@ -390,22 +427,20 @@ def test_failures_are_shown_with_the_caches_own_frames_flow_and_landmarks(traine
 
 
 def test_a_checkpoint_that_was_not_the_one_scored_is_not_shown_as_if(trained: Path):
-    path = trained / "predictions.csv"
-    rows = rows_of(path)
-    for row in rows:
-        for name in ("happiness", "surprise", "disgust"):
-            row[f"p_{name}"] = "1.0" if name == row["prediction"] else "0.0"
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    for path in (trained / "folds").rglob("predictions.csv"):
+        rows = rows_of(path)
+        for row in rows:
+            for name in ("happiness", "surprise", "disgust"):
+                row[f"p_{name}"] = "1.0" if name == row["prediction"] else "0.0"
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
     reasons = {failure.reason for failure in read_failures(read_run(trained))}
     assert all("is not the one that was scored" in reason for reason in reasons)
 
 
 def test_another_cache_in_the_place_of_the_first_is_noticed(trained: Path):
-    import shutil
-
     shutil.rmtree(trained.parent / "cache")
     write_tiny_cache(trained.parent / "cache", people=3, videos=3, windows=2, seed=1)
     reasons = {failure.reason for failure in read_failures(read_run(trained))}

@@ -16,11 +16,9 @@ import pytest
 from loso_runs import SETS, write_loso_run
 from PIL import Image
 
-from mol.common.storage import write_text
-from mol.loso.results import read_run
+import mol.report.sections.failures
 from mol.pictures.evaluation import Seen
-from mol.report.failures import Failure, confident_failures
-from mol.report.page import PageParts, run_page
+from mol.report.misread import Failure
 from mol.report.report import ReportConfig, report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -52,13 +50,13 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_loso_run(folder / long_name, seeds=(0,), number=2, done=4, settings={"normalisation": "released-subject"})
     )
     page = report(ReportConfig([str(paths[0])], device="cpu"))
-    write_text(folder / "failures.html", page_with_failures(paths[0]))
+    failures = page_with_failures(paths[0], folder / "failures")
     comparison = report(ReportConfig([str(path) for path in paths], out=str(folder / "comparison")))
-    return {"run": page, "failures": folder / "failures.html", "comparison": comparison}
+    return {"run": page, "failures": failures, "comparison": comparison}
 
 
-def page_with_failures(path: Path) -> str:
-    run = read_run(path)
+def page_with_failures(path: Path, folder: Path) -> Path:
+    """A report as if checkpoints and caches were there."""
     generator = np.random.default_rng(3)
     seen = Seen(
         frames=generator.integers(0, 255, (8, 128, 128), dtype=np.uint8),
@@ -68,8 +66,13 @@ def page_with_failures(path: Path) -> str:
         landmarks=generator.uniform(0, 128, (7, 68, 2)),
         landmarks_ours=generator.uniform(0, 128, (7, 68, 2)),
     )
-    failures = [Failure(failure.video, seen) for failure in confident_failures(run.videos, 2)]
-    return run_page(run, PageParts([], "", failures, 2, "mol report run"))
+
+    def read_again(run: object, failures: list[Failure], device: object) -> list[Failure]:
+        return [Failure(failure.video, seen) for failure in failures]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mol.report.sections.failures, "read_again", read_again)
+        return report(ReportConfig([str(path)], out=str(folder), failures=2, device="cpu"))
 
 
 NAMES = ("run", "failures", "comparison")

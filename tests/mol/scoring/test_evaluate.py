@@ -25,8 +25,11 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
+from mol.scoring.baselines import tvl1_errors
 from mol.scoring.estimate import by_video, estimate
-from mol.scoring.evaluate import EvaluateConfig, Evaluation, evaluate, evaluation_table, tvl1_errors
+from mol.scoring.evaluate import EvaluateConfig, evaluate
+from mol.scoring.evaluation import Evaluation
+from mol.scoring.table import evaluation_table
 from mol.training.settings import TrainConfig
 from mol.training.train import train
 from mol.vision.tvl1 import tvl1_flow
@@ -130,7 +133,7 @@ def test_only_people_never_trained_on_are_evaluated(config: EvaluateConfig, run:
     assert result.selection == "last"
     assert Path(result.checkpoint) == run / "checkpoints" / "last"
     for people in (["s1"], ["tiny/s4", "s2"]):
-        with pytest.raises(SettingsError, match=r"was trained on tiny/s\d; people it has not met: tiny/s4"):
+        with pytest.raises(SettingsError, match=r"was trained on tiny/s\d; people not trained on: tiny/s4"):
             evaluate(replace(config, people=people))
     with pytest.raises(SettingsError, match="no person 'nobody'"):
         evaluate(replace(config, people=["nobody"]))

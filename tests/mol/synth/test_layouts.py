@@ -44,7 +44,7 @@ def load(layout: str, root: Path) -> Loaded:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory) -> dict[str, tuple[Path, LayoutPlan, Loaded]]:
-    """Every set with empty pictures, and what its loader makes of it; two of the larger ones in part."""
+    """Every set with empty pictures, and the manifest from its loader; two of the larger ones in part."""
     sets = {}
     for name in LAYOUTS:
         root = tmp_path_factory.mktemp(name)
@@ -55,7 +55,7 @@ def full(tmp_path_factory) -> dict[str, tuple[Path, LayoutPlan, Loaded]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> dict[str, bytes]:
-    """What an undisturbed run writes."""
+    """The output of an uninterrupted run."""
     root = tmp_path_factory.mktemp("whole")
     write_tiny("smic", root)
     return contents(root)
@@ -71,7 +71,7 @@ def sheet_rows(path: Path) -> list[tuple]:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """Every file by its path, but for the books, which hold the time at which they were written."""
+    """Every file by its path, except the Excel books, which contain the time at which they were written."""
     files = [path for path in root.rglob("*") if path.is_file() and path.suffix != ".xlsx"]
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
@@ -167,7 +167,7 @@ def test_released_folders_hold_the_clips_of_megc2019(dataset):
     assert count_differences(find_protocol(f"released-{dataset}-3"), clips) == []
 
 
-# The quirks, read plainly
+# The quirks, read directly
 
 
 def test_casme2_frames_lie_in_a_doubled_folder_without_padding(full):
@@ -330,7 +330,7 @@ def test_bitmaps_of_smic_are_the_planned_video(tmp_path):
 
 
 def test_apex_is_where_the_face_has_moved_most(tmp_path):
-    """With a strong expression and no noise, the apex differs more from the onset than the second frame does."""
+    """With a strong expression and no noise, the apex differs from the onset more than the second frame does."""
     settings = LayoutSettings(people=1, clips=1, length=(32, 32), pictures=1, amplitude=(3.0, 3.0), noise=0)
     (clip,) = write_tiny("smic", tmp_path, settings).clips
     frames = {number: cv2.imread(str(path), 0).astype(float) for number, path in frames_of(tmp_path, clip.folder)}
@@ -356,7 +356,7 @@ def test_truth_holds_apex_and_emotion_of_every_clip(tmp_path):
     ]
 
 
-# Runs that stop and start
+# Interrupted and resumed runs
 
 
 def test_same_settings_give_the_same_bytes(tmp_path, whole):
@@ -405,13 +405,13 @@ def test_finished_set_is_left_as_it_is(tmp_path):
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
     write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="seed: 0 there, 5 now"):
+    with pytest.raises(SettingsError, match="seed: 0 → 5"):
         write_names("smic", tmp_path, LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1, seed=5))
 
 
 def test_empty_pictures_are_not_taken_for_rendered_ones(tmp_path):
     write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="rendered: False there"):
+    with pytest.raises(SettingsError, match="rendered: false → true"):
         write_tiny("smic", tmp_path)
 
 

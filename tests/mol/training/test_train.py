@@ -37,9 +37,10 @@ from mol.data.split import person
 from mol.network.checkpoint import load_model, read_state
 from mol.network.losses import LossTerms, landmark_loss
 from mol.scoring.evaluate import EvaluateConfig
+from mol.training.resume import StopSignal, TrainingInterrupted
 from mol.training.runlog import RunLog
 from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
-from mol.training.train import StopSignal, TrainingInterrupted, learning_rate, train
+from mol.training.train import learning_rate, train
 
 
 @pytest.fixture(scope="module")
@@ -171,9 +172,9 @@ def test_a_run_folder_is_not_overwritten_by_another_run(config: TrainConfig) -> 
     """Published error 5."""
     train(replace(config, steps=1))
     before = weights(config.run)
-    with pytest.raises(SettingsError, match=r"already holds a run, at step 1; go on with it \(--resume\)"):
+    with pytest.raises(SettingsError, match="already holds a run, at step 1; resume it with --resume"):
         train(replace(config, held_out=["s1"]))
-    with pytest.raises(SettingsError, match=r"other settings \(held_out: \['s4'\] then, \['s1'\] now\)"):
+    with pytest.raises(SettingsError, match=r'different settings \(held_out: \["s4"\] → \["s1"\]\)'):
         train(replace(config, held_out=["s1"], resume=True))
     assert same(weights(config.run), before)
 

@@ -1,4 +1,4 @@
-// Twin of CUDA's header: the words of the language and the functions that the kernels of csrc/cuda use, for g++.
+// Replacement for CUDA's header, for g++: the keywords and functions that the kernels of csrc/cuda use.
 #pragma once
 
 #include <algorithm>
@@ -43,7 +43,7 @@ struct dim3 {
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
 };
 
-// Of the fibre that runs now.
+// Of the running fibre.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 inline constexpr int warpSize = 32;
@@ -60,7 +60,7 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, MK_HERE_PARAMETER) {
 namespace molkernels {
 namespace emulator {
 
-// What a lane gives to an exchange, and what it gets.
+// What a lane passes to an exchange, and what it receives.
 template <class T>
 struct Exchange {
   T value;
@@ -89,7 +89,7 @@ inline int lane() { return int((threadIdx.x + blockDim.x * (threadIdx.y + blockD
 }  // namespace emulator
 }  // namespace molkernels
 
-// Each block of `width` lanes is a warp of its own; a lane whose source lies outside keeps its value.
+// Each group of `width` lanes acts as a separate warp; a lane whose source is outside keeps its value.
 template <class T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, MK_HERE_PARAMETER) {
   const int lane = molkernels::emulator::lane();
@@ -184,7 +184,7 @@ inline float __frsqrt_rn(float v) { return rsqrtf(v); }
 inline int __float2int_rn(float v) { return int(std::lrint(v)); }
 inline long long __double2ll_rn(double v) { return std::llrint(v); }
 
-// As CUDA's: signed with unsigned compares unsigned.
+// As in CUDA: signed with unsigned compares as unsigned.
 #define MK_EXTREMES(type)                                   \
   inline type min(type a, type b) { return b < a ? b : a; } \
   inline type max(type a, type b) { return a < b ? b : a; }

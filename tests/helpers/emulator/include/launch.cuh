@@ -1,4 +1,4 @@
-// Twin of csrc/cuda/launch.cuh: kernels run on CPU tensors.
+// Replacement for csrc/cuda/launch.cuh: kernels run on CPU tensors.
 #ifndef MOLKERNELS_LAUNCH_CUH
 #define MOLKERNELS_LAUNCH_CUH
 

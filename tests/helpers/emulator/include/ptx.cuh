@@ -1,4 +1,4 @@
-// Twin of csrc/cuda/ptx.cuh: the same functions, with the layouts that it gives.
+// Replacement for csrc/cuda/ptx.cuh: the same functions, with the layouts given there.
 #ifndef MOLKERNELS_PTX_CUH
 #define MOLKERNELS_PTX_CUH
 
@@ -82,13 +82,13 @@ struct F16 {
   static float low(uint32_t bits) { return value(bits & 0xffff); }
   static float high(uint32_t bits) { return value(bits >> 16); }
 };
-// The tensor core looks at the upper 19 bits only.
+// The tensor core reads only the upper 19 bits.
 struct Tf32 {
   static constexpr int depth = 8;
   static float low(uint32_t bits) { return bits_of<float>(bits & 0xffffe000u); }
 };
 
-// One 16 × 8 product: sums in double, rounded once (the hardware's own sum is a little worse).
+// One 16 × 8 product: sums in double, rounded once (the hardware's sum is slightly less accurate).
 template <class Format>
 void multiply(void* const* lanes) {
   constexpr int depth = Format::depth;

@@ -1,4 +1,4 @@
-"""The most confident wrong answers of a run, read again from checkpoint and cache where both are there."""
+"""The most confident wrong answers of a run, read again if checkpoint and cache are still there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from mol.common.errors import CheckpointError, DataError, MOLError
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.pool import fingerprint
-from mol.loso.results import LosoRun, Video
+from mol.loso.plan import PlannedCache
+from mol.loso.results import Video
+from mol.loso.saved_run import LosoRun
 from mol.network.checkpoint import load_model
 from mol.pictures.evaluation import Seen
 
@@ -29,7 +31,7 @@ class Failure:
 
     Attributes:
         video: with the probabilities of the whole video.
-        seen: its sub-clip that says the wrong class most; None where it could not be read again.
+        seen: its sub-clip with the highest probability of the wrong class; None if it could not be read again.
         reason: why not.
     """
 
@@ -54,7 +56,7 @@ def read_again(run: LosoRun, failures: Sequence[Failure], device: torch.device) 
     """Let the checkpoints of their folds read the failures again, for pictures.
 
     Returns:
-        The same failures in the same order, with `Failure.seen`, or with the reason why it could not be had.
+        The same failures in the same order, with `Failure.seen`, or with the reason why it is missing.
     """
     opened: dict[str, Cache | str] = {}
     read: list[Failure] = []
@@ -74,28 +76,27 @@ def _cache_of(run: LosoRun, video: Video, opened: dict[str, Cache | str]) -> Cac
         DataError: none of the run's caches that can be opened holds it; the message says why the others can't.
     """
     tried: list[str] = []
-    for entry in run.plan.get("caches", []):
-        if video.dataset not in entry.get("datasets", [video.dataset]):
+    for planned in run.plan.caches:
+        if video.dataset not in planned.datasets:
             continue
-        path = str(entry["path"])
-        tried.append(path)
-        if path not in opened:
-            opened[path] = _open(path, entry.get("fingerprint"))
-        found = opened[path]
+        tried.append(planned.path)
+        if planned.path not in opened:
+            opened[planned.path] = _open(planned)
+        found = opened[planned.path]
         if isinstance(found, Cache) and _rows_of(found, video):
             return found
     closed = [text for path in tried if isinstance(text := opened[path], str)]
     raise DataError("; ".join(closed) or f"no cache of the run holds {video.name}")
 
 
-def _open(path: str, expected: str | None) -> Cache | str:
-    """The cache as the run saw it, or why it is not to be had."""
+def _open(planned: PlannedCache) -> Cache | str:
+    """The cache as the run saw it, or why it cannot be used."""
     try:
-        cache = Cache.open(path)
+        cache = Cache.open(planned.path)
     except MOLError as error:
         return str(error)
-    if expected and fingerprint(cache) != expected:
-        return f"{path} holds other clips than when the run was made"
+    if fingerprint(cache) != planned.fingerprint:
+        return f"{planned.path} holds other clips than when the run was made"
     return cache
 
 
@@ -109,7 +110,7 @@ def _key(row: Any) -> tuple[str, str, str]:
 
 @torch.inference_mode()
 def _seen(run: LosoRun, video: Video, cache: Cache, device: torch.device) -> Seen:
-    folders = {(fold.seed, fold.dataset, fold.subject): fold.folder for fold in run.folds}
+    folders = {(fold.seed, fold.dataset, fold.subject): run.folder(fold) for fold in run.plan.folds}
     folder = folders[video.seed, video.dataset, video.subject]
     if not (folder / "checkpoints").is_dir():
         raise CheckpointError("the checkpoints of the folds were not kept (keep_checkpoints)")

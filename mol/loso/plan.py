@@ -1,0 +1,164 @@
+"""What every process of a leave-one-subject-out run must agree on, kept in folds.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mol.common.errors import DataError
+from mol.common.storage import read_json, write_json
+from mol.data.pool import Pool, fingerprint
+from mol.loso.folds import Fold
+from mol.loso.settings import LosoConfig
+from mol.scoring.estimate import notes
+
+_FORMAT = 1
+_FILE = "folds.json"
+_REMEDY = "copy the whole run folder again, or start a new run"
+
+
+@dataclass(frozen=True)
+class PlannedCache:
+    """A cache of the run: where it lies, its data sets, and the digest of its content."""
+
+    path: str
+    datasets: list[str]
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The folds of a run and all that its scores depend on besides the settings of the training.
+
+    Attributes:
+        protocol: its name.
+        classes: names in the order of the labels.
+        datasets: in the order of the folds.
+        kind: of the caches, "synthetic" or "extracted".
+        caches: where the clips come from.
+        counts: number of videos of each class, by data set.
+        seeds: all folds are run with each.
+        selection, normalisation, ablation: as in `LosoConfig`.
+        not_reportable: why no score of this run may be reported; empty if nothing speaks against it.
+        notes: what else a reader of the scores must know.
+        folds: all of them, seed by seed.
+    """
+
+    protocol: str
+    classes: list[str]
+    datasets: list[str]
+    kind: str
+    caches: list[PlannedCache]
+    counts: dict[str, dict[str, int]]
+    seeds: list[int]
+    selection: str
+    normalisation: str
+    ablation: str | None
+    not_reportable: list[str]
+    notes: list[str]
+    folds: list[Fold]
+
+
+def make_plan(config: LosoConfig, pool: Pool, folds: Sequence[Fold]) -> Plan:
+    """The plan of a run on some data."""
+    videos = {(row["dataset"], row["subject"], row["clip"]): pool.classes[row["label"]] for row in pool.rows}
+    counts = {
+        dataset: Counter(label for (owner, *_), label in videos.items() if owner == dataset)
+        for dataset in pool.datasets
+    }
+    return Plan(
+        protocol=pool.protocol.name,
+        classes=list(pool.classes),
+        datasets=pool.datasets,
+        kind=pool.settings.kind,
+        caches=[
+            PlannedCache(str(cache.path), sorted({str(row["dataset"]) for row in cache.rows}), fingerprint(cache))
+            for cache in pool.caches
+        ],
+        counts={dataset: {name: found[name] for name in pool.classes} for dataset, found in counts.items()},
+        seeds=list(config.seeds),
+        selection=config.selection,
+        normalisation=config.normalisation,
+        ablation=config.ablation,
+        not_reportable=[
+            *notes(pool.settings, config.selection),
+            *(f"counts differ from the protocol's: {difference}" for difference in pool.count_differences),
+        ],
+        notes=[*_setting_notes(config, pool), *pool.notes],
+        folds=list(folds),
+    )
+
+
+def _setting_notes(config: LosoConfig, pool: Pool) -> list[str]:
+    """Settings that are not the usual ones and that a reader of the scores must know."""
+    found = []
+    if config.normalisation != "clip":
+        found.append(f"normalisation {config.normalisation}: the statistics of all clips of a person")
+    if pool.missing_datasets:
+        found.append(f"without {', '.join(pool.missing_datasets)} of the protocol's sets")
+    if config.ablation:
+        found.append(f"ablation {config.ablation}")
+    return found
+
+
+def is_planned(run: Path) -> bool:
+    """Whether a folder holds a run of `mol loso`."""
+    return (run / _FILE).is_file()
+
+
+def write_plan(run: Path, plan: Plan) -> None:
+    """Write folds.json."""
+    folds = [{name: getattr(fold, name) for name in ("seed", "dataset", "subject", "folder")} for fold in plan.folds]
+    write_json(run / _FILE, {"format": _FORMAT, **dataclasses.asdict(plan), "folds": folds})
+
+
+def read_plan(run: Path) -> Plan:
+    """Read folds.json.
+
+    Raises:
+        DataError: the folder is not one of `mol loso`, or the file is damaged or from another version.
+    """
+    path = run / _FILE
+    if not is_planned(run):
+        hint = "; it is a run of `mol train`, see mol evaluate" if (run / "log.csv").is_file() else ""
+        raise DataError(f"{run} is not a run folder of `mol loso`: {_FILE} is missing{hint}")
+    content = read_json(path, _REMEDY)
+    if content.pop("format", _FORMAT) != _FORMAT:
+        raise DataError(f"{path} was written by a later version of mol; read it with that version")
+    try:
+        return _plan(content)
+    except KeyError as error:
+        raise DataError(f"{path} is damaged (it lacks {error}); {_REMEDY}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is damaged ({error}); {_REMEDY}") from error
+
+
+def _plan(content: dict[str, Any]) -> Plan:
+    """A plan from JSON.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: an entry is missing or of another kind.
+    """
+    if not content["folds"]:
+        raise ValueError("it lists no folds")
+    numbers: Counter[int] = Counter()
+    folds = []
+    for entry in content["folds"]:
+        numbers[int(entry["seed"])] += 1
+        where = {name: str(entry[name]) for name in ("dataset", "subject", "folder")}
+        folds.append(Fold(numbers[int(entry["seed"])], int(entry["seed"]), **where))
+    texts = {name: str(content[name]) for name in ("protocol", "kind", "selection", "normalisation")}
+    lists = {name: list(map(str, content[name])) for name in ("classes", "datasets", "not_reportable", "notes")}
+    values: dict[str, Any] = {**texts, **lists}
+    return Plan(
+        **values,
+        caches=[PlannedCache(**cache) for cache in content["caches"]],
+        counts={dataset: dict(counts) for dataset, counts in content["counts"].items()},
+        seeds=[int(seed) for seed in content["seeds"]],
+        ablation=content["ablation"],
+        folds=folds,
+    )

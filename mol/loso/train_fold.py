@@ -1,0 +1,129 @@
+"""One fold: train without a person, test on that person, and keep of the training what is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from mol.common.errors import SettingsError
+from mol.common.storage import write_csv, write_json
+from mol.data.clips import ResidentClips, ResidentPart
+from mol.data.pool import Pool
+from mol.loso.folds import Fold
+from mol.loso.plan import Plan
+from mol.loso.results import FACTS, PREDICTIONS
+from mol.loso.settings import LosoConfig
+from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
+from mol.network.losses import MOLLoss
+from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, predictions_table
+from mol.scoring.metrics import failure_rate, recognition_scores
+from mol.training.runlog import FoldLog
+from mol.training.settings import TrainConfig, TrainingSettings
+from mol.training.train import TrainResult, train_on
+
+
+class OpenRun(NamedTuple):
+    """What stays loaded from fold to fold.
+
+    Attributes:
+        config: the settings.
+        fabric: of their device and precision.
+        pool: the data.
+        clips: all of it, on the device.
+        plan: of the run.
+    """
+
+    config: LosoConfig
+    fabric: Any
+    pool: Pool
+    clips: ResidentClips
+    plan: Plan
+
+
+def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
+    """Train and test one fold, or resume it; leaves its predictions.csv, then its fold.json.
+
+    Raises:
+        SettingsError: the settings do not work for this fold, or its training diverges.
+        TrainingInterrupted: after SIGINT or SIGTERM, when all is saved.
+    """
+    config, started = opened.config, time.monotonic()
+    training = _train_config(config, fold)
+    try:
+        result = train_on(training, opened.fabric, opened.pool, partial(ResidentPart, opened.clips), FoldLog)
+    except SettingsError as error:
+        raise SettingsError(f"fold {fold.person}, seed {fold.seed}: {error}") from error
+    # From the file and not from memory, so that a fold that was interrupted here gives the same numbers.
+    trained = load_model(result.checkpoint, opened.fabric.device)
+    clips = ResidentPart(opened.clips, result.split.held_out)
+    model = opened.fabric.setup_module(trained.model)
+    mean_shape = torch.tensor(trained.state["mean_shape"])
+    found = estimate(model, clips, MOLLoss(**dataclasses.asdict(config.loss)), mean_shape, config.batch_size)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
+    folder = Path(training.run)
+    write_csv(folder / PREDICTIONS, *predictions_table(videos, opened.pool.classes))
+    facts = {
+        "seed": fold.seed,
+        "dataset": fold.dataset,
+        "subject": fold.subject,
+        "selection": config.selection,
+        "checkpoint": str(result.checkpoint.relative_to(folder)) if config.keep_checkpoints else None,
+        "step": trained.state["step"],
+        "videos": len(videos.names),
+        "clips": len(clips),
+        "correct": int((videos.labels == videos.predictions).sum()),
+        **dataclasses.asdict(recognition),
+        "epe_px": float(found.epe.mean()),
+        "zero_flow_epe_px": float(found.zero_flow_epe.mean()),
+        "nme": float(found.nme.mean()),
+        "mean_shape_nme": float(found.mean_shape_nme.mean()),
+        "failure_rate": failure_rate(found.nme, FAILURE_THRESHOLD),
+        "seconds": round(time.monotonic() - started, 3),
+        "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},
+    }
+    write_json(folder / FACTS, facts)
+    return result
+
+
+def _train_config(config: LosoConfig, fold: Fold) -> TrainConfig:
+    """The settings with which `mol train` would train this fold."""
+    common = {item.name: getattr(config, item.name) for item in dataclasses.fields(TrainingSettings)}
+    return TrainConfig(
+        **{**common, "resume": True},
+        cache=list(config.caches),
+        protocol=config.protocol,
+        run=str(Path(config.run) / fold.folder),
+        held_out=[fold.person],
+        seed=fold.seed,
+    )
+
+
+def tidy(folder: Path, keep: bool) -> None:
+    """Remove the checkpoints of a finished fold, all but the weights of the chosen one if `keep`.
+
+    It can be killed at any time and repeated.
+    """
+    checkpoints = folder / "checkpoints"
+    if not checkpoints.is_dir():
+        return
+    if not keep:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return
+    chosen = find_checkpoint(folder)
+    for other in checkpoints.iterdir():
+        if other != chosen:
+            shutil.rmtree(other, ignore_errors=True)
+    if (chosen / OPTIMIZER).is_file():
+        state = json.loads((chosen / STATE).read_text(encoding="utf-8"))
+        state["files"].pop(OPTIMIZER, None)
+        # First the list, then the file: a file too many does no harm, a missing one makes a checkpoint unreadable.
+        write_json(chosen / STATE, state)
+        (chosen / OPTIMIZER).unlink()

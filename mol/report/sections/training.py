@@ -1,0 +1,55 @@
+"""Training: the losses of all folds over the steps."""
+
+from __future__ import annotations
+
+from mol.common.errors import DataError
+from mol.loso.results import is_done
+from mol.loso.saved_run import LosoRun
+from mol.report.charts import curve_picture, inline_svg
+from mol.report.context import Report
+from mol.report.html import Section, element, section
+from mol.training.runlog import read_log
+
+_CURVES = {
+    "loss": ("Loss, weighted sum", ""),
+    "loss_emotion": ("Emotion: cross entropy", ""),
+    "loss_flow": ("Flow: mean squared error", "px²"),
+    "loss_landmarks": ("Landmarks: error", "inter-ocular distances"),
+}
+
+
+def training(report: Report) -> Section:
+    """A panel per loss, with the curves of the folds that have begun; writes pictures/curve-LOSS.png and .svg."""
+    logs, missing = _logs(report.run)
+    figures = []
+    for column, (title, unit) in _CURVES.items():
+        curves = [log[column] for log in logs if column in log]
+        if not curves:
+            continue
+        name = column.replace("_", "-")
+        paths = [report.pictures / f"curve-{name}{suffix}" for suffix in (".png", ".svg")]
+        curve_picture(paths, curves, title, unit)
+        last = sum(curve[-1][1] for curve in curves) / len(curves)
+        label = f"{title} over the steps of {len(curves)} folds; it ends at {last:.3g} on average"
+        figures.append(element("figure", inline_svg(paths[1], label, f"{name}-")))
+    lack = f"{len(missing)} folds have no curve: {missing[0]}" if missing else ""
+    if not figures and not lack:
+        lack = "No fold has logged a step yet."
+    return section(
+        "Training",
+        "Losses over the steps, logarithmic if they span decades. Thin: one fold each. Thick: their mean.",
+        element("div", figures, class_="panels") if figures else None,
+        element("p", lack, class_="small muted") if lack else None,
+    )
+
+
+def _logs(run: LosoRun) -> tuple[list[dict[str, list[tuple[int, float]]]], list[str]]:
+    """The logs of the folds that have begun, and why those of finished folds are missing."""
+    logs, missing = [], []
+    for fold in run.plan.folds:
+        try:
+            logs.append(read_log(run.folder(fold) / "log.csv"))
+        except DataError as error:
+            if is_done(run.path, fold):
+                missing.append(str(error))
+    return logs, missing

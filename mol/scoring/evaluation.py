@@ -1,0 +1,111 @@
+"""The scores of one evaluation, each beside its baseline, and the file evaluation.json that holds them."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from mol.common.environment import describe_environment
+from mol.common.errors import DataError
+from mol.common.storage import read_json, write_json
+from mol.scoring.metrics import RecognitionScores
+
+
+@dataclass(frozen=True)
+class FlowScores:
+    """Mean end-point errors in pixels; lower is better.
+
+    Attributes:
+        epe: ours, over all pairs.
+        zero_flow_epe: of predicting no motion, over all pairs.
+        tvl1_pairs: number of pairs on which TV-L1 was run; 0 if it was left out.
+        tvl1_epe: TV-L1's, over those pairs; None if it was left out.
+        epe_on_tvl1_pairs: ours, over the same pairs; None if it was left out.
+    """
+
+    epe: float
+    zero_flow_epe: float
+    tvl1_pairs: int = 0
+    tvl1_epe: float | None = None
+    epe_on_tvl1_pairs: float | None = None
+
+
+@dataclass(frozen=True)
+class LandmarkScores:
+    """Errors of the 68 points, as fractions; lower is better.
+
+    Attributes:
+        nme: mean distance in inter-ocular distances.
+        failure_rate: share of frames with an NME over 0.1.
+        mean_shape_nme, mean_shape_failure_rate: the same of the training clips' mean shape.
+    """
+
+    nme: float
+    failure_rate: float
+    mean_shape_nme: float
+    mean_shape_failure_rate: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluation.json holds.
+
+    Attributes:
+        checkpoint: folder that was evaluated.
+        step: optimisation steps that it had.
+        selection: how the checkpoint was chosen.
+        normalisation: of the clips.
+        kind: of the cache, "synthetic" or "extracted".
+        note: what to keep in mind with these numbers; may be empty.
+        people: who was evaluated; none of them was trained on.
+        videos, clips: number of them.
+        classes: in the order of labels.
+        flow, landmarks: errors and those of the baselines.
+        recognition: per video, by the mean probability over its sub-clips.
+        majority: the same of always answering `majority_class`, the most frequent of the training videos.
+        confusion: numbers of videos, rows true and columns predicted.
+    """
+
+    checkpoint: str
+    step: int
+    selection: str
+    normalisation: str
+    kind: str
+    note: str
+    people: list[str]
+    videos: int
+    clips: int
+    classes: list[str]
+    flow: FlowScores
+    landmarks: LandmarkScores
+    recognition: RecognitionScores
+    majority_class: str
+    majority: RecognitionScores
+    confusion: list[list[int]]
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> None:
+    """Write an evaluation as JSON, with the environment in which it was made."""
+    write_json(path, {**dataclasses.asdict(evaluation), "environment": describe_environment()})
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Read what `write_evaluation` wrote.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    remedy = "delete it and evaluate again"
+    content = read_json(path, remedy)
+    content.pop("environment", None)
+    parts = {
+        "flow": FlowScores,
+        "landmarks": LandmarkScores,
+        "recognition": RecognitionScores,
+        "majority": RecognitionScores,
+    }
+    try:
+        return Evaluation(**{name: parts[name](**value) if name in parts else value for name, value in content.items()})
+    except TypeError as error:
+        raise DataError(f"{path} is damaged ({error}); {remedy}") from error

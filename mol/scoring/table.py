@@ -1,0 +1,117 @@
+"""Tables of an evaluation for the terminal: our scores beside those of the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from mol.common.extras import require
+from mol.scoring.estimate import FAILURE_THRESHOLD
+from mol.scoring.evaluation import Evaluation
+from mol.scoring.metrics import TITLES
+
+
+class ScoreRow(NamedTuple):
+    """One score beside its baseline.
+
+    Attributes:
+        task: "flow", "landmarks" or "emotion".
+        score: its name.
+        unit: "px", "%" or none.
+        higher: whether higher is better.
+        ours, baseline: both values, in that unit.
+        rival: what the baseline is.
+    """
+
+    task: str
+    score: str
+    unit: str
+    higher: bool
+    ours: float
+    baseline: float
+    rival: str
+
+    def shown(self) -> tuple[str, str]:
+        """Both values with their unit."""
+        digits = 1 if self.unit == "%" else 3
+        ours, baseline = (f"{value:.{digits}f} {self.unit}".strip() for value in (self.ours, self.baseline))
+        return ours, baseline
+
+    def verdict(self) -> str:
+        """Whether ours is "better", "worse" or "equal"; what looks equal is called equal."""
+        ours, baseline = self.shown()
+        if ours == baseline:
+            return "equal"
+        return "better" if (self.ours > self.baseline) == self.higher else "worse"
+
+
+def score_rows(evaluation: Evaluation) -> list[ScoreRow]:
+    """All scores, task by task."""
+    flow, landmarks = evaluation.flow, evaluation.landmarks
+    rows = [ScoreRow("flow", "EPE", "px", False, flow.epe, flow.zero_flow_epe, "zero flow")]
+    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
+        name = f"EPE, {flow.tvl1_pairs} pairs"
+        rows.append(ScoreRow("flow", name, "px", False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "TV-L1"))
+    for name, ours, baseline in (
+        ("NME", landmarks.nme, landmarks.mean_shape_nme),
+        (f"failures (NME > {FAILURE_THRESHOLD:.0%})", landmarks.failure_rate, landmarks.mean_shape_failure_rate),
+    ):
+        rows.append(ScoreRow("landmarks", name, "%", False, 100 * ours, 100 * baseline, "mean shape"))
+    always = f"always {evaluation.majority_class}"
+    for name, title in TITLES.items():
+        ours, baseline = getattr(evaluation.recognition, name), getattr(evaluation.majority, name)
+        rows.append(ScoreRow("emotion", title, "", True, ours, baseline, always))
+    return rows
+
+
+def evaluation_table(evaluation: Evaluation) -> Any:
+    """A `rich.table.Table` of our scores beside the baselines, with units and which way is better."""
+    table = require("rich.table", "train").Table(
+        title=f"{len(evaluation.people)} people never trained on: {evaluation.videos} videos, {evaluation.clips} clips",
+        caption=evaluation.note or None,
+    )
+    for name, justify in (("", "left"), ("score", "left"), ("better", "left"), ("MOL", "right"), ("baseline", "right")):
+        table.add_column(name, justify=justify)
+    table.add_column("baseline is")
+    table.add_column("MOL is")
+    colours = {"better": "[green]better[/]", "worse": "[red]worse[/]"}
+    last = ""
+    for row in score_rows(evaluation):
+        if last not in ("", row.task):
+            table.add_section()
+        task = {"emotion": "emotion, per video"}.get(row.task, row.task) if row.task != last else ""
+        verdict = row.verdict()
+        better = "higher" if row.higher else "lower"
+        table.add_row(task, row.score, better, *row.shown(), row.rival, colours.get(verdict, verdict))
+        last = row.task
+    return table
+
+
+def short_table(evaluation: Evaluation, scores: Sequence[str] = ("EPE", "NME", "Accuracy", "UF1")) -> Any:
+    """The main scores beside their baselines, the better one bold, narrow enough for 80 columns.
+
+    Args:
+        evaluation: the scores.
+        scores: which rows: the first words of their names.
+    """
+    table = require("rich.table", extra="train").Table(
+        title=f"{len(evaluation.people)} people never seen in training, {evaluation.videos} videos",
+        caption=evaluation.note,
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("score")
+    table.add_column("MOL", justify="right")
+    table.add_column("baseline", justify="right")
+    table.add_column("which is")
+    for row in score_rows(evaluation):
+        if not row.score.startswith(tuple(scores)):
+            continue
+        ours, baseline = row.shown()
+        winner = row.verdict()
+        cells = (
+            f"[bold]{ours}[/bold]" if winner == "better" else ours,
+            f"[bold]{baseline}[/bold]" if winner == "worse" else baseline,
+        )
+        table.add_row(f"{row.task}: {row.score} {'↑' if row.higher else '↓'}", *cells, row.rival)
+    return table

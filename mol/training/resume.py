@@ -1,0 +1,118 @@
+"""How a run stops and goes on: signals, the command that resumes it, and a check that it is still the same run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import threading
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mol.common.differences import differences, flat
+from mol.common.errors import CheckpointError, SettingsError
+from mol.network.checkpoint import find_checkpoint, read_state
+from mol.training.settings import TrainConfig, resume_command
+
+# Settings that may change when a run is resumed: they do not affect the weights.
+_FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
+WATCHING = ("validate_every", "validation_clips")
+"""Settings that only affect the weights if the selection chooses by the people who are watched."""
+
+
+class TrainingInterrupted(SystemExit):
+    """SIGINT or SIGTERM arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
+
+    Attributes:
+        run: the run folder.
+        step: number of steps done.
+        command: the command that resumes the run.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(130)
+        self.run, self.step, self.command = run, step, resume_command(run)
+
+
+class StopSignal:
+    """While open, the first SIGINT or SIGTERM only sets `requested` to its name; a second one acts as usual."""
+
+    def __init__(self) -> None:
+        self.requested: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        # Python delivers signals to the main thread only and lets no other thread set handlers.
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+def checkpoint_to_resume(config: TrainConfig) -> Path | None:
+    """The last checkpoint of the run folder, checked against the settings; None if there is none.
+
+    Raises:
+        SettingsError: the folder holds a run that is not to be resumed, or one with different settings.
+    """
+    run = Path(config.run)
+    try:
+        last = find_checkpoint(run / "checkpoints" / "last")
+    except CheckpointError:
+        return None
+    state = read_state(last)
+    if not config.resume:
+        raise SettingsError(
+            f"{run} already holds a run, at step {state['step']}; resume it with --resume, or choose another --run"
+        )
+    free = {
+        *_FREE,
+        *(("steps",) if config.schedule == "constant" else ()),
+        *(WATCHING if config.selection == "last" else ()),
+    }
+    if changed := changed_settings(state.get("config", {}), config, free):
+        raise SettingsError(
+            f"{run} was trained with different settings ({'; '.join(changed)}); use those, or choose another --run"
+        )
+    return last
+
+
+def changed_settings(saved: Mapping[str, Any], config: Any, free: Collection[str]) -> list[str]:
+    """Lines ``name: saved → now`` for every setting in which a saved configuration and one of today differ.
+
+    Args:
+        saved: as JSON or YAML gave it; a setting that an older version did not know had today's default.
+        config: the configuration, a dataclass.
+        free: dotted names of settings that may differ.
+    """
+    old = dict(flat(_defaults(type(config)))) | dict(flat(saved))
+    return differences(old, _as_json(config), free)
+
+
+def _defaults(config_class: type) -> dict[str, Any]:
+    """Every setting of a configuration that has a default, with it."""
+    needed = {
+        item.name: ""
+        for item in dataclasses.fields(config_class)
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    }
+    values = _as_json(config_class(**needed))
+    return {name: value for name, value in values.items() if name not in needed}
+
+
+def _as_json(config: Any) -> dict[str, Any]:
+    """A dataclass as a file gives it back: lists in the place of tuples."""
+    return dict(json.loads(json.dumps(dataclasses.asdict(config))))
