@@ -2,6 +2,7 @@
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
 # make test-processors  the tests that compute, again under each instruction set and with one thread and two (an hour)
+# make docs      the documentation site in build/docs: guides, tutorials, reference
 # make bench     throughput beside the published loop and the compiled reference
 # make sanitize  the CPU kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 # make gpu       on a machine with a GPU: build for it, test, sanitize, measure; needs no network and no .venv
@@ -14,7 +15,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu' 'tests/*.h' 'tests/*.cuh' 'tests/*.cpp' 'tests/*.cu')
 
-.PHONY: install demo demo-long loso test test-all test-processors lint format bench sanitize gpu clean
+.PHONY: install demo demo-long loso test test-all test-processors lint format docs bench sanitize gpu clean
 
 # The kernels again where a source has changed (seconds).
 install: $(VENV)/.installed
@@ -64,6 +65,11 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
+
+# Warnings are errors. The site needs no network, neither to be built nor to be read.
+docs: install
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -d build/doctrees -c docs . build/docs
+	@echo build/docs/index.html
 
 bench: install
 	$(BIN)/python -m pytest bench/

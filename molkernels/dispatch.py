@@ -1,8 +1,8 @@
 """Which backend runs an operator, and why.
 
-A backend is a name, its kernels (functions with the names and arguments of `molkernels.reference`), and a predicate
-that gives the reason if it cannot run. A backend requested by name runs or raises; only "auto" falls back, in the order
-of `AUTO_ORDER`.
+A backend has a name, kernels (functions with the names and arguments of those in `molkernels.reference`), and a
+predicate that gives the reason why it cannot run. A backend chosen by name runs or raises an error; only "auto" falls
+back, in the order of `AUTO_ORDER`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ Kernel = Callable[..., Any]
 class Backend:
     """A set of kernels.
 
-    `missing(device_type, dtype)` returns the reason why the backend cannot run there, or None (dtype None: any);
-    `kernel(name)` returns the function.
+    `missing(device_type, dtype)` gives the reason why the backend cannot run there, or None (dtype None means any);
+    `kernel(name)` gives the function.
     """
 
     name: str
@@ -80,14 +80,14 @@ _requested = _Requested()
 
 @contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Run the operators on one backend inside a ``with`` block (in this thread).
+    """Run the operators of this thread on one backend inside a ``with`` block.
+
+    A module that was made with an explicit ``backend=`` keeps it.
 
     Args:
         name: "auto", "reference", "cpu", "cuda" or "triton".
     Raises:
-        ValueError: an unknown name.
-
-    A module created with an explicit ``backend=`` keeps its own.
+        ValueError: the name is unknown.
     """
     check_name(name)
     before = _requested.name
@@ -99,12 +99,12 @@ def backend(name: str) -> Iterator[None]:
 
 
 def requested(explicit: str = "auto") -> str:
-    """The backend that a call requests: its own, or else that of the enclosing `backend` block."""
+    """The backend that a call asks for: its own, or that of the enclosing `backend` block."""
     return _requested.name if explicit == "auto" else explicit
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError for a name that is not a backend."""
+    """Raise ValueError if there is no backend of this name."""
     if name != "auto" and name not in BACKENDS:
         raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, ('auto', *BACKENDS)))}")
 
@@ -113,7 +113,7 @@ def select(op: str, device_type: str, name: str, dtype: torch.dtype | None = Non
     """The backend that runs `op` on this kind of device (and dtype, if one is given).
 
     Raises:
-        RuntimeError: the backend was requested by name and cannot run.
+        RuntimeError: the backend was chosen by name and cannot run.
     """
     if name != "auto":
         reason = BACKENDS[name].missing(device_type, dtype)
@@ -143,15 +143,17 @@ def explain(
     backend: str = "auto",
     dtype: torch.dtype | None = None,
 ) -> str:
-    """Which backend would run `op` (or each operator) on `device`, and why the others would not.
+    """Which backend would run `op` (or each operator) on `device`, and why each of the others would not.
 
     Args:
-        op: one of `OPERATORS`, or None for all.
+        op: "fcc", "fcc_train", "knn", "edge_max", "f5c" or "cost_volume"; None for all.
         device: a device or its name.
-        dtype: of the tensors; None for any.
         backend: as for `molkernels.backend`; an enclosing ``with`` block counts.
+        dtype: dtype of the tensors; None for any.
+    Returns:
+        The answer in words, one line for each operator and each backend.
     Raises:
-        ValueError: an unknown operator or backend.
+        ValueError: the operator or the backend is unknown.
     """
     check_name(backend)
     if op is not None and op not in OPERATORS:

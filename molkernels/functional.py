@@ -1,10 +1,10 @@
-"""The operators as functions of tensors: check the arguments, ask for a backend, call.
+"""The operators as functions of tensors: check the arguments, choose a backend, call it.
 
 Every function takes float64, float32, bfloat16 or float16 tensors of any strides on one device, respects
-`torch.autocast` (all floating arguments but statistics are cast), and has a gradient. ``backend`` is "auto",
-"reference", "cpu", "cuda" or "triton"; "auto" defers to an enclosing `molkernels.backend` block.
+`torch.autocast` (which casts all floating-point arguments except statistics) and has a gradient. ``backend`` is "auto",
+"reference", "cpu", "cuda" or "triton"; "auto" follows an enclosing `molkernels.backend` block.
 
-Shapes: N ≥ 0 maps (none gives none), C channels, H and W from 1 to 64, P = H·W, k from 1 to 16.
+Shapes: N ≥ 0 maps, C channels, H and W from 1 to 64, P = H·W, k from 1 to 16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from molkernels import checks, dispatch, ops  # noqa: F401  (ops registers the o
 class FCCParameters(NamedTuple):
     """The tensors of `fcc`: for each of C channels a norm, and for each axis an embedding, a kernel and a bias.
 
-    The first C/2 channels go along the columns (H) first, the others along the rows (W) first.
+    The first C/2 channels are convolved along the columns (H) first, the others along the rows (W) first.
     """
 
     gamma: Tensor
@@ -84,15 +84,15 @@ def fcc(
     Args:
         x: (N, C, H, W), C even.
         parameters: see `FCCParameters`.
-        mean, var: (C,), or (G, C) where sample n has the statistics of row n mod G. No gradient.
+        mean, var: (C,), or (G, C) where row n mod G holds the statistics of sample n. No gradient.
         eps: added to the variance.
         residual: add x, as the released code does inside each branch.
-        backend: see this module.
+        backend: see `molkernels.functional`.
     Returns:
         (N, C, H, W), contiguous.
     Raises:
-        ValueError, TypeError: a wrong shape, dtype or device, naming the argument.
-        RuntimeError: a backend asked for by name that cannot run.
+        ValueError, TypeError: an argument has the wrong shape, dtype or device; the message names it.
+        RuntimeError: the backend was chosen by name and cannot run.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, the FCC of the F5C block.
     """
@@ -115,13 +115,13 @@ def fcc_train(
     Args:
         x: (N, C, H, W), C even.
         parameters: see `FCCParameters`.
-        groups: G; the samples n with equal n mod G share their statistics. It divides N.
+        groups: G; samples n with equal n mod G share their statistics. G divides N.
         eps, residual, backend: see `fcc`.
     Returns:
-        y (N, C, H, W); the batch mean (G, C) and biased variance (G, C) of x plus position embedding, float32
-        (float64 for float64), without gradient. The gradient of y goes through the statistics.
+        y (N, C, H, W), and the batch mean (G, C) and biased variance (G, C) of x plus the position embedding, in
+        float32 (float64 for float64), without gradient. The gradient of y takes the statistics into account.
     Raises:
-        ValueError, TypeError, RuntimeError: as `fcc`; also where a group holds a single value a channel.
+        ValueError, TypeError, RuntimeError: as `fcc`; also if a group has only one value per channel.
     """
     _check_fcc(x, parameters)
     checks.groups(groups, x.shape[0], x.shape[2] * x.shape[3])
@@ -129,15 +129,16 @@ def fcc_train(
 
 
 def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> Tensor:
-    """The cosine k-nearest-neighbour graph of a map, the node itself first.
+    """The cosine k-nearest-neighbour graph of a map; each node is its own first neighbour.
 
-    Equal similarities (to 2⁻⁴⁰) go to the lowest index, all-zero nodes have similarity 0, NaN ranks last.
+    Of equal similarities (to within 2⁻⁴⁰) the lowest index wins; all-zero nodes have similarity 0; NaN ranks last.
 
     Args:
         x: (N, C, P) or (N, C, H, W).
         k: 1 to 16, at most the number of nodes.
-        graph: "channel": the nodes are the C channels, vectors over P; "position": the P positions, vectors over C.
-        backend: see this module.
+        graph: with "channel" the nodes are the C channels, vectors over P; with "position" the P positions, vectors
+            over C.
+        backend: see `molkernels.functional`.
     Returns:
         int32 (N, C, k) or (N, P, k), contiguous, without gradient.
     Raises:
@@ -152,20 +153,19 @@ def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> 
 def edge_max(
     x: Tensor, idx: Tensor, parameters: EdgeParameters, *, graph: str = "channel", backend: str = "auto"
 ) -> tuple[Tensor, Tensor]:
-    """Edge convolution with the maximum over the neighbours, on a given graph.
+    """Edge convolution with the maximum over the neighbours, on a given graph::
 
-    "channel":  y_c = max_j ReLU(W1 x_c + b1 + W2 (x_idx[c, j] − x_c) + b2)
-
-    "position": y_c = max_j ReLU(W1 x_c + b1 + W2 (x_c[idx[·, j]] − 2 x_c) + b2)
+        "channel":  y_c = max_j ReLU(W1 x_c + b1 + W2 (x_idx[c, j] − x_c) + b2)
+        "position": y_c = max_j ReLU(W1 x_c + b1 + W2 (x_c[idx[·, j]] − 2 x_c) + b2)
 
     Args:
         x: (N, C, P) or (N, C, H, W).
-        idx: int32 or int64 neighbours, (N, C, k) for "channel", (N, P, k) for "position", as from `knn`. Values
-            outside the graph are undefined behaviour on compiled backends.
+        idx: neighbours, int32 or int64, (N, C, k) for "channel", (N, P, k) for "position", as `knn` returns them. On
+            compiled backends a value outside the graph is undefined behaviour.
         parameters: see `EdgeParameters`.
         graph, backend: see `knn`.
     Returns:
-        y, shaped like x, contiguous; and the winning neighbour j (uint8, shaped like x), the lowest among equals.
+        y, shaped like x, contiguous, and the winning neighbour j (uint8, shaped like x), the lowest among equals.
     Raises:
         ValueError, TypeError, RuntimeError: as `fcc`.
 
@@ -224,9 +224,10 @@ def f5c(
         fcc_parameters, mean, var, eps: see `fcc`.
         edge_parameters, k, graph: see `ccc`.
         fcc_mix, ccc_mix: the 1×1 convolutions of the paper's block; None (the released block) leaves them out.
-        backend: see this module.
+        backend: see `molkernels.functional`.
     Returns:
-        (N, C, H, W), contiguous. Where a gradient is needed the block is composed of its operators; else it is one.
+        (N, C, H, W), contiguous. If a gradient is needed, the block's operators run one by one; otherwise one fused
+        operator does.
     Raises:
         ValueError, TypeError, RuntimeError: as `fcc`.
 
@@ -250,7 +251,7 @@ def f5c(
 
 
 def mix(x: Tensor, parameters: MixParameters | None) -> Tensor:
-    """A 1×1 convolution between the channels of x (N, C, H, W), by PyTorch; x itself without parameters."""
+    """PyTorch's 1×1 convolution between the channels of x (N, C, H, W); x itself if there are no parameters."""
     if parameters is None:
         return x
     return torch.nn.functional.conv2d(x, parameters.weight[:, :, None, None], parameters.bias)
@@ -275,10 +276,10 @@ def cost_volume(
         a, b: (N, C, H, W).
         radius: R, in steps of `stride` pixels.
         stride: s, pixels.
-        negative_slope: of the LeakyReLU, 0 to 1; 1 is none.
-        compact: keep only the displacements that can reach the map, the (2Ry + 1)(2Rx + 1) with
-            Ry = min(R, (H − 1) // s), Rx likewise; `reachable_displacements` names them.
-        backend: see this module.
+        negative_slope: slope of the LeakyReLU below zero, 0 to 1; 1 means no activation.
+        compact: keep only the (2Ry + 1)(2Rx + 1) displacements that can reach the map, Ry = min(R, (H − 1) // s) and Rx
+            likewise; `reachable_displacements` lists them.
+        backend: see `molkernels.functional`.
     Returns:
         (N, (2R + 1)², H, W), or (N, (2Ry + 1)(2Rx + 1), H, W) with `compact`; contiguous.
     Raises:
@@ -301,19 +302,19 @@ def cost_volume(
 
 
 def block_input(x: Tensor) -> Tensor:
-    """x contiguous and in the dtype that autocast asks for, so that a residual passes on neither stride nor width."""
+    """x, contiguous and in autocast's dtype: a residual connection then keeps neither odd strides nor a wider dtype."""
     if x.dtype != torch.float64 and checks.autocasting(x):
         x = x.to(torch.get_autocast_dtype(x.device.type))
     return x.contiguous()
 
 
 def reachable_radius(radius: int, stride: int, length: int) -> int:
-    """The largest displacement, in steps, that still meets an axis: min(radius, (length − 1) // stride)."""
+    """The largest displacement, in steps, that stays within an axis: min(radius, (length − 1) // stride)."""
     return min(radius, (length - 1) // stride)
 
 
 def reachable_displacements(radius: int, stride: int, size: int | tuple[int, int]) -> list[int]:
-    """The channels of the full cost volume that a map of this size can ever fill, in order (225 of 441 at 16×16)."""
+    """The channels of the full cost volume that a map of this size can fill, in order (225 of 441 at 16×16)."""
     height, width = (size, size) if isinstance(size, int) else size
     ry, rx = reachable_radius(radius, stride, height), reachable_radius(radius, stride, width)
     side = 2 * radius + 1

@@ -1,4 +1,4 @@
-"""FCC, CCC, F5C and CostVolume as modules: parameters, and a line of mathematics each."""
+"""FCC, CCC, F5C and CostVolume as modules: parameters, and one line of mathematics each."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ GRAPH_OF_VARIANT = {"paper": "channel", "released": "position"}
 class FCC(nn.Module):
     """Fully-connected convolution: two circular convolutions as long as the axes, in both orders.
 
-    ``variant="paper"``: y = Conv1x1(FCC(x)).  ``variant="released"``: y = x + FCC(x), kernels and embeddings stored
-    with length 32 and cropped (or, with ``resize="interpolate"``, resized) to the axes.
+    - ``variant="paper"``: y = Conv1x1(FCC(x)).
+    - ``variant="released"``: y = x + FCC(x). Kernels and embeddings are stored with length 32 and cropped to the axes;
+      ``resize="interpolate"`` resizes them instead.
 
     Args:
         channels: C, even.
-        size: H = W, or (H, W), 1 to 64 (1 to 32 with variant="released" and resize="crop").
+        size: H = W, or (H, W), 1 to 64 (1 to 32 for ``variant="released"`` with ``resize="crop"``).
         variant: "paper" or "released".
-        resize: "crop" or "interpolate" (linear, align_corners=True); for the released variant.
+        resize: "crop" or "interpolate" (linear, ``align_corners=True``); only for the released variant.
         eps, momentum: of the batch norm.
         backend: see `molkernels.functional`.
     Shapes:
         (N, C, H, W) → (N, C, H, W).
     Raises:
-        ValueError, TypeError: a wrong argument, named.
+        ValueError, TypeError: an argument is wrong; the message names it.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025.
     """
@@ -79,9 +80,10 @@ class FCC(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Kernels uniform in ±1/√L (Conv2d's default); embeddings and biases from N(0, 1) as released, or N(0, 0.02²).
+        """Draw kernels uniformly in ±1/√L (Conv2d's default), embeddings and biases from N(0, 0.02²).
 
-        Embeddings of the size of the signal hide it: the paper's variant starts with small ones.
+        The released variant draws embeddings and biases from N(0, 1). Embeddings as large as the signal hide it, so the
+        paper's variant starts with small ones.
         """
         scale = 1.0 if self.variant == "released" else 0.02
         self.norm.reset_parameters()
@@ -93,7 +95,7 @@ class FCC(nn.Module):
             self.mix.reset_parameters()
 
     def parameters_for_axes(self) -> FCCParameters:
-        """The tensors of `functional.fcc`, kernels and embeddings at the length of the axes."""
+        """The tensors for `functional.fcc`, kernels and embeddings as long as the axes."""
         height, width = self.size
         return FCCParameters(
             self.norm.weight,
@@ -118,7 +120,7 @@ class FCC(nn.Module):
         return _mix_parameters(self.mix)
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
-        """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
+        """y for x (N, C, H, W); in training, samples n with equal n mod `groups` share their batch statistics."""
         _check_size(x, self.size)
         residual = self.variant == "released"
         if self.training:
@@ -158,9 +160,9 @@ def update_running_statistics(
     running ← (1 − m)^L · running + Σ_i m (1 − m)^(L − 1 − i) · batch[order[i]],   i = 0 … L − 1
 
     Args:
-        norm: its running statistics and counter are updated.
-        mean, var: (G, C), the variance unbiased.
-        order: rows of `mean` and `var` in the order in which they were seen; each once, from the first, by default.
+        norm: the batch norm; its running statistics and its counter are updated.
+        mean, var: (G, C); the variance is unbiased.
+        order: rows of `mean` and `var` in the order in which they were seen; by default each once, from the first.
     """
     groups = mean.shape[0]
     seen = range(groups) if order is None else order
@@ -177,19 +179,19 @@ def update_running_statistics(
 class CCC(nn.Module):
     """Channel correspondence convolution: a cosine k-nearest-neighbour graph and an edge convolution with maximum.
 
-    ``graph="channel"`` (paper): y_c = max_{j∈N(c)} ReLU(W1 x_c + b1 + W2 (x_j − x_c) + b2)
-    ``graph="position"`` (released): y_c = max_j ReLU(W1 x_c + b1 + W2 (x_c[idx[·, j]] − 2 x_c) + b2)
+    - ``graph="channel"`` (paper): ``y_c = max_{j∈N(c)} ReLU(W1 x_c + b1 + W2 (x_j − x_c) + b2)``
+    - ``graph="position"`` (released): ``y_c = max_j ReLU(W1 x_c + b1 + W2 (x_c[idx[·, j]] − 2 x_c) + b2)``
 
     Args:
         channels: C.
         size: H = W, or (H, W).
-        k: neighbours, the node itself among them; 1 to 16.
+        k: number of neighbours, the node itself included; 1 to 16.
         graph: "channel" or "position".
         backend: see `molkernels.functional`.
     Shapes:
         (N, C, H, W) → (N, C, H, W).
     Raises:
-        ValueError, TypeError: a wrong argument, named.
+        ValueError, TypeError: an argument is wrong; the message names it.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025; Wang et al., "DGCNN", ACM TOG 2019.
     """
@@ -215,13 +217,13 @@ class CCC(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform in ±1/√P, the default of Linear and Conv2d."""
+        """Draw all parameters uniformly in ±1/√P, the default of Linear and Conv2d."""
         bound = 1 / math.sqrt(self.weight1.shape[1])
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def edge_parameters(self) -> EdgeParameters:
-        """The tensors of `functional.edge_max`."""
+        """The tensors for `functional.edge_max`."""
         return EdgeParameters(self.weight1, self.bias1, self.weight2, self.bias2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -236,22 +238,24 @@ class CCC(nn.Module):
 class F5C(nn.Module):
     """The F5C block: fully-connected convolution, then channel correspondence convolution, each with a residual.
 
-    ``variant="paper"``:    z = x + Conv1x1(FCC(x));  y = z + Conv1x1(CCC(z)), the graph over the channels.
-    ``variant="released"``: z = x + FCC(x);  y = z + CCC(z), the graph over the positions; as released.
+    - ``variant="paper"``: z = x + Conv1x1(FCC(x)); y = z + Conv1x1(CCC(z)); the graph connects channels.
+    - ``variant="released"``: z = x + FCC(x); y = z + CCC(z); the graph connects positions.
+
+    The paper's variant starts as the identity, so it can be added to a network that is already trained.
 
     Args:
         channels: C, even.
         size: H = W, or (H, W), 1 to 64.
-        k: neighbours, 1 to 16.
+        k: number of neighbours, the node itself included; 1 to 16.
         variant: "paper" or "released".
-        backend: "auto", "reference", "cpu", "cuda" or "triton"; one named here runs or raises.
-        resize: of the released kernels; see `FCC`.
-        graph: "channel" or "position"; the variant's own by default.
+        backend: "auto", "reference", "cpu", "cuda" or "triton"; a named backend runs or raises an error.
+        resize: how the released kernels fit the axes; see `FCC`.
+        graph: "channel" or "position"; by default the variant's own.
     Shapes:
         (N, C, H, W) → (N, C, H, W), N ≥ 0.
     Raises:
-        ValueError, TypeError: a wrong argument, named.
-        RuntimeError: a backend asked for by name that cannot run.
+        ValueError, TypeError: an argument is wrong; the message names it.
+        RuntimeError: the backend was chosen by name and cannot run.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, arXiv 2506.14511.
     """
@@ -279,7 +283,7 @@ class F5C(nn.Module):
                 nn.init.zeros_(cast(Tensor, conv.bias))
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
-        """y for x (N, C, H, W); in training samples n with equal n mod `groups` share their batch statistics."""
+        """y for x (N, C, H, W); in training, samples n with equal n mod `groups` share their batch statistics."""
         _check_size(x, self.fcc.size)
         x = functional.block_input(x)
         if not self.training:
@@ -307,7 +311,7 @@ class CostVolume(nn.Module):
     Args:
         radius: R, in steps of `stride` pixels.
         stride: pixels.
-        negative_slope: of the LeakyReLU; 1 is none.
+        negative_slope: slope of the LeakyReLU below zero; 1 means no activation.
         compact: keep only the displacements that can reach the map.
         backend: see `molkernels.functional`.
     Shapes:

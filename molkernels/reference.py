@@ -1,7 +1,7 @@
-"""The plain PyTorch truth: every operator as its formula, forward and backward, to be read beside the paper.
+"""Every operator as its formula in plain PyTorch, forward and backward, to be read beside the paper.
 
-Other backends are held against these functions in float64. The forward functions are differentiable by autograd
-itself; the explicit backward functions are what the operators of `molkernels.ops` run, and are held against autograd.
+The other backends are tested against these functions in float64. Autograd can differentiate the forward functions; the
+explicit backward functions are what the operators of `molkernels.ops` run, and are tested against autograd.
 
 Notation: N maps, C channels, H × W pixels, P = H·W positions, k neighbours, G groups of samples that share batch
 statistics (sample n is in group n mod G). Index sums along an axis are circular.
@@ -23,13 +23,16 @@ from torch import Tensor
 
 
 def circulant(weight: Tensor) -> Tensor:
-    """M[c, i, m] = weight[c, (m − i) mod L]: (M u)[i] = Σ_t weight[t] · u[(i + t) mod L].  (C, L) → (C, L, L)."""
+    """Circular correlation as a matrix: M[c, i, m] = weight[c, (m − i) mod L].  (C, L) → (C, L, L).
+
+    (M u)[i] = Σ_t weight[t] · u[(i + t) mod L]
+    """
     axis = torch.arange(weight.shape[1], device=weight.device)
     return weight[:, (axis[None, :] - axis[:, None]) % weight.shape[1]]
 
 
 def circulant_backward(grad_matrix: Tensor) -> Tensor:
-    """grad_weight[c, t] = Σ_i grad_M[c, i, (i + t) mod L].  (C, L, L) → (C, L)."""
+    """Gradient of `circulant`: grad_weight[c, t] = Σ_i grad_M[c, i, (i + t) mod L].  (C, L, L) → (C, L)."""
     length = grad_matrix.shape[1]
     axis = torch.arange(length, device=grad_matrix.device)
     lags = (axis[:, None] + axis[None, :]) % length
@@ -37,7 +40,7 @@ def circulant_backward(grad_matrix: Tensor) -> Tensor:
 
 
 def add_position(x: Tensor, pe_h: Tensor, pe_w: Tensor) -> Tensor:
-    """The position embedding of each branch's first axis: rows for the first C/2 channels, columns for the rest."""
+    """Add the position embedding of each branch's first axis: rows for the first C/2 channels, columns for the rest."""
     half = x.shape[1] // 2
     return torch.cat([x[:, :half] + pe_h[:half, :, None], x[:, half:] + pe_w[half:, None, :]], 1)
 
@@ -96,7 +99,7 @@ def fcc(
 
 
 def fcc_branch(u0: Tensor, weight1: Tensor, bias1: Tensor, pe2: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
-    """Correlate along the last axis but one, add bias and embedding, correlate along the last.  (N, C/2, ·, ·)."""
+    """Correlate along the second to last axis, add bias and embedding, correlate along the last.  (N, C/2, ·, ·)."""
     u1 = circulant(weight1) @ u0 + bias1[:, None, None] + pe2[:, None, :]
     return u1 @ circulant(weight2).mT + bias2[:, None, None]
 
@@ -144,7 +147,7 @@ def fcc_backward(
 
         grad_v = rstd · (γ·grad_u0 − E_g[γ·grad_u0] − v̂ · E_g[γ·grad_u0 · v̂])
 
-    where E_g is the mean over the samples of a group and all pixels; else the two means are left out.
+    where E_g is the mean over the samples of a group and all pixels; without it the two means are left out.
     """
     half = x.shape[1] // 2
     normalised = normalised_input(x, mean, var, pe_h, pe_w, eps)
@@ -225,13 +228,13 @@ SIMILARITY_STEPS = 2.0**40
 
 
 def knn(nodes: Tensor, k: int) -> Tensor:
-    """The k nearest nodes by cosine similarity, the node itself first.
+    """The k nearest nodes by cosine similarity; each node is its own first neighbour.
 
-    s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖), rounded to a multiple of 2⁻⁴⁰ before ranking; equal similarities go to the
-    lowest index; an all-zero node has similarity 0 to all others; NaN ranks last.
+    s[m, q] = ⟨x_m, x_q⟩ / (‖x_m‖ ‖x_q‖), rounded to a multiple of 2⁻⁴⁰ before ranking. Of equal similarities the lowest
+    index wins; an all-zero node has similarity 0 to all others; NaN ranks last.
 
-    Nodes of any dtype are compared in float64: neighbours can lie closer to each other than float32 resolves, and which
-    one is taken then changes the output by far more than rounding does.
+    Nodes of any dtype are compared in float64: neighbours can be closer to each other than float32 resolves, and which
+    of them is chosen changes the output by far more than rounding does.
 
     Args:
         nodes: (N, M, D), M nodes of D components.
@@ -403,8 +406,8 @@ def f5c(
 ) -> Tensor:
     """The F5C block with given statistics.
 
-    With mixing convolutions (the paper's):  z = x + mix1(FCC(x));  y = z + mix2(CCC(z)).
-    Without (the released code's):           z = x + FCC(x);        y = z + CCC(z).
+    - With mixing convolutions (the paper's block): z = x + mix1(FCC(x)); y = z + mix2(CCC(z)).
+    - Without them (the released block): z = x + FCC(x); y = z + CCC(z).
     """
     f = fcc(x, mean, var, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w, eps, False)
     z = x + mix(f.flatten(2), fcc_mix, fcc_mix_bias).view_as(x)
@@ -425,10 +428,10 @@ def mix(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def cost_volume(a: Tensor, b: Tensor, radius_y: int, radius_x: int, stride: int, negative_slope: float) -> Tensor:
-    """Correlation of two maps over displacements, with LeakyReLU.
+    """Correlation of two maps over displacements, with LeakyReLU::
 
-    out[n, d, y, x] = LeakyReLU(1/C · Σ_c a[n, c, y, x] · b[n, c, y + s·dy, x + s·dx]), zero outside,
-    d = (dy + Ry)(2Rx + 1) + (dx + Rx).
+        out[n, d, y, x] = LeakyReLU(1/C · Σ_c a[n, c, y, x] · b[n, c, y + s·dy, x + s·dx]),   zero outside,
+        d = (dy + Ry)(2Rx + 1) + (dx + Rx)
 
     Args:
         a, b: (N, C, H, W).

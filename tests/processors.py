@@ -75,7 +75,7 @@ def run(command: list[str], setting: dict[str, str]) -> subprocess.CompletedProc
     return subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env=os.environ | setting,
+        env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE"} | setting,  # threads that spin hinder each other
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mol.common.differences import differences
 from mol.common.errors import CacheSettingsError, SettingsError
 from mol.data.cache import Cache, CacheSettings, ClipSet, video_of
 from mol.data.cache.clip_set import RowArray
@@ -188,16 +189,9 @@ def _check_sets(caches: Sequence[Cache], protocol: Protocol) -> None:
 def _check_same_settings(caches: Sequence[Cache]) -> None:
     first = _comparable(caches[0].settings)
     for cache in caches[1:]:
-        other = _comparable(cache.settings)
-        names = sorted(first.keys() | other.keys())
-        differences = [
-            f"{name}: {first.get(name, '(absent)')!r} and {other.get(name, '(absent)')!r}"
-            for name in names
-            if first.get(name) != other.get(name)
-        ]
-        if differences:
+        if changes := differences(first, _comparable(cache.settings)):
             raise CacheSettingsError(
-                f"{caches[0].path} and {cache.path} were made with different settings ({'; '.join(differences)}); "
+                f"{caches[0].path} and {cache.path} were made with different settings ({'; '.join(changes)}); "
                 "make one of them again with the settings of the other"
             )
 

@@ -75,7 +75,7 @@ def flow_loss(flow: Tensor, target: Tensor) -> Tensor:
 
 
 def landmark_loss(landmarks: Tensor, target: Tensor) -> Tensor:
-    """L_ldm: the mean over clips, pairs and points of (|Δx| + |Δy|) / d, d the target's `interocular_distance`."""
+    """L_ldm: the mean over clips, pairs and points of ``(|Δx| + |Δy|) / d``, d the target's `interocular_distance`."""
     distance = interocular_distance(_wide(target))
     error = (_wide(landmarks) - _wide(target)).abs().sum(-1)
     return (error / distance[..., None]).mean()

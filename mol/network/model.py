@@ -59,7 +59,8 @@ class MOL(nn.Module):
     Shapes:
         clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`.
     Raises:
-        SettingsError: a wrong argument. ClipError: clips of a wrong shape or dtype, or (on the CPU) not finite.
+        SettingsError: an argument is wrong.
+        ClipError: clips have a wrong shape or dtype, or (on the CPU) are not finite.
 
     Parameters with 5 classes: paper 43,776,415, released 44,103,583. Without FCC 50,432 fewer (released 33,792),
     without CCC 296,192 (263,168), without F5C both. From one seed, all that remains starts with the same values.

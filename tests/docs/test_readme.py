@@ -55,10 +55,11 @@ def test_readme_commands_exist():
 
 
 def documented_commands() -> list[str]:
-    """Every indented line of the documentation that calls mol, without its comment."""
-    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    """Every line of the documentation, indented or after a prompt, that calls mol, without its comment."""
+    texts = [path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
     lines = [line.partition(" #")[0] for text in texts for line in text.replace("\\\n", " ").splitlines()]
-    return sorted({" ".join(line.split()) for line in lines if re.match(r"    (\S*/)?mol [a-z]", line)})
+    calls = [re.match(r"(?:    |\$ )((?:\S*/)?mol [a-z].*)", line) for line in lines]
+    return sorted({" ".join(call[1].split()) for call in calls if call})
 
 
 def test_the_documentation_shows_every_command_but_info():

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from mol.common.differences import differences
 from mol.common.errors import CacheError, CacheSettingsError, ClipError, StorageError
 from mol.common.storage import write_json
 from mol.data.cache.format import (
@@ -262,11 +263,10 @@ def _without(rows: list[dict[str, Any]], skipped: Sequence[Mapping[str, str]]) -
 def _check_same(folder: Path, settings: CacheSettings, rows: list[dict[str, Any]]) -> None:
     """Refuse to continue a folder that was made with other settings or rows."""
     found = read_settings(folder).to_json()
-    differences = _differences(found, settings.to_json())
-    if not differences:
-        differences = _differences(_numbered(read_json(folder / INDEX)), _numbered(rows))
-    if differences:
-        shown = "\n  ".join([*differences[:20], *(["…"] if len(differences) > 20 else [])])
+    changes = differences(found, settings.to_json())
+    changes = changes or differences(_numbered(read_json(folder / INDEX)), _numbered(rows))
+    if changes:
+        shown = "\n  ".join([*changes[:20], *(["…"] if len(changes) > 20 else [])])
         raise CacheSettingsError(
             f"{folder} was made with other settings (there → now):\n  {shown}\n"
             "Use those settings, choose another folder, or delete this one."
@@ -275,19 +275,3 @@ def _check_same(folder: Path, settings: CacheSettings, rows: list[dict[str, Any]
 
 def _numbered(rows: Any) -> dict[str, Any]:
     return {"rows": len(rows)} | {f"row {index}": row for index, row in enumerate(rows)}
-
-
-def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """A line ``name: old → new`` for every leaf in which two JSON values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        lines = []
-        for key in (*old, *(key for key in new if key not in old)):
-            inner = f"{name}.{key}" if name else key
-            lines += _differences(old.get(key, "(absent)"), new.get(key, "(absent)"), inner)
-        return lines
-    return [] if old == new else [f"{name}: {_short(old)} → {_short(new)}"]
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 200 else text[:197] + "…"

@@ -145,10 +145,11 @@ def test_counts_are_required_of_unique_videos(one: Cache, two: Cache, tmp_path: 
 def test_caches_of_other_settings_are_not_mixed(one: Cache, tmp_path: Path) -> None:
     clips = [("s1", "a", "surprise")]
     other = write_cache(tmp_path / "frame", "two", clips, settings={"align": "frame"})
-    with pytest.raises(CacheSettingsError, match=r"one and .*frame were made with different settings \(align: 'clip'"):
+    words = r'one and .*frame were made with different settings \(align: "clip" → "frame"\)'
+    with pytest.raises(CacheSettingsError, match=words):
         Pool.join([one, other], PROTOCOL)
     synthetic = write_cache(tmp_path / "synthetic", "two", clips, kind="synthetic")
-    with pytest.raises(CacheSettingsError, match="kind: 'extracted' and 'synthetic'"):
+    with pytest.raises(CacheSettingsError, match='kind: "extracted" → "synthetic"'):
         Pool.join([one, synthetic], PROTOCOL)
 
 
@@ -159,7 +160,7 @@ def test_caches_of_another_size_are_not_mixed(one: Cache, tmp_path: Path) -> Non
         frames, flow = np.zeros((8, 160, 160), np.uint8), np.zeros((7, 2, 160, 160), np.float32)
         writer.write(0, frames, flow, np.zeros((8, 68, 2), np.float32))
         writer.finish()
-    with pytest.raises(CacheSettingsError, match="size: 144 and 160"):
+    with pytest.raises(CacheSettingsError, match="size: 144 → 160"):
         Pool.join([one, Cache.open(tmp_path / "large")], PROTOCOL)
 
 
@@ -172,7 +173,7 @@ def test_what_differs_between_sets_by_its_nature_may_differ(one: Cache, tmp_path
     first = write_cache(tmp_path / "first", "one", clips, settings=own[0])
     second = write_cache(tmp_path / "second", "two", clips, settings=own[1])
     assert Pool.join([first, second], PROTOCOL, "warn").notes == []
-    with pytest.raises(CacheSettingsError, match="landmarks: 'a file' and 'dlib'"):
+    with pytest.raises(CacheSettingsError, match='landmarks: "a file" → "dlib"'):
         Pool.join([first, other], PROTOCOL, "warn")
 
 

@@ -27,7 +27,7 @@ def test_contact_sheet_is_a_picture_of_the_asked_rows(tiny_set, tmp_path):
 
 @pytest.mark.parametrize("rows", [[], [12], [-1]])
 def test_contact_sheet_of_rows_that_do_not_exist_is_refused(tiny_set, tmp_path, rows):
-    with pytest.raises(SettingsError, match="0 … 11"):
+    with pytest.raises(SettingsError, match="0 to 11"):
         contact_sheet(tiny_set[0], tmp_path / "sheet.png", rows=rows)
 
 
