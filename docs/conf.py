@@ -29,7 +29,7 @@ NAV = {
         "docs/reference/mol/index",
     ],
     "Kernels and speed": ["docs/performance", "docs/edge_max", "csrc/README", "bench/README", "docs/triton-report"],
-    "Project": ["docs/publishing", "CHANGELOG"],
+    "Project": ["CONTRIBUTING", "docs/architecture", "docs/publishing", "CHANGELOG"],
 }
 
 project = "molkernels"
