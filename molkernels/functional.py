@@ -92,7 +92,7 @@ def fcc(
         (N, C, H, W), contiguous.
     Raises:
         ValueError, TypeError: an argument has the wrong shape, dtype or device; the message names it.
-        RuntimeError: the backend was chosen by name and cannot run.
+        RuntimeError: the backend was requested by name and cannot run.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, the FCC of the F5C block.
     """

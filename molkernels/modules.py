@@ -255,7 +255,7 @@ class F5C(nn.Module):
         (N, C, H, W) → (N, C, H, W), N ≥ 0.
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
-        RuntimeError: the backend was chosen by name and cannot run.
+        RuntimeError: the backend was requested by name and cannot run.
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, arXiv 2506.14511.
     """
