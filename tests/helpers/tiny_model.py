@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -57,3 +58,9 @@ class SmallestMOL(TinyMOL):
         features = F.avg_pool2d(maps, 2).flatten(1)
         flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
         return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
+
+
+def instead_of_mol(patch: pytest.MonkeyPatch, network: type[nn.Module] = TinyMOL) -> None:
+    """Train, save and load this network wherever MOL would be used."""
+    patch.setattr("mol.training.train.MOL", network)
+    patch.setattr("mol.network.checkpoint.MOL", network)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from data_fixtures import write_frames_folder
 from tiny_cache import write_tiny_cache
-from tiny_model import TinyMOL
+from tiny_model import instead_of_mol
 
 from mol import demo
 from mol.common.errors import MissingExtraError, SettingsError
@@ -118,8 +118,7 @@ def tiny_parts(monkeypatch) -> list[str]:
         return write_tiny_cache(Path(path))
 
     monkeypatch.setattr(demo, "synthesize", synthesize)
-    for module in ("training.train", "network.checkpoint"):
-        monkeypatch.setattr(f"mol.{module}.MOL", TinyMOL)
+    instead_of_mol(monkeypatch)
     return made
 
 

@@ -13,11 +13,9 @@ import pytest
 import torch
 from places import DATA
 from safetensors.torch import load_file
-from tiny_model import SmallestMOL
+from tiny_model import SmallestMOL, instead_of_mol
 from torch import Tensor
 
-import mol.network.checkpoint
-import mol.training.train
 from mol.arguments import read_config
 from mol.data.cache import Cache
 from mol.loso.run import loso
@@ -31,8 +29,7 @@ from mol.training.train import train
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of what version 0.1 wrote; its paths are relative to this folder."""
-    monkeypatch.setattr(mol.training.train, "MOL", SmallestMOL)
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", SmallestMOL)
+    instead_of_mol(monkeypatch, SmallestMOL)
     shutil.copytree(DATA / "version-0.1", tmp_path / "then")
     monkeypatch.chdir(tmp_path / "then")
     return tmp_path / "then"

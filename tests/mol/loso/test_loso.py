@@ -23,7 +23,7 @@ import torch
 import yaml
 from places import ROOT, environment
 from tiny_cache import moving_clip
-from tiny_model import TinyMOL
+from tiny_model import TinyMOL, instead_of_mol
 
 import mol.loso.run
 import mol.loso.train_fold
@@ -91,8 +91,7 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+    instead_of_mol(monkeypatch)
 
 
 @pytest.fixture
@@ -113,8 +112,7 @@ def config(caches: list[str], tmp_path: Path) -> LosoConfig:
 def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LosoResult]:
     """A whole run with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.training.train, "MOL", TinyMOL)
-        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+        instead_of_mol(patch)
         run = tmp_path_factory.mktemp("loso") / "run"
         yield loso(
             LosoConfig(
@@ -134,8 +132,7 @@ def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def half(done: LosoResult, caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LosoResult]:
     """Its first two folds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.training.train, "MOL", TinyMOL)
-        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+        instead_of_mol(patch)
         config = read_config(LosoConfig, ["--config", str(done.run / "loso.yaml")], "mol loso")
         yield loso(replace(config, folds="1,2", run=str(tmp_path_factory.mktemp("loso") / "half")))
 
@@ -590,7 +587,7 @@ def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: Los
         import mol.network.checkpoint, mol.training.train
         from mol.loso.run import loso
         from mol.loso.settings import LosoConfig
-        from tiny_model import TinyMOL
+        from tiny_model import TinyMOL, instead_of_mol
         mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
         loso(LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,

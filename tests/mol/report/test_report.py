@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from loso_runs import CLASSES, SETS, write_loso_run
 from PIL import Image
 from tiny_cache import write_tiny_cache
-from tiny_model import TinyMOL
+from tiny_model import instead_of_mol
 
 import mol.network.checkpoint
 import mol.report.misread
@@ -375,8 +375,7 @@ def test_no_failures_are_shown_where_none_are_wanted(tmp_path: Path):
 @pytest.fixture
 def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A real run of `mol loso` with a tiny network on a tiny cache."""
-    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+    instead_of_mol(monkeypatch)
     write_tiny_cache(tmp_path / "cache", people=3, videos=3, windows=2)
     loso(
         LosoConfig(

@@ -14,11 +14,9 @@ import pytest
 import torch
 from rich.console import Console
 from tiny_cache import CLASSES, write_tiny_cache
-from tiny_model import TinyMOL
+from tiny_model import TinyMOL, instead_of_mol
 from torch import nn
 
-import mol.network.checkpoint
-import mol.training.train
 from mol.common.devices import start_fabric
 from mol.common.errors import CheckpointError, ClipError, SettingsError
 from mol.data.cache import Cache
@@ -44,8 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def run(cache: Cache, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that held s4 out, made with the tiny network."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mol.training.train, "MOL", TinyMOL)
-        patch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+        instead_of_mol(patch)
         folder = tmp_path_factory.mktemp("evaluate") / "run"
         train(
             TrainConfig(

@@ -25,7 +25,7 @@ from places import environment
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
-from tiny_model import TinyMOL
+from tiny_model import TinyMOL, instead_of_mol
 
 import mol.network.checkpoint
 import mol.training.train
@@ -66,8 +66,7 @@ def real_config(cache: Cache, tmp_path: Path) -> TrainConfig:
 @pytest.fixture
 def config(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
     """The same with the tiny network in MOL's place."""
-    monkeypatch.setattr(mol.training.train, "MOL", TinyMOL)
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
+    instead_of_mol(monkeypatch)
     return real_config
 
 
@@ -289,7 +288,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, 
         from mol.arguments import read_config
         from mol.training import train
         from mol.training.settings import TrainConfig
-        from tiny_model import TinyMOL
+        from tiny_model import TinyMOL, instead_of_mol
         train.MOL = TinyMOL
         train.train(read_config(TrainConfig, ["--config", {str(tmp_path / "settings.yaml")!r}], "mol train"))
     """
