@@ -1,4 +1,4 @@
-# make demo      learn faces: make clips, train, score on people never seen, read a real video   (5 to 20 minutes on 2 cores)
+# make demo      train MOL on synthetic clips of real faces, score it on unseen people, read a video (5 to 20 minutes on 2 cores)
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
 # make test-processors  the tests that compute, again under each instruction set and with one thread and two (an hour)
@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=compat --editable ".[dev]"
 	@touch $@
 
 demo: install
