@@ -134,7 +134,7 @@ def _without(plan: Plan, reason: str) -> Plan:
 def _choice(environment: Mapping[str, str], name: str, default: str, allowed: tuple[str, ...]) -> str:
     value = environment.get(name) or default
     if value not in allowed:
-        raise BuildError(f"{name} is {value!r}; allowed are {', '.join(allowed)}")
+        raise BuildError(f"{name} is {value!r}; must be one of {', '.join(allowed)}")
     return value
 
 

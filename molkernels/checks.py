@@ -16,7 +16,7 @@ def tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is {type(value).__name__}; a torch.Tensor is needed")
     if value.dtype not in DTYPES:
-        raise TypeError(f"{name} has dtype {value.dtype}; allowed are {', '.join(str(d) for d in DTYPES)}")
+        raise TypeError(f"{name} has dtype {value.dtype}; must be one of {', '.join(str(d) for d in DTYPES)}")
     return value
 
 
@@ -29,14 +29,14 @@ def feature_map(name: str, value: object) -> Tensor:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; at least one channel is needed")
     for side, length in (("H", x.shape[2]), ("W", x.shape[3])):
         if not 1 <= length <= MAX_SIDE:
-            raise ValueError(f"{name} has {side} = {length}; allowed are 1 to {MAX_SIDE}")
+            raise ValueError(f"{name} has {side} = {length}; must be between 1 and {MAX_SIDE}")
     return x
 
 
 def even_channels(name: str, channels: int) -> None:
     """FCC splits the channels into two halves."""
     if channels < 2 or channels % 2:
-        raise ValueError(f"{name} has {channels} channels; FCC needs an even number, at least 2")
+        raise ValueError(f"{name} is {channels}; FCC needs an even number, at least 2")
 
 
 def parameter(name: str, value: object, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -73,14 +73,14 @@ def same_device(name: str, value: Tensor, like: Tensor) -> None:
 def graph(value: str) -> str:
     """The kind of graph."""
     if value not in GRAPHS:
-        raise ValueError(f"graph is {value!r}; allowed are 'channel' and 'position'")
+        raise ValueError(f"graph is {value!r}; must be 'channel' or 'position'")
     return value
 
 
 def neighbours(k: int, nodes: int) -> None:
     """1 ≤ k ≤ 16, and at most the number of nodes."""
     if not 1 <= k <= MAX_NEIGHBOURS:
-        raise ValueError(f"k is {k}; allowed are 1 to {MAX_NEIGHBOURS}")
+        raise ValueError(f"k is {k}; must be between 1 and {MAX_NEIGHBOURS}")
     if k > nodes:
         raise ValueError(f"k is {k}; the graph has only {nodes} nodes")
 
@@ -98,8 +98,8 @@ def groups(value: int, samples: int, pixels: int) -> None:
 def displacement(radius: int, stride: int, negative_slope: float) -> None:
     """The settings of a cost volume."""
     if not 0 <= radius <= MAX_SIDE:
-        raise ValueError(f"radius is {radius}; allowed are 0 to {MAX_SIDE}")
+        raise ValueError(f"radius is {radius}; must be between 0 and {MAX_SIDE}")
     if not 1 <= stride <= MAX_SIDE:
-        raise ValueError(f"stride is {stride}; allowed are 1 to {MAX_SIDE}")
+        raise ValueError(f"stride is {stride}; must be between 1 and {MAX_SIDE}")
     if not 0.0 <= negative_slope <= 1.0:
-        raise ValueError(f"negative_slope is {negative_slope}; allowed are 0 to 1 (1: no activation)")
+        raise ValueError(f"negative_slope is {negative_slope}; must be between 0 and 1 (1: no activation)")

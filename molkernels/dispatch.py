@@ -106,7 +106,7 @@ def requested(explicit: str = "auto") -> str:
 def check_name(name: str) -> None:
     """Raise ValueError if there is no backend of this name."""
     if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"backend is {name!r}; allowed are {', '.join(map(repr, ('auto', *BACKENDS)))}")
+        raise ValueError(f"backend is {name!r}; must be one of {', '.join(map(repr, ('auto', *BACKENDS)))}")
 
 
 def select(op: str, device_type: str, name: str, dtype: torch.dtype | None = None) -> Backend:
@@ -157,7 +157,7 @@ def explain(
     """
     check_name(backend)
     if op is not None and op not in OPERATORS:
-        raise ValueError(f"op is {op!r}; allowed are {', '.join(map(repr, OPERATORS))}")
+        raise ValueError(f"op is {op!r}; must be one of {', '.join(map(repr, OPERATORS))}")
     device_type = torch.device(device).type
     asked = requested(backend)
     lines = []

@@ -331,14 +331,14 @@ def _flat_map(x: Tensor) -> Tensor:
     if isinstance(x, Tensor) and x.ndim == 3:
         checks.feature_map("x", x[:, :, None, :1])
         if not 1 <= x.shape[2] <= checks.MAX_SIDE**2:
-            raise ValueError(f"x has P = {x.shape[2]} positions; allowed are 1 to {checks.MAX_SIDE**2}")
+            raise ValueError(f"x has P = {x.shape[2]} positions; must be between 1 and {checks.MAX_SIDE**2}")
         return x
     return checks.feature_map("x", x).flatten(2)
 
 
 def _check_fcc(x: Tensor, parameters: FCCParameters) -> None:
     _, channels, height, width = checks.feature_map("x", x).shape
-    checks.even_channels("x", channels)
+    checks.even_channels("the number of channels of x", channels)
     shapes = {
         "pe_h": (channels, height),
         "weight_h": (channels, height),

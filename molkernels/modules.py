@@ -361,7 +361,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     for name, length in (("H", height), ("W", width)):
         if not 1 <= length <= checks.MAX_SIDE:
-            raise ValueError(f"size has {name} = {length}; allowed are 1 to {checks.MAX_SIDE}")
+            raise ValueError(f"size has {name} = {length}; must be between 1 and {checks.MAX_SIDE}")
     return int(height), int(width)
 
 
@@ -373,4 +373,4 @@ def _check_size(x: Tensor, size: tuple[int, int]) -> None:
 
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
+        raise ValueError(f"{name} is {value!r}; must be one of {', '.join(map(repr, allowed))}")

@@ -240,18 +240,18 @@ def _check_settings(num_classes: int, variant: str, batch_stats: str | None, dro
     if num_classes < 2:
         raise SettingsError(f"num_classes is {num_classes}; at least 2 are needed")
     if variant not in VARIANTS:
-        raise SettingsError(f"variant is {variant!r}; allowed are 'paper' and 'released'")
+        raise SettingsError(f"variant is {variant!r}; must be 'paper' or 'released'")
     if batch_stats not in (None, *BATCH_STATS):
-        raise SettingsError(f"batch_stats is {batch_stats!r}; allowed are 'clip' and 'frame'")
+        raise SettingsError(f"batch_stats is {batch_stats!r}; must be 'clip' or 'frame'")
     if not 0 <= dropout < 1:
-        raise SettingsError(f"dropout is {dropout}; allowed are 0 up to (not including) 1")
+        raise SettingsError(f"dropout is {dropout}; must be at least 0 and less than 1")
 
 
 def _check_switches(switches: Mapping[str, Any], graph: str | None) -> None:
     if odd := [f"{name} is {value!r}" for name, value in switches.items() if not isinstance(value, bool)]:
-        raise SettingsError(f"{', '.join(odd)}; allowed are True and False")
+        raise SettingsError(f"{', '.join(odd)}; must be True or False")
     if graph not in (None, *GRAPHS):
-        raise SettingsError(f"graph is {graph!r}; allowed are 'channel' and 'position'")
+        raise SettingsError(f"graph is {graph!r}; must be 'channel' or 'position'")
 
 
 def check_clips(clips: Any) -> None:

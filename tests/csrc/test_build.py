@@ -60,8 +60,8 @@ def test_gencode_embeds_ptx_only_where_asked():
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
-        ({"MOLKERNELS_CUDA": "yes"}, "MOLKERNELS_CUDA is 'yes'; allowed are auto, 0, 1"),
-        ({"MOLKERNELS_CPU": "2"}, "MOLKERNELS_CPU is '2'; allowed are 0, 1"),
+        ({"MOLKERNELS_CUDA": "yes"}, "MOLKERNELS_CUDA is 'yes'; must be one of auto, 0, 1"),
+        ({"MOLKERNELS_CPU": "2"}, "MOLKERNELS_CPU is '2'; must be one of 0, 1"),
         ({"CUDA_HOME": "/nowhere"}, "CUDA_HOME is '/nowhere', but /nowhere/bin/nvcc does not exist"),
         ({"CXX": "no-such-compiler"}, "CXX is 'no-such-compiler', which is not a program on this machine"),
     ],

@@ -50,11 +50,11 @@ def test_the_block_ends_with_its_with_statement_and_stays_in_its_thread():
 
 
 def test_unknown_names_are_refused_with_what_is_allowed():
-    with pytest.raises(ValueError, match="backend is 'gpu'; allowed are 'auto', 'reference'"), mk.backend("gpu"):
+    with pytest.raises(ValueError, match="backend is 'gpu'; must be one of 'auto', 'reference'"), mk.backend("gpu"):
         pass
     with pytest.raises(ValueError, match="backend is 'gpu'"):
         mk.F5C(4, 3, 2, backend="gpu")
-    with pytest.raises(ValueError, match="op is 'conv'; allowed are 'fcc'"):
+    with pytest.raises(ValueError, match="op is 'conv'; must be one of 'fcc'"):
         mk.explain("conv")
 
 
@@ -104,14 +104,18 @@ def edge(positions=9, **options):
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
-        (lambda: mk.F5C(5, 3, 2), ValueError, "channels has 5 channels; FCC needs an even number"),
-        (lambda: mk.F5C(4, 65, 2), ValueError, "size has H = 65; allowed are 1 to 64"),
+        (lambda: mk.F5C(5, 3, 2), ValueError, "channels is 5; FCC needs an even number, at least 2"),
+        (lambda: mk.F5C(4, 65, 2), ValueError, "size has H = 65; must be between 1 and 64"),
         (lambda: mk.F5C(4, 0, 2), ValueError, "size has H = 0"),
         (lambda: mk.F5C(4, 40, 2, "released"), ValueError, "crop to at most 32"),
         (lambda: mk.F5C(4, 3, 5), ValueError, "k is 5; the graph has only 4 nodes"),
-        (lambda: mk.F5C(32, 4, 17), ValueError, "k is 17; allowed are 1 to 16"),
+        (lambda: mk.F5C(32, 4, 17), ValueError, "k is 17; must be between 1 and 16"),
         (lambda: mk.F5C(4, 3, 0), ValueError, "k is 0"),
-        (lambda: mk.F5C(4, 3, 2, "published"), ValueError, "variant is 'published'; allowed are 'paper', 'released'"),
+        (
+            lambda: mk.F5C(4, 3, 2, "published"),
+            ValueError,
+            "variant is 'published'; must be one of 'paper', 'released'",
+        ),
         (lambda: mk.FCC(4, 3, resize="pad"), ValueError, "resize is 'pad'"),
         (lambda: mk.CCC(4, 3, graph="pixel"), ValueError, "graph is 'pixel'"),
         (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 4, 3, 4)), ValueError, "this module was made for size=(3, 3)"),

@@ -329,7 +329,7 @@ def test_clips_that_cannot_be_used_are_refused(paper, clips, words):
     ("settings", "words"),
     [
         ({"num_classes": 1}, "num_classes is 1"),
-        ({"variant": "published"}, "variant is 'published'; allowed are 'paper' and 'released'"),
+        ({"variant": "published"}, "variant is 'published'; must be 'paper' or 'released'"),
         ({"batch_stats": "batch"}, "batch_stats is 'batch'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"k": 17}, "k is 17"),

@@ -218,10 +218,10 @@ def test_an_ablated_network_takes_an_empty_batch_and_autocast(name: str, variant
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"fcc": "no"}, "fcc is 'no'; allowed are True and False"),
-        ({"ccc": 0}, "ccc is 0; allowed are True and False"),
+        ({"fcc": "no"}, "fcc is 'no'; must be True or False"),
+        ({"ccc": 0}, "ccc is 0; must be True or False"),
         ({"f5c": None}, "f5c is None"),
-        ({"graph": "nodes"}, "graph is 'nodes'; allowed are 'channel' and 'position'"),
+        ({"graph": "nodes"}, "graph is 'nodes'; must be 'channel' or 'position'"),
     ],
 )
 def test_switches_that_make_no_sense_are_refused(settings: dict, words: str) -> None:
