@@ -23,6 +23,19 @@ _OPENCV_DISTRIBUTIONS = (
 class TVL1Settings:
     """Parameters of OpenCV's DualTVL1OpticalFlow, in the order of its constructor; the values are its defaults.
 
+    Attributes:
+        tau: time step of the numerical scheme.
+        lambda_: weight of the data term; the smaller, the smoother the flow.
+        theta: coupling of the data term and the smoothness term; the smaller, the tighter.
+        scales: number of levels of the image pyramid.
+        warps: warpings per level.
+        epsilon: threshold of convergence: iterations stop when the flow changes by less.
+        inner_iterations: iterations after each filtering of outliers.
+        outer_iterations: maximum number of filterings of outliers per warping.
+        scale_step: size of a pyramid level relative to the next finer one, below 1.
+        gamma: weight of a term that allows for changes of illumination; 0 turns it off.
+        median_filtering: side of the median filter that removes outliers, in pixels: 1 (no filter), 3 or 5.
+
     Source: Zach, Pock, Bischof, "A Duality Based Approach for Realtime TV-L1 Optical Flow", DAGM 2007.
     """
 
