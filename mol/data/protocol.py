@@ -12,21 +12,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mol.common.errors import DataError
+from mol.data.manifest import HasName, key
 from mol.data.sets.registry import SETS
 
 AS_LABELLED = "as-labelled"
 AS_LABELLED_NOTE = "Takes its classes from the clips; checks no counts. For your own videos and synthetic clips."
 
 
-class HasLabelFields(typing.Protocol):
+class HasLabelFields(HasName, typing.Protocol):
     """What a protocol needs to know about a clip: a `mol.data.manifest.Clip`, or a row of a cache."""
 
-    @property
-    def dataset(self) -> str: ...
-    @property
-    def subject(self) -> str: ...
-    @property
-    def clip(self) -> str: ...
     @property
     def emotion(self) -> str: ...
 
@@ -103,7 +98,7 @@ def left_out(protocol: Protocol, clip: HasLabelFields) -> str | None:
     """
     emotions = _emotions(protocol, clip)
     _check_spelling(clip)
-    if _key(clip) in protocol.drop:
+    if key(clip) in protocol.drop:
         return "dropped by name"
     if clip.subject not in (protocol.subjects or {}).get(clip.dataset, {clip.subject}):
         return f"subject {clip.subject} is excluded"
@@ -118,7 +113,7 @@ def count_differences(protocol: Protocol, clips: Sequence[HasLabelFields]) -> li
     Raises:
         DataError: as for `apply`.
     """
-    unique = list({_key(clip): clip for clip in clips}.values())
+    unique = list({key(clip): clip for clip in clips}.values())
     labels = apply(protocol, unique)
     differences: list[str] = []
     for dataset in sorted({clip.dataset for clip in unique}):
@@ -154,7 +149,7 @@ def _class_id(protocol: Protocol, clip: HasLabelFields) -> int | None:
 def _emotions(protocol: Protocol, clip: HasLabelFields) -> Mapping[str, str]:
     if clip.dataset not in protocol.emotions:
         raise DataError(
-            f"the protocol {protocol.name} has no classes for {clip.dataset} ({_key(clip)}); it is for "
+            f"the protocol {protocol.name} has no classes for {clip.dataset} ({key(clip)}); it is for "
             f"{', '.join(protocol.datasets)}. Omit this data set, or choose another protocol such as {AS_LABELLED}."
         )
     return protocol.emotions[clip.dataset]
@@ -167,13 +162,9 @@ def _check_spelling(clip: HasLabelFields) -> None:
     fits = [other.name for other in SETS.values() if other.subject_pattern and other.allows_subject(clip.subject)]
     hint = f"that looks like a subject of {' or '.join(fits)}; " if fits else ""
     raise DataError(
-        f"{_key(clip)}: {clip.dataset} has no subject {clip.subject!r} (its subjects have names like {own.subject}); "
+        f"{key(clip)}: {clip.dataset} has no subject {clip.subject!r} (its subjects have names like {own.subject}); "
         f"{hint}make the manifest again with the right --dataset and --root."
     )
-
-
-def _key(clip: HasLabelFields) -> str:
-    return f"{clip.dataset}/{clip.subject}/{clip.clip}"
 
 
 def _class_differences(protocol: Protocol, dataset: str, found: Mapping[str, int]) -> list[str]:
