@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 
 from mol.common.errors import DataError
-from mol.common.markdown import generated_part, publish
+from mol.common.markdown import publish
 
 PAGE = "# Title\n\n<!-- table: start -->\nold\n<!-- table: end -->\nafter\n"
-
-
-def test_a_part_is_read_without_its_comments():
-    assert generated_part(PAGE, "table") == "old"
 
 
 def test_a_part_is_replaced_and_the_rest_is_kept(tmp_path):

@@ -8,10 +8,10 @@ from dataclasses import replace
 from itertools import cycle
 
 import pytest
+from markdown_parts import generated_part
 from places import ROOT
 
 from mol.common.errors import DataError, SettingsError
-from mol.common.markdown import generated_part
 from mol.data.manifest import Clip
 from mol.data.protocol import AS_LABELLED, apply, as_labelled, count_differences, left_out, require_counts
 from mol.data.protocols import PROTOCOLS, find_protocol, markdown_table, protocol_for

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from markdown_parts import generated_part
 from places import ROOT
 from sheet_files import touch_frames
 
-from mol.common.markdown import generated_part
 from mol.data.manifest import key, read_manifest
 
 ADDED = ROOT / "tests/helpers/lab_set.py"

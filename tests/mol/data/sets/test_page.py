@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from markdown_parts import generated_part
 from places import ROOT
 
-from mol.common.markdown import generated_part
 from mol.data.protocols import PROTOCOLS
 from mol.data.sets import casme2, generic
 from mol.data.sets.__main__ import markdown
