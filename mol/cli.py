@@ -7,7 +7,6 @@ imported before the command is known.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import traceback
@@ -17,7 +16,8 @@ from typing import NamedTuple
 
 from mol.arguments import read_config
 from mol.common.allocator import keep_freed_memory
-from mol.common.errors import MOLError, SettingsError
+from mol.common.checks import unknown_name
+from mol.common.errors import MOLError
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -87,9 +87,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(f"there is no command {name!r}{hint} (commands: {', '.join(COMMANDS)})")
+        raise unknown_name("command", name, COMMANDS)
     _run(name, rest)
     return 0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mol.common.errors import SettingsError
@@ -29,3 +30,18 @@ def require_not_negative(config: Any, *names: str) -> None:
     for name in names:
         if not getattr(config, name) >= 0:
             raise SettingsError(f"{name}={getattr(config, name)} must not be negative")
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> SettingsError:
+    """The error for a name that is not known; its message suggests a similar one and lists them all.
+
+    Args:
+        kind: what is named, such as ``"protocol"``.
+        name: as given.
+        known: all names.
+        aliases: other spelling, in lower case → name.
+    """
+    spellings = {**{entry: entry for entry in known}, **(aliases or {})}
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), spellings, n=1, cutoff=0.5)
+    hint = f"; did you mean {spellings[close[0]]}?" if close else ""
+    return SettingsError(f"unknown {kind} {name!r}{hint} ({kind}s: {', '.join(known)})")

@@ -56,7 +56,7 @@ def prepare(config: PrepareConfig) -> Manifest:
     """Read a data set and write its manifest, replacing an earlier manifest in the folder.
 
     Raises:
-        SettingsError: there is no such data set, or it does not have one of the options.
+        SettingsError: an unknown data set, or an option that it does not have.
         DataError: a sheet or folder is missing or not as expected.
         StorageError: the folder contains something other than a manifest, or writing fails.
     """

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from mol.common.checks import unknown_name
 from mol.common.errors import SettingsError
 from mol.common.markdown import publish
 from mol.data.protocol import AS_LABELLED, AS_LABELLED_NOTE, HasLabelFields, Protocol, as_labelled
@@ -180,22 +180,20 @@ def find_protocol(name: str) -> Protocol:
     """The protocol with this name.
 
     Raises:
-        SettingsError: there is no such protocol, or it is ``as-labelled``, which depends on the clips (`protocol_for`).
+        SettingsError: an unknown protocol, or ``as-labelled``, which depends on the clips (`protocol_for`).
     """
     if name in PROTOCOLS:
         return PROTOCOLS[name]
     if name == AS_LABELLED:
         raise SettingsError(f"the protocol {AS_LABELLED} depends on the clips; call as_labelled(clips).")
-    close = difflib.get_close_matches(name, [*PROTOCOLS, AS_LABELLED], 1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise SettingsError(f"there is no protocol {name!r}{hint} (protocols: {', '.join([*PROTOCOLS, AS_LABELLED])})")
+    raise unknown_name("protocol", name, [*PROTOCOLS, AS_LABELLED])
 
 
 def protocol_for(name: str, clips: Iterable[HasLabelFields]) -> Protocol:
     """The protocol with this name; for ``as-labelled``, the one whose classes are the emotions of these clips.
 
     Raises:
-        SettingsError: there is no such protocol.
+        SettingsError: an unknown protocol.
         DataError: ``as-labelled`` without clips.
     """
     return as_labelled(clips) if name == AS_LABELLED else find_protocol(name)

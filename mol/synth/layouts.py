@@ -14,7 +14,6 @@ truth.json; Excel books are equal only cell by cell, because they contain the ti
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from mol.common.checks import unknown_name
 from mol.common.differences import differences
 from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError, StorageError
@@ -53,12 +53,10 @@ def plan_layout(layout: str, settings: LayoutSettings | None = None) -> LayoutPl
         layout: one of `LAYOUTS`.
         settings: of the clips.
     Raises:
-        SettingsError: there is no such layout; the message suggests a similar name.
+        SettingsError: an unknown layout; the message suggests a similar name.
     """
     if layout not in LAYOUTS:
-        close = difflib.get_close_matches(layout, LAYOUTS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(f"there is no layout {layout!r}{hint} (layouts: {', '.join(LAYOUTS)}).")
+        raise unknown_name("layout", layout, LAYOUTS)
     return LAYOUTS[layout](settings or LayoutSettings())
 
 
@@ -80,7 +78,7 @@ def write_layout(
         progress: called with (clips done, total), once before the first folder and after every one.
         detector: finds the 68 landmarks of the pictures; dlib by default.
     Raises:
-        SettingsError: no such layout, or `out` holds a set with other settings; the differences are shown.
+        SettingsError: an unknown layout, or `out` holds a set with other settings; the differences are shown.
         StorageError: `out` holds something else, or the disk failed.
         MissingExtraError: the pictures or the detector are not installed.
     """

@@ -9,10 +9,9 @@ with the same values (see `mol.MOL`).
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any, TypeVar
 
-from mol.common.errors import SettingsError
+from mol.common.checks import unknown_name
 from mol.training.settings import LossConfig, ModelConfig
 
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -44,12 +43,10 @@ def apply_ablation(model: ModelConfig, loss: LossConfig, name: str) -> tuple[Mod
         loss: weights of its losses.
         name: one of `ABLATIONS`.
     Raises:
-        SettingsError: there is no ablation of that name, or it leaves no loss to train with.
+        SettingsError: an unknown ablation, or one that leaves no loss to train with.
     """
     if name not in ABLATIONS:
-        close = difflib.get_close_matches(name, ABLATIONS, 1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise SettingsError(f"there is no ablation {name!r}{hint} (ablations: {', '.join(ABLATIONS)})")
+        raise unknown_name("ablation", name, ABLATIONS)
     options = ABLATIONS[name]
     return _replace(model, "model", options), _replace(loss, "loss", options)
 

@@ -52,7 +52,7 @@ def check_data(config: CheckDataConfig, progress: Callable[[int, int], object] |
         Errors, then warnings, then what is merely worth knowing.
     Raises:
         DataError: a manifest cannot be read, or a folder is neither a manifest nor a cache.
-        SettingsError: there is no such protocol.
+        SettingsError: an unknown protocol.
     """
     return _check(_open(config), config, progress or (lambda done, total: None))
 

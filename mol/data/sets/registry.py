@@ -5,7 +5,6 @@ A new data set is one module next to the others; nothing else has to list it. No
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -14,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import mol.data.sets
+from mol.common.checks import unknown_name
 from mol.common.errors import SettingsError
 from mol.data.manifest import Loaded, OnError
 from mol.data.sets.dataset import DataSet
@@ -48,14 +48,11 @@ def find_set(name: str) -> DataSet:
     """The data set with this name.
 
     Raises:
-        SettingsError: there is none; the message lists all names and suggests the closest one.
+        SettingsError: an unknown name; the message suggests a similar one and lists them all.
     """
     if name in SETS:
         return SETS[name]
-    spellings = {**{known: known for known in SETS}, **{entry.title.lower(): known for known, entry in SETS.items()}}
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), spellings, n=1, cutoff=0.5)
-    hint = f"; did you mean {spellings[close[0]]}?" if close else ""
-    raise SettingsError(f"there is no data set {name!r}{hint} (data sets: {', '.join(SETS)})")
+    raise unknown_name("data set", name, SETS, {entry.title.lower(): known for known, entry in SETS.items()})
 
 
 def load_set(name: str, root: Path, on_error: OnError = "raise", **options: Any) -> Loaded:
@@ -68,7 +65,7 @@ def load_set(name: str, root: Path, on_error: OnError = "raise", **options: Any)
         options: of its loader (`DataSet.options`).
 
     Raises:
-        SettingsError: there is no such data set.
+        SettingsError: an unknown data set.
         DataError: a sheet or folder is missing or not as expected; if `root` looks like another data set, the message
             says so.
     """

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mol.common.checks import require_not_negative, require_one_of, require_positive
+from mol.common.checks import require_not_negative, require_one_of, require_positive, unknown_name
 from mol.common.errors import SettingsError
 
 
@@ -33,3 +33,12 @@ def test_what_is_negative_is_refused(value: float):
 def test_the_allowed_values_are_listed():
     with pytest.raises(SettingsError, match="kind='d' must be 'a', 'b' or 'c'"):
         require_one_of(SimpleNamespace(kind="d"), "kind", ("a", "b", "c"))
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_all_names():
+    known = ["megc2019", "casme2-5"]
+    assert str(unknown_name("protocol", "MEGC_2019", known)) == (
+        "unknown protocol 'MEGC_2019'; did you mean megc2019? (protocols: megc2019, casme2-5)"
+    )
+    assert "did you mean casme2-5?" in str(unknown_name("protocol", "CASME II", known, {"casme ii": "casme2-5"}))
+    assert "did you mean" not in str(unknown_name("protocol", "x", known))

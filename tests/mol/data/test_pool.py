@@ -218,7 +218,7 @@ def test_caches_are_opened_by_the_names_of_folder_and_protocol(one: Cache, two: 
     assert type(open_clips(paths[0], None)) is Cache
     with pytest.raises(SettingsError, match="several caches need a protocol"):
         open_clips(paths, None)
-    with pytest.raises(SettingsError, match="no protocol 'as-labeled'; did you mean as-labelled"):
+    with pytest.raises(SettingsError, match="unknown protocol 'as-labeled'; did you mean as-labelled"):
         open_clips(paths, "as-labeled")
     with pytest.raises(CacheError, match="nowhere"):
         open_clips(["nowhere"], "as-labelled")

@@ -334,7 +334,7 @@ def test_a_named_ablation_changes_what_it_says_and_nothing_else(name: str) -> No
 
 
 def test_an_unknown_ablation_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(SettingsError, match="no ablation 'no-fc'; did you mean no-fcc"):
+    with pytest.raises(SettingsError, match="unknown ablation 'no-fc'; did you mean no-fcc"):
         apply_ablation(ModelConfig(), LossConfig(), "no-fc")
 
 
