@@ -87,9 +87,9 @@ def compare(
 
     Args:
         old, new: results of the same device and number of threads.
-        allow: a regression is a ratio whose whole interval lies above 1 + `allow`.
+        allow: a regression is a ratio whose entire interval is above 1 + `allow`.
         everyone: compare the baselines' rows as well.
-        missing_ok: rows and figures that `new` lacks are no failure.
+        missing_ok: rows and figures missing from `new` do not count as failures.
     Raises:
         SettingsError: the devices or numbers of threads differ.
     """
@@ -192,9 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description="Fails where NEW is slower than OLD.")
     parser.add_argument("old", type=Path, metavar="OLD.json")
     parser.add_argument("new", type=Path, metavar="NEW.json")
-    parser.add_argument("--allow", type=float, default=0.05, help="by what share a row may be slower (default: 0.05)")
+    parser.add_argument("--allow", type=float, default=0.05, help="share by which a row may be slower (default: 0.05)")
     parser.add_argument("--all", action="store_true", help="compare the baselines' rows as well")
-    parser.add_argument("--missing-ok", action="store_true", help="rows that NEW lacks are no failure")
+    parser.add_argument("--missing-ok", action="store_true", help="rows missing from NEW do not count as failures")
     options = parser.parse_args(arguments)
     try:
         old, new = load(options.old), load(options.new)

@@ -1,4 +1,4 @@
-"""What each command of `mol.cli` does with its settings, and what it prints."""
+"""What each command of `mol.cli` does with its settings, and its output."""
 
 from __future__ import annotations
 

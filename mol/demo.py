@@ -42,8 +42,8 @@ class Recipe:
         synth: the clips.
         held_out: share of the people never trained on.
         steps: optimisation steps.
-        batch_size: clips in a step.
-        learning_rate: at its highest; cosine to zero.
+        batch_size: clips per step.
+        learning_rate: at its peak; cosine to zero.
         warmup_steps: steps over which it rises.
         loss: weights of the losses.
         rates: learning rates of the parts, relative.
@@ -92,7 +92,7 @@ DEMO_LONG = Recipe(
 
 @dataclass
 class DemoConfig:
-    """Where and how long.
+    """Where to write, and which recipe.
 
     Attributes:
         out: folder for clips, run, prediction and pictures; "demo", or "demo-long" with --long, when empty.

@@ -468,7 +468,7 @@ def cost_volume_backward(
 def displaced_positions(
     height: int, width: int, radius_y: int, radius_x: int, stride: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """For each pixel and displacement the pixel of b (P, D), and whether it lies inside the map (P, D)."""
+    """For each pixel and displacement the pixel of b (P, D), and whether it is inside the map (P, D)."""
     dy = torch.arange(-radius_y, radius_y + 1, device=device).repeat_interleave(2 * radius_x + 1) * stride
     dx = torch.arange(-radius_x, radius_x + 1, device=device).repeat(2 * radius_y + 1) * stride
     y = torch.arange(height, device=device).repeat_interleave(width)[:, None] + dy

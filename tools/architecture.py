@@ -123,7 +123,7 @@ def upward(imports: Iterable[Import]) -> list[str]:
 
 
 def past_the_doors(imports: Iterable[Import]) -> list[str]:
-    """Imports in `mol` of what lies inside `molkernels`."""
+    """Imports in `mol` of the inner modules of `molkernels`."""
     return [
         f"{one}, but mol may only use {', '.join(DOORS)}"
         for one in imports
@@ -134,7 +134,7 @@ def past_the_doors(imports: Iterable[Import]) -> list[str]:
 
 
 def circles(imports: Iterable[Import]) -> list[str]:
-    """One shortest circle through each module that stands in one and in none named before."""
+    """A shortest circle through each module that is part of one but not of any listed before."""
     steps: dict[str, dict[str, Import]] = {}
     for one in imports:
         steps.setdefault(one.importer, {}).setdefault(one.imported, one)

@@ -32,7 +32,7 @@ WINGS = {
     "loso": ("folds, results, tables", 1),
     "report": ("pages, comparisons", 1),
 }
-# The way of a call through the kernels, and what it may end in: module and name in the drawing.
+# The path of a call through the kernels, and where it may end: module and name in the drawing.
 CALL = ("modules", "functional", "ops", "dispatch")
 BACKENDS = {"extension": "cpu, cuda", "triton": "triton", "reference": "reference"}
 
@@ -99,7 +99,7 @@ def node_of(module: str) -> str:
 
 
 def place(found: Iterable[tuple[str, str]]) -> dict[str, Box]:
-    """A box for every wing: each as low as what it imports allows."""
+    """A box for every wing, placed as low as its imports allow."""
     below: dict[str, list[str]] = {name: [] for name in (KERNELS, *ORDER["mol"], FACE)}
     for name, target in found:
         below[name].append(target)

@@ -23,7 +23,7 @@ LANDMARKS = (0.032, 0.132)  # core-seconds for detection and landmarks in a fram
 
 @dataclass(frozen=True)
 class Settings:
-    """What is to be run on one device.
+    """The runs to plan on one device.
 
     Attributes:
         batch: clips per step.

@@ -39,7 +39,7 @@ def find_dataset(name: str, clips: int | None = None, people: int | None = None)
 
     Args:
         name: one of `names()`.
-        clips: number of clips, for protocols that do not publish it. Ignored where it is published.
+        clips: number of clips, for protocols that do not publish it. Ignored if it is published.
         people: number of people; overrides the published one.
     Raises:
         SettingsError: an unknown name, or a number that is neither published nor given.

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and read with errors that name the file, the row and the remedy.
+"""Files written completely or not at all, and read with errors that name the file, the row and the remedy.
 
 A file is written under a temporary name beside its target, synced and renamed.
 """
@@ -18,7 +18,7 @@ from mol.common.errors import DataError, MOLError, StorageError
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary)` and move the result over `path`; on any failure `path` stays as it was.
+    """Call `write(temporary)` and move the result over `path`; on any failure `path` is unchanged.
 
     Args:
         path: the file to create or replace. Its folder is created if it is missing.
@@ -84,7 +84,7 @@ def read_csv(
 
     Args:
         path: the file, UTF-8 with or without a byte order mark.
-        columns: those that must be there; others may be.
+        columns: required columns; others are allowed.
         remedy: the end of every message: what to do about a file that cannot be used.
         error: the kind of error.
     Raises:

@@ -27,7 +27,7 @@ class Pool(ClipSet):
 
     Attributes (besides those of `ClipSet`):
         settings: kind, frames and size of the caches, classes of the protocol.
-        rows: with the protocol's ``label``; rows that it leaves out are not there.
+        rows: with the protocol's ``label``, without the rows that it leaves out.
         protocol: gives the classes.
         caches: the caches, as given.
         count_differences: where the numbers of videos and people differ from those that the protocol asserts.

@@ -1,7 +1,7 @@
 """What a recognition protocol is: which clips it includes, under which class, and how many there must be.
 
 A protocol maps the emotions of the data sets to class ids. Published counts are checked, so that an incomplete copy of
-a set is never mistaken for the whole set. `mol.data.protocols` has the known ones.
+a set is never mistaken for the complete one. `mol.data.protocols` has the known ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who is trained on and who is held out: rows divided by person."""
+"""Division of rows by person: who is trained on and who is held out."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def split_by_subject(
         out = _named_people(people, held_out)
     kept = set(people) - out if train is None else _named_people(people, train)
     if both := sorted(kept & out):
-        raise SettingsError(f"{', '.join(both)} would be trained on and held out; every person is in one part only")
+        raise SettingsError(f"{', '.join(both)} would be both trained on and held out; put each person in one part")
     owners = np.array([person(row) for row in rows])
     split = Split(
         np.flatnonzero(np.isin(owners, sorted(kept))),
@@ -89,6 +89,6 @@ def _named_people(people: Sequence[str], names: Sequence[str]) -> set[str]:
         matches = {p for p in people if name in (p, p.split("/", 1)[1])}
         if not matches:
             known = ", ".join(people[:12]) + (" and others" if len(people) > 12 else "")
-            raise SettingsError(f"no person {name!r} in the cache; it has {known}")
+            raise SettingsError(f"no person {name!r} in the cache (people: {known})")
         found |= matches
     return found

@@ -43,7 +43,7 @@ class Measure:
         return f"{value * self.scale:.{self.digits}f}"
 
     def spread(self, mean: float, deviation: float | None) -> str:
-        """``0.812 ± 0.010``, or the mean alone if there is no deviation."""
+        """``0.812 ± 0.010``, or the mean alone without a deviation."""
         return self.number(mean) + ("" if deviation is None else f" ± {self.number(deviation)}")
 
     def difference(self, value: float) -> str:

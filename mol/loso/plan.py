@@ -23,7 +23,7 @@ _REMEDY = "copy the whole run folder again, or start a new run"
 
 @dataclass(frozen=True)
 class PlannedCache:
-    """A cache of the run: where it lies, its data sets, and the digest of its content."""
+    """A cache of the run: its path, its data sets, and the digest of its content."""
 
     path: str
     datasets: list[str]
@@ -43,7 +43,7 @@ class Plan:
         counts: number of videos of each class, by data set.
         seeds: all folds are run with each.
         selection, normalisation, ablation: as in `LosoConfig`.
-        not_reportable: why no score of this run may be reported; empty if nothing speaks against it.
+        not_reportable: why no score of this run may be reported; empty if it may be.
         notes: what else a reader of the scores must know.
         folds: all of them, seed by seed.
     """
@@ -132,7 +132,7 @@ def read_plan(run: Path) -> Plan:
     try:
         return _plan(content)
     except KeyError as error:
-        raise DataError(f"{path} is damaged (it lacks {error}); {_REMEDY}") from error
+        raise DataError(f"{path} is damaged ({error} is missing); {_REMEDY}") from error
     except (TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); {_REMEDY}") from error
 

@@ -1,7 +1,7 @@
 """What a finished fold leaves in its folder: the votes on its videos, and its scores.
 
 predictions.csv     one row per video
-fold.json           scores, errors, times; written last, so a fold is done if it is there
+fold.json           scores, errors, times; written last, so a fold is done if this file exists
 """
 
 from __future__ import annotations

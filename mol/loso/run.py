@@ -1,4 +1,4 @@
-"""Leave-one-subject-out: a training and a test for every person, pooled into one table of scores.
+"""Leave-one-subject-out: one training and one test per person, pooled into one table of scores.
 
     loso.yaml, environment.json, folds.json        what the run is
     folds/seed0/<dataset>-<subject>/               a run folder of `mol train`, then predictions.csv and fold.json
@@ -56,7 +56,7 @@ def run_loso(config: LosoConfig) -> None:
         console().print(score_table(result.scores))
         say(describe_scores(result.scores))
     if result.busy_share is not None:
-        say(f"the network computed for {result.busy_share:.1%} of the time of the steps; the rest went into batches")
+        say(f"the network computed for {result.busy_share:.1%} of the time of the steps; the rest was spent on batches")
     if result.done < result.total:
         others = dataclasses.replace(config, folds=None)
         say(f"{result.total - result.done} of {result.total} folds are left: {resume_command(others)}")
@@ -69,8 +69,8 @@ def loso(config: LosoConfig) -> LosoResult:
     Args:
         config: everything that shapes the run.
     Raises:
-        SettingsError: settings that cannot work, a run folder that is taken, or a resumed run with other settings.
-        TrainingInterrupted: after SIGINT or SIGTERM, when all is saved.
+        SettingsError: settings that cannot work, a run folder already in use, or a resumed run with other settings.
+        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
         CacheError, DataError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
@@ -88,7 +88,7 @@ def loso(config: LosoConfig) -> LosoResult:
     try:
         busy = _run_folds(opened, chosen)
     except (TrainingInterrupted, KeyboardInterrupt):
-        say(f"stopped; all is saved. Resume with:\n  {resume_command(config)}")
+        say(f"stopped; everything is saved. Resume with:\n  {resume_command(config)}")
         raise
     done = sum(is_done(Path(config.run), fold) for fold in folds)
     scores = _write_tables(opened) if done else None

@@ -1,4 +1,4 @@
-"""A run folder that several processes share: locks, and a check that all of them are of the same run."""
+"""A run folder that several processes share: locks, and a check that all work on the same run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _FREE = ("caches", "run", "folds", "resume", "device", "log_every", "checkpoint_
 
 
 def claim(config: LosoConfig, plan: Plan) -> None:
-    """Start the run folder, or make sure that the one that is there is of the same run.
+    """Create the run folder, or check that the existing one belongs to the same run.
 
     Raises:
-        SettingsError: it is not to be resumed, has other settings or data, or is not a run of `mol loso`.
+        SettingsError: it may not be resumed, has other settings or data, or is not a run of `mol loso`.
         DataError: its files are damaged.
     """
     run = Path(config.run)

@@ -1,4 +1,4 @@
-"""One fold: train without a person, test on that person, and keep of the training what is needed."""
+"""One fold: train without a person, test on that person, and keep only what is needed of the training."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
 
     Raises:
         SettingsError: the settings do not work for this fold, or its training diverges.
-        TrainingInterrupted: after SIGINT or SIGTERM, when all is saved.
+        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
     """
     config, started = opened.config, time.monotonic()
     training = _train_config(config, fold)

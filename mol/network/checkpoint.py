@@ -118,7 +118,7 @@ def read_state(folder: Path | str) -> dict[str, Any]:
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint or train again") from error
     if not isinstance(state, dict) or (missing := [key for key in _REQUIRED if key not in state]):
-        lacks = f": it lacks {', '.join(missing)}" if isinstance(state, dict) else ""
+        lacks = f": {', '.join(missing)} missing" if isinstance(state, dict) else ""
         raise CheckpointError(f"{path} is not from this program{lacks}")
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}: upgrade molkernels")

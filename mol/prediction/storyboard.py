@@ -98,7 +98,7 @@ def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
 
 
 def window_at(prediction: Prediction, number: int) -> Window | None:
-    """The window over frame `number` whose middle is nearest, or None where none covers it."""
+    """The window over frame `number` whose middle is nearest, or None if no window covers it."""
     covering = [window for window in prediction.windows if window.frames[0] <= number <= window.frames[-1]]
     return min(covering, key=lambda window: abs(window.centre - number)) if covering else None
 

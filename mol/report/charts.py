@@ -1,4 +1,4 @@
-"""Pictures of leave-one-subject-out runs: training curves, people, comparisons; SVG that can be part of a page."""
+"""Pictures of leave-one-subject-out runs: training curves, people, comparisons; SVG for embedding in a page."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def curve_picture(paths: Sequence[Path], curves: Sequence[Curve], title: str, un
         title: what is drawn.
         unit: of the values.
     Raises:
-        SettingsError: there is no curve.
+        SettingsError: no curves are given.
     """
     thinned = [_thinned(curve) for curve in curves if len(curve)]
     if not thinned:
@@ -99,7 +99,7 @@ def inline_svg(path: Path, label: str, prefix: str) -> Markup:
 
     Args:
         path: the file.
-        label: what it shows, for readers who cannot see it.
+        label: text alternative, for screen readers.
         prefix: unique on the page.
     """
     text = path.read_text(encoding="utf-8")

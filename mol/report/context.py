@@ -13,12 +13,12 @@ class Report:
     """A report on one run.
 
     Attributes:
-        run: what it is about.
+        run: the run.
         folder: where the page is written; a section writes its tables here.
         command: how the report was made.
         failures: how many misread videos to show.
         read_again: whether to read them again from checkpoint and cache, to show what the network saw.
-        device: for that.
+        device: for reading them again.
     """
 
     run: LosoRun

@@ -23,7 +23,7 @@ def element(_name: str, *children: Any, **attributes: Any) -> Markup:
     Args:
         children: `Markup` as it is, other values escaped as text, lists flattened, None left out.
         attributes: underscores become hyphens, a trailing one is dropped (``class_``); None and False are left out,
-            True stands alone.
+            True gives an attribute without a value.
     """
     written = "".join(_attribute(name, value) for name, value in attributes.items() if value not in (None, False))
     return Markup(f"<{_name}{written}>" + ("" if _name in _VOID else f"{join(children)}</{_name}>"))

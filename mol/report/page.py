@@ -78,7 +78,7 @@ def _lead(run: LosoRun) -> str:
 
 
 def _headline(run: LosoRun) -> Markup:
-    """The numbers that one looks for first."""
+    """The headline numbers."""
     names = ("uf1", "uar", "accuracy", "epe_px", "nme")
     return facts([(MEASURES[name].title, _large(run.score(run.groups[0], name), name)) for name in names], "headline")
 

@@ -44,7 +44,7 @@ class ReportConfig:
 
 
 def run_report(config: ReportConfig) -> None:
-    """Write the report and say where it is."""
+    """Write the report and print its path."""
     say(f"report: {report(config)}")
 
 

@@ -1,4 +1,4 @@
-"""The styles of report pages: light or dark as the reader's system is, narrow or wide, on the screen and on paper."""
+"""The styles of report pages: light or dark like the reader's system, for narrow and wide screens and for paper."""
 
 STYLE = """
 :root {

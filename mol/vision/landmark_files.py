@@ -93,7 +93,7 @@ def _csv_of_video(path: Path) -> np.ndarray:
 def _npz_of_video(path: Path) -> np.ndarray:
     with np.load(path, allow_pickle=False) as arrays:
         if "landmarks" not in arrays:
-            raise ValueError(f'it lacks the array "landmarks" (it has: {", ".join(arrays.files) or "none"})')
+            raise ValueError(f'it has no array "landmarks" (found: {", ".join(arrays.files) or "none"})')
         return arrays["landmarks"].astype(np.float32)
 
 
@@ -103,7 +103,7 @@ def _csv_of_clips(path: Path) -> LandmarkTable:
         frames = table.setdefault((row["subject"], row["clip"]), {})
         number = int(row["frame"])
         if number in frames:
-            raise ValueError(f"line {line} gives frame {number} of {row['subject']}/{row['clip']} again")
+            raise ValueError(f"line {line} repeats frame {number} of {row['subject']}/{row['clip']}")
         frames[number] = points
     return table
 
@@ -116,7 +116,7 @@ def _npz_of_clips(path: Path) -> LandmarkTable:
             if name.endswith("/frames") and clip != "frames":
                 continue
             if f"{name}/frames" not in arrays.files:
-                raise ValueError(f'it lacks the array "{name}/frames" with the frame numbers of "{name}"')
+                raise ValueError(f'it has no array "{name}/frames" with the frame numbers of "{name}"')
             points, numbers = arrays[name].astype(np.float32), arrays[f"{name}/frames"].tolist()
             if points.shape != (len(numbers), POINTS, 2) or len(set(numbers)) < len(numbers):
                 raise ValueError(f'"{name}" is {points.shape}; needed: ({len(numbers)}, {POINTS}, 2), each frame once')

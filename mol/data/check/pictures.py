@@ -129,10 +129,10 @@ def _read_frame(path: Path) -> _Frame:
 def _check_order(clip: Clip) -> Iterator[Finding]:
     if clip.onset > clip.offset:
         yield Finding(
-            "error", "interval", key(clip), f"onset {clip.onset} lies after offset {clip.offset} ({clip.source})"
+            "error", "interval", key(clip), f"onset {clip.onset} is after offset {clip.offset} ({clip.source})"
         )
     elif clip.apex is not None and not clip.onset <= clip.apex <= clip.offset:
-        outside = f"apex {clip.apex} lies outside onset {clip.onset} – offset {clip.offset} ({clip.source})"
+        outside = f"apex {clip.apex} is outside onset {clip.onset} – offset {clip.offset} ({clip.source})"
         yield Finding("error", "interval", key(clip), outside)
 
 

@@ -27,7 +27,7 @@ _ORDER: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class _Data:
-    """What is to be checked, opened: manifests, caches, and findings about caches that could not be opened."""
+    """The data to check, opened: manifests, caches, and findings about caches that could not be opened."""
 
     manifests: list[Manifest]
     caches: list[Cache]
@@ -49,7 +49,7 @@ def check_data(config: CheckDataConfig, progress: Callable[[int, int], object] |
         config: what to check.
         progress: called with (done, total), both in clips of manifests plus rows of caches.
     Returns:
-        Errors, then warnings, then what is merely worth knowing.
+        Errors, then warnings, then notes.
     Raises:
         DataError: a manifest cannot be read, or a folder is neither a manifest nor a cache.
         SettingsError: an unknown protocol.

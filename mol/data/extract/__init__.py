@@ -7,8 +7,8 @@ Modules:
     clip       one clip: read, detect, align, TV-L1
     work       the clips of a manifest and the rows of the cache that they give
     run        the extraction itself, in several processes
-    result     what it produced
-    estimate   what it would take
+    result     what an extraction produced
+    estimate   how long it would take, and how much space
     report     what the command prints
 """
 

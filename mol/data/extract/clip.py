@@ -104,7 +104,7 @@ def extract_clip(job: Job, settings: ExtractionSettings, given: Mapping[int, np.
         given: frame number → landmarks (68, 2) in pixels from a landmarks file; None if dlib finds them.
     Raises:
         DataError, MediaError: the job has a known problem, or a picture cannot be read or differs in size.
-        NoFaceError, SeveralFacesError, FaceError: a frame does not show exactly one face that lies in the picture.
+        NoFaceError, SeveralFacesError, FaceError: a frame does not show exactly one face inside the picture.
     """
     if job.problem:
         raise DataError(job.problem)

@@ -18,7 +18,7 @@ from mol.data.extract.work import listing
 
 
 def describe_plan(plan: ExtractPlan) -> str:
-    """Lines for the terminal: how much there is to do, and what it takes."""
+    """Lines for the terminal: the amount of work, and the time and space it takes."""
     size, free, hours = _size(plan.cache_bytes), _size(plan.free_bytes), plan.hours
     estimate = (
         "unknown, because no clip could be timed"
@@ -61,7 +61,7 @@ def describe_result(result: ExtractResult, config: ExtractConfig) -> str:
 
 
 def loso_command(cache: Cache) -> str:
-    """A leave-one-subject-out run that this cache is enough for."""
+    """A leave-one-subject-out run that needs only this cache."""
     datasets = sorted({video.dataset for video in cache.videos})
     megc = set(datasets) <= {"casme2", "samm", "smic"}
     protocol = f"megc2019 --sets '[{', '.join(datasets)}]'" if megc else "as-labelled"

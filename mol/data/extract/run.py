@@ -88,7 +88,7 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
 
 
 def run_extract(config: ExtractConfig) -> None:
-    """Extract a manifest and print what came out, or with ``plan`` what it would take."""
+    """Extract a manifest and print the result, or with ``plan`` an estimate of time and space."""
     if config.plan:
         say(describe_plan(plan_extraction(config)))
         return

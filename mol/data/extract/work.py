@@ -1,4 +1,4 @@
-"""What an extraction has to do: the clips of a manifest and the rows of the cache that they give."""
+"""The work of an extraction: the clips of a manifest and the rows of the cache that they give."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Work:
     """The clips of a manifest and the rows of the cache that they give.
 
     Attributes:
-        manifest: as it was read.
+        manifest: the manifest.
         jobs: one per clip.
         rows: index of the cache.
         rows_of: rows of each job.
@@ -85,7 +85,7 @@ class Work:
             return []
         worst = max(far, key=lambda index: far[index])
         return [
-            f"in {len(far)} of {len(outside)} clips more than {_FAR_OUTSIDE:.0%} of the aligned frame lies outside the "
+            f"in {len(far)} of {len(outside)} clips more than {_FAR_OUTSIDE:.0%} of the aligned frame is outside the "
             f"picture and is filled by repeating edge pixels, most in {key(self.jobs[worst].clip)} ({far[worst]:.0%}). "
             "The pictures are cropped tightly: use uncropped ones, or a smaller --enlarge"
         ]

@@ -49,7 +49,7 @@ def load_casme2(root: Path, on_error: OnError = "raise", frames: Literal["raw", 
     Args:
         root: folder with the coding sheet and the folders of frames.
         on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
-        frames: which frames to use; None for what is there, preferably the raw ones.
+        frames: which frames to use; None for the raw ones if present, else the cropped ones.
 
     Raises:
         DataError: a sheet or folder is missing or not as expected, beyond the known quirks.
@@ -117,7 +117,7 @@ CASME2/
             "kept in the manifest; the protocol excludes them",
         ),
     ),
-    remarks="If both archives are there, the raw frames are used; `--frames cropped` selects the others.",
+    remarks="If both archives are present, the raw frames are used; `--frames cropped` selects the others.",
     fps=200.0,
     sheets=("CASME2-coding-*.xlsx", "CASME2-coding-*.csv", "*CASME2-coding*.xlsx", "*CASME2-coding*.csv"),
     telltales=("CASME2_RAW_selected", "CASME2-RAW"),

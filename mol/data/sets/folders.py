@@ -40,7 +40,7 @@ def find_sheet(root: Path, patterns: Sequence[str], what: str) -> Path:
         if found:
             return max(found, key=lambda path: (path.name.lower(), -len(path.parts), str(path)))
     others = sorted(path.name for path in files if path.suffix.lower() in (*SHEET_SUFFIXES, ".xls"))
-    there = f"Sheets found there: {', '.join(others)}." if others else "There is no sheet at all."
+    there = f"Sheets found: {', '.join(others)}." if others else "No sheet was found."
     raise SetNotFoundError(f"no {what} under {root}: expected a file {' or '.join(patterns)}. {there}")
 
 
@@ -107,7 +107,7 @@ def clip_folder(subjects: Mapping[str, Path], subject: str, clip: str) -> Path:
         raise DataError("the row has no clip name; fill it in or remove the row.")
     if subject not in subjects:
         some = ", ".join(sorted(subjects)[:3])
-        raise DataError(f"there is no folder {subject!r} next to {some}, …; unpack it there or correct the row.")
+        raise DataError(f"no folder {subject!r} next to {some}, …; unpack it there or correct the row.")
     for folder in subfolders(subjects[subject]):
         if folder.name.lower() == clip.lower():
             return folder

@@ -30,7 +30,7 @@ def _defined() -> Iterator[tuple[str, DataSet]]:
 
 
 def _collect() -> Mapping[str, DataSet]:
-    """Name → data set: those that must be applied for, then the rest, each by title."""
+    """Name → data set: those that must be requested from their authors, then the rest, each by title."""
     modules: dict[str, str] = {}
     found = []
     for module, dataset in _defined():

@@ -141,7 +141,7 @@ def _chosen(root: Path, collector: ClipCollector) -> list[Path]:
         found[_set_and_classes(folder)[0]].append(folder)
     if not found:
         raise SetNotFoundError(
-            f"neither is {root} a folder such as CASME2_data_3, SAMM_data_5 or SMIC_data_3, nor does it contain one; "
+            f"{root} is not a folder such as CASME2_data_3, SAMM_data_5 or SMIC_data_3, and contains none; "
             "give the published code's folder data, or one of those."
         )
     for folders in found.values():

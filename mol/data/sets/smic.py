@@ -47,7 +47,7 @@ def load_smic(
         root: folder with ``SMIC_all_cropped`` or ``SMIC_all_raw``.
         on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
         part: the camera; protocols use HS.
-        frames: which frames to use; None for what is there, preferably the cropped ones.
+        frames: which frames to use; None for the cropped ones if present, else the raw ones.
 
     Raises:
         DataError: a folder is missing or not as expected, or a clip's folder and name give different classes.
@@ -96,7 +96,7 @@ SMIC/
         ("folders `non_micro` next to `micro`", "not read"),
     ),
     remarks=(
-        "If both archives are there, the cropped frames are used; `--frames raw` selects the others. `--part VIS` or "
+        "If both archives are present, the cropped frames are used; `--frames raw` selects the others. `--part VIS` or "
         "`--part NIR` selects another camera; protocols use HS."
     ),
     fps=FPS["HS"],
@@ -141,7 +141,7 @@ def _clip_folders(found: ClipCollector, subjects: list[Path]) -> Iterator[Path]:
     for subject in subjects:
         micro = folders_by_name(subject).get("micro")
         if micro is None:
-            found.note("warning", str(subject), "the subject is ignored: there is no folder micro.")
+            found.note("warning", str(subject), "the subject is ignored: it has no folder micro.")
             continue
         for emotion in subfolders(micro):
             yield from subfolders(emotion)

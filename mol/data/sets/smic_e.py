@@ -110,8 +110,8 @@ def _check_titles(sheet: Path) -> None:
         plain = re.sub(r"\W|_", "", title.lower())
         if plain.startswith(("onset", "offset")) and plain not in known:
             raise DataError(
-                f"{sheet}: unknown column {title!r} (known are OnsetF, OffsetF, Onset2F, Offset2F, Onset3F and "
-                "Offset3F); rename it to the one that it is, or remove it."
+                f"{sheet}: unknown column {title!r} (known: OnsetF, OffsetF, Onset2F, Offset2F, Onset3F and "
+                "Offset3F); rename it to one of these, or remove it."
             )
 
 

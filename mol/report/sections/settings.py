@@ -12,7 +12,7 @@ from mol.report.numbers import readable
 
 
 def settings(report: Report) -> Section:
-    """All that shaped the numbers."""
+    """Everything that affects the numbers."""
     run = report.run
     yaml = require("yaml", "train")
     shown = yaml.safe_dump(dict(run.settings), sort_keys=False, allow_unicode=True)
@@ -21,7 +21,7 @@ def settings(report: Report) -> Section:
     caches = [[cache.path, cache.fingerprint[:16]] for cache in run.plan.caches]
     return section(
         "Settings",
-        "All that shaped the numbers, as it was resolved when the run began.",
+        "Everything that affects the numbers, as resolved when the run began.",
         table(["Cache", "Fingerprint"], caches, "Where the clips came from", "words") if caches else None,
         [element("h3", "Hardware"), facts(hardware)] if hardware else None,
         [element("h3", "Versions"), facts(versions)] if versions else None,

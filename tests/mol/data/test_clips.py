@@ -257,7 +257,7 @@ def test_equal_subject_names_in_two_sets_are_two_people(cache: Cache) -> None:
         ({"held_out": ["s1", "s2", "s3", "s4"]}, "training part of the split is empty"),
         ({"held_out": 0.99}, "training part of the split is empty"),
         ({"held_out": ["s9"]}, "no person 's9'"),
-        ({"held_out": ["s1"], "train": ["s1", "s2"]}, "tiny/s1 would be trained on and held out"),
+        ({"held_out": ["s1"], "train": ["s1", "s2"]}, "tiny/s1 would be both trained on and held out"),
     ],
 )
 def test_impossible_splits_are_refused(cache: Cache, arguments: dict, message: str) -> None:

@@ -261,7 +261,7 @@ def test_a_run_of_mol_train_is_told_from_one_of_mol_loso(tmp_path: Path):
         ("folds.json", "{", r"folds\.json is damaged"),
         ("folds.json", "[]", r"folds\.json is damaged \(it holds no JSON object\)"),
         ("folds.json", '{"format": 2}', "later version of mol"),
-        ("folds.json", '{"format": 1, "folds": [{"seed": 0}]}', "is damaged .it lacks 'dataset'"),
+        ("folds.json", '{"format": 1, "folds": [{"seed": 0}]}', "is damaged .'dataset' is missing"),
         ("folds.json", '{"format": 1, "folds": []}', "is damaged .it lists no folds"),
         ("folds.json", '{"format": 1, "folds": [3]}', "is damaged"),
         ("environment.json", "nothing", r"environment\.json is damaged"),
@@ -287,7 +287,7 @@ def change_folds(text: str, **changes: object) -> str:
 def test_a_plan_without_an_entry_is_named(tmp_path: Path, entry: str):
     path = write_loso_run(tmp_path / "run") / "folds.json"
     path.write_text(change_folds(path.read_text(), **{entry: None}))
-    with pytest.raises(DataError, match=f"lacks '{entry}'.*copy the whole run folder again"):
+    with pytest.raises(DataError, match=f"'{entry}' is missing.*copy the whole run folder again"):
         read_run(path.parent)
 
 

@@ -205,7 +205,7 @@ def test_a_resumed_run_ends_in_the_same_weights_bit_for_bit(config: TrainConfig)
 def test_a_signal_while_the_log_is_written_is_not_taken_for_saved(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """Whoever is told that all is saved finds a checkpoint of that very step."""
+    """Whoever is told that everything is saved finds a checkpoint of that very step."""
     write = mol.training.train.RunLog.write_training
 
     def interrupted(log: mol.training.train.RunLog, step: int, rate: float) -> None:
@@ -306,7 +306,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, 
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     step = read_state(Path(config.run) / "checkpoints" / "last")["step"]
-    assert f"SIGINT: stopped after step {step}, all is saved" in output
+    assert f"SIGINT: stopped after step {step}, everything is saved" in output
     command = output.splitlines()[-1].strip()
     assert command == f"mol train --config {config.run}/config.yaml --resume"
     resumed = read_config(TrainConfig, command.split()[2:], "mol train")

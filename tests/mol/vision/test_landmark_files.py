@@ -57,7 +57,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
             write_points(folder / "column.csv", points, drop="y_33"),
             "lacks the column y_33; .* are x_0",
         ),
-        "array": (folder / "other.npz", r'lacks the array "landmarks" \(it has: points\)'),
+        "array": (folder / "other.npz", r'no array "landmarks" \(found: points\)'),
         "pickle": (folder / "pickled.npz", "cannot be read"),
         "noise": (folder / "noise.npz", "cannot be read"),
         "letters": (letters, "line 5: could not convert"),
@@ -110,7 +110,7 @@ def test_landmarks_of_clips_are_the_same_from_csv_and_npz(tmp_path: Path):
 def test_a_frame_that_is_given_twice_is_refused(tmp_path: Path):
     points = random_points(1)[0]
     path = write_table(tmp_path / "points.csv", [("s1", "a", 7, points), ("s1", "a", 7, points)])
-    with pytest.raises(MediaError, match="line 3 gives frame 7 of s1/a again"):
+    with pytest.raises(MediaError, match="line 3 repeats frame 7 of s1/a"):
         read_landmark_table(path)
     np.savez(tmp_path / "points.npz", **{"s1/a": np.stack([points] * 2), "s1/a/frames": np.array([7, 7])})
     with pytest.raises(MediaError, match="each frame once"):

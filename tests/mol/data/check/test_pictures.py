@@ -92,8 +92,8 @@ def test_onset_after_offset_and_an_apex_outside_are_errors(data):
     data.change(data.clips[1], apex=40)
     findings = found(data.manifest())
     assert [(finding.severity, finding.kind) for finding in findings] == [("error", "interval")] * 2
-    assert "onset 12 lies after offset 8" in findings[0].what
-    assert "apex 40 lies outside onset 5 – offset 16" in findings[1].what
+    assert "onset 12 is after offset 8" in findings[0].what
+    assert "apex 40 is outside onset 5 – offset 16" in findings[1].what
 
 
 def test_a_clip_too_short_is_an_error_or_a_warning_as_extraction_takes_it(data):

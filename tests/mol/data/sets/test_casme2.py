@@ -241,7 +241,7 @@ def test_clip_that_stands_twice_is_an_error(tmp_path: Path) -> None:
 
 def test_missing_sheet_names_what_is_there(tmp_path: Path) -> None:
     write_set(tmp_path, [row()], sheet="CASME2-ObjectiveClasses.xlsx")
-    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found there: CASME2-ObjectiveClasses\.xlsx"):
+    with pytest.raises(DataError, match=r"no coding sheet of CASME II .*found: CASME2-ObjectiveClasses\.xlsx"):
         load_casme2(tmp_path)
 
 

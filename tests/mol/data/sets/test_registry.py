@@ -48,7 +48,7 @@ def test_a_near_miss_is_offered(name: str, meant: str) -> None:
 
 
 def test_an_unknown_name_lists_what_there_is() -> None:
-    with pytest.raises(SettingsError, match=r"no data set 'fer2013' \(data sets: 4dme, casme-sq, casme3"):
+    with pytest.raises(SettingsError, match=r"unknown data set 'fer2013' \(data sets: 4dme, casme-sq, casme3"):
         find_set("fer2013")
 
 

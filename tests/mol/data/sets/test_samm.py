@@ -211,7 +211,7 @@ def test_missing_frames_folder_is_an_error(tmp_path: Path) -> None:
 def test_sheet_of_the_long_videos_is_not_taken(tmp_path: Path) -> None:
     write_set(tmp_path, [row(6, "006_1_2")])
     (tmp_path / SHEET).rename(tmp_path / "SAMM_LongVideos_V2_Release.xlsx")
-    with pytest.raises(DataError, match=r"found there: SAMM_LongVideos_V2_Release\.xlsx"):
+    with pytest.raises(DataError, match=r"found: SAMM_LongVideos_V2_Release\.xlsx"):
         load_samm(tmp_path)
 
 
