@@ -10,7 +10,7 @@ import numpy as np
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.pictures.style import HAIRLINE, INK, MUTED, OURS, TRUTH
-from mol.vision.points import SKELETON
+from mol.vision.points import SKELETON, interocular_distance
 
 # Middlebury's wheel (Baker et al., A Database and Evaluation Methodology for Optical Flow, IJCV 2011): six corner hues,
 # with arcs as long as the eye can distinguish hues between them.
@@ -134,5 +134,4 @@ def landmark_legend(
 
 def normalised_error(points: np.ndarray, target: np.ndarray) -> float:
     """Mean distance of 68 points divided by the distance between the target's eye centres."""
-    eyes = np.linalg.norm(target[36:42].mean(axis=0) - target[42:48].mean(axis=0))
-    return float(np.linalg.norm(points - target, axis=-1).mean() / eyes)
+    return float(np.linalg.norm(points - target, axis=-1).mean() / interocular_distance(target))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mol.vision.points import FLIP_PERMUTATION, interocular_distance
+from mol.vision.points import FLIP_PERMUTATION, LEFT_EYE, RIGHT_EYE, interocular_distance
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _placed(
 ) -> Iterable[tuple[np.ndarray, np.ndarray, float]]:
     """Centre, pull and width in pixels of every bump of one action unit, in the face's own axes."""
     distance = float(interocular_distance(points))
-    rightward = (points[42:48].mean(axis=0) - points[36:42].mean(axis=0)) / distance
+    rightward = (points[LEFT_EYE].mean(axis=0) - points[RIGHT_EYE].mean(axis=0)) / distance
     down = np.array([-rightward[1], rightward[0]])
     left, right = sides
     for bump in bumps:
