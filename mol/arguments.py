@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mol.common.errors import SettingsError
 from mol.common.extras import require
@@ -38,7 +40,7 @@ def read_config(
         read = parser.instantiate(parser.parse_args(spell_out(config_class, positional, arguments)))
         return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
     except require("jsonargparse", "train").ArgumentError as error:
-        raise SettingsError(f"{' '.join(str(error).split())} See {prog} --help.") from error
+        raise SettingsError(f"{_plain(str(error), config_class, parser)} See {prog} --help.") from error
 
 
 def config_parser(config_class: type, prog: str, description: str = "", footer: str = "") -> Any:
@@ -111,3 +113,39 @@ def _options(config_class: type, prefix: str = "") -> list[tuple[str, Any]]:
         nested = dataclasses.is_dataclass(kind)
         options += _options(kind, f"{prefix}{name}.") if nested else [(prefix + name, kind)]  # type: ignore[arg-type]
     return options
+
+
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+def _plain(message: str, config_class: type, parser: Any) -> str:
+    """jsonargparse's complaint in words for people who type commands; one that is not known here stays as it is."""
+    text = " ".join(message.split())
+    options = dict(_options(config_class))
+    if found := re.search(r"arguments are required: (.+)", text):
+        helps = {action.dest: action.help for action in parser._actions}
+        shown = {name: str(helps.get(name)).split(" (")[0].rstrip(".") for name in found[1].split(", ")}
+        return "; ".join(f"--{name} is required ({text})" for name, text in shown.items()) + "."
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        name = found[1].partition("=")[0]
+        close = difflib.get_close_matches(name.lstrip("-"), options, n=1)
+        return f"unknown option {name}" + (f"; did you mean --{close[0]}?" if close else ".")
+    if found := re.search(r"argument (--[\w.]+)\S*: expected one argument", text):
+        return f"{found[1]} needs a value."
+    found = re.search(r'Parser key "([\w.]+)": .*?(?:Got|Given) value: (.*)', text)
+    if found and found[1] in options:
+        return f"--{found[1]} must be {_kind(options[found[1]])}, not {found[2]!r}."
+    return re.sub(r'^Parser key "([\w.]+)"', r"--\1", text).removesuffix(".") + "."
+
+
+def _kind(kind: Any) -> str:
+    """What a value of this type looks like: ``a whole number``, ``HS, VIS or NIR``."""
+    if get_origin(kind) is Literal:
+        *some, last = map(str, get_args(kind))
+        return f"{', '.join(some)} or {last}" if some else last
+    if get_origin(kind) is list:
+        return "a list such as '[a, b]'"
+    kinds = [entry for entry in get_args(kind) if entry is not type(None)]
+    if kinds:
+        return " or ".join(map(_kind, kinds))
+    return _KINDS.get(kind, getattr(kind, "__name__", str(kind)))

@@ -60,9 +60,10 @@ class LossConfig:
     w_ldm: float = MOLLoss.w_ldm
 
     def __post_init__(self) -> None:
-        require_not_negative(self, "w_me", "w_of", "w_ldm")
-        if not (self.w_me or self.w_of or self.w_ldm):
-            raise SettingsError("w_me, w_of and w_ldm are all 0, which leaves nothing to learn from")
+        weights = dataclasses.asdict(self)
+        require_not_negative(self, *weights)
+        if not any(weights.values()):
+            raise SettingsError(f"{', '.join(weights)} are all 0, which leaves nothing to learn from")
 
 
 @dataclass

@@ -252,3 +252,22 @@ def test_errors_are_red_only_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
     main(["nonsense"])
     assert capsys.readouterr().err.startswith("\033[31merror:")
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("train", "--cache is required (folder made by `mol synth` or `mol extract`"),
+        ("predict film.mp4", "--weights is required (run folder of `mol train`"),
+        ("train --cache c --lerning_rate 1", "unknown option --lerning_rate; did you mean --learning_rate? See"),
+        ("train --cache c --zzz 1", "unknown option --zzz. See mol train --help."),
+        ("loso c --protocol smic --folds", "--folds needs a value. See mol loso --help."),
+        ("prepare --dataset smic --root x --part XX", "--part must be HS, VIS or NIR, not 'XX'."),
+        ("train --cache c --steps many", "--steps must be a whole number, not 'many'."),
+        ("train --cache c --loss.w_of high", "--loss.w_of must be a number, not 'high'."),
+        ("train --cache c --held_out [a", "--held_out must be a number or a list such as '[a, b]', not '[a'."),
+        ("train --cache c --config nowhere.yaml", "--config: File does not exist"),
+    ],
+)
+def test_a_typing_mistake_is_explained_in_the_words_of_the_command_line(capsys, typed, message):
+    assert message in errors_of(capsys, *typed.split())

@@ -105,6 +105,8 @@ def clip_folder(subjects: Mapping[str, Path], subject: str, clip: str) -> Path:
     """
     if not clip:
         raise DataError("the row has no clip name; fill it in or remove the row.")
+    if not subjects:
+        raise DataError("no subject folders were found; give the folder that contains them as --root.")
     if subject not in subjects:
         some = ", ".join(sorted(subjects)[:3])
         raise DataError(f"no folder {subject!r} next to {some}, …; unpack it there or correct the row.")
