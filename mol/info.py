@@ -64,5 +64,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(_shown(entry) for entry in value) or "none"
     if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_shown(entry)}" for name, entry in value.items())
+        parts = [f"{name.replace('_', ' ')} {_shown(entry)}" for name, entry in value.items() if name != "usable"]
+        usable = value.get("usable", True)
+        return ", ".join(parts if usable is True else [*parts, f"not usable: {usable}"])
     return "unknown" if value is None else str(value)
