@@ -1,4 +1,7 @@
-"""Markdown pages that can be run: their blocks of code, and what the blocks are said to print."""
+"""Markdown pages that can be run: their blocks of code, and what the blocks are said to print.
+
+python tests/helpers/tutorials.py PAGE [HEADING]    # run a page here, up to a heading if one is given
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,3 +129,8 @@ def matches(said: str, printed: str) -> bool:
             pattern += re.escape(line.rstrip()).replace(re.escape(ANYTHING), r"[^\n]*") + r"\n"
     lines = "".join(f"{line.rstrip()}\n" for line in printed.splitlines())
     return re.fullmatch(pattern, lines) is not None
+
+
+if __name__ == "__main__":
+    page = Path(sys.argv[1]).resolve()
+    run_steps(page, read_steps(page, *sys.argv[2:]), Path.cwd())
