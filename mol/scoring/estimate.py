@@ -24,7 +24,7 @@ FAILURE_THRESHOLD = 0.1
 """NME over which the landmarks of a frame count as a failure."""
 
 _PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
-_SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are no recognition results"
+_SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are not recognition results"
 
 
 class Estimates(NamedTuple):

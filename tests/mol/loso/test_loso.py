@@ -745,7 +745,7 @@ def test_synthetic_clips_give_no_reportable_scores(tmp_path: Path, made: dict[st
     )
     scores = loso(config).scores
     assert scores["reportable"] is False
-    assert "no recognition results" in scores["notes"][0]
+    assert "not recognition results" in scores["notes"][0]
 
 
 def test_one_person_cannot_be_left_out(tmp_path: Path) -> None:

@@ -149,7 +149,7 @@ def test_tables_say_the_same_as_the_result(config: EvaluateConfig, cache: Cache)
     assert saved["flow"]["epe"] == result.flow.epe
     assert saved["recognition"]["uf1"] == result.recognition.uf1
     assert saved["environment"]["versions"]["torch"] == torch.__version__
-    assert "no recognition results" in saved["note"]
+    assert "not recognition results" in saved["note"]
     with open(out / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["clip"] for row in rows] == ["v1", "v2", "v3"]
