@@ -13,6 +13,7 @@ from mol.demo import DemoConfig, run_demo
 from mol.info import InfoConfig, run_info
 from mol.loso.run import run_loso
 from mol.loso.settings import LosoConfig
+from mol.networks.registry import describe_networks
 from mol.prediction.predict import PredictConfig, run_predict
 from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
@@ -36,4 +37,9 @@ RUNNERS: dict[str, Runner] = {
 }
 SYNTH_LAYOUT: Runner = (LayoutConfig, run_layout)
 # What the help text of a command lists at its end.
-FOOTERS: dict[type, Callable[[], str]] = {PrepareConfig: describe_sets, LayoutConfig: describe_layouts}
+FOOTERS: dict[type, Callable[[], str]] = {
+    PrepareConfig: describe_sets,
+    LayoutConfig: describe_layouts,
+    TrainConfig: describe_networks,
+    LosoConfig: describe_networks,
+}

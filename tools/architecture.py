@@ -40,6 +40,7 @@ ORDER = {
         "vision",
         "network",
         "data",
+        "networks",
         "pictures",
         "synth",
         "scoring",

@@ -24,6 +24,7 @@ WINGS = {
     "vision": ("video, landmarks, flow", 1),
     "network": ("MOL, losses, weights", 2),
     "data": ("manifests, cache, clips", 1),
+    "networks": ("MOL, baselines", 2),
     "pictures": ("faces, flow, scores", 1),
     "synth": ("clips of known motion", 0),
     "scoring": ("metrics, evaluation", 1),

@@ -19,14 +19,12 @@ from torch import Tensor
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
+from mol.data.order import CROPS, ClipOrder
 from mol.data.split import person
 from mol.vision.points import FLIP_PERMUTATION
 
 CROP = 128
 NORMALISATIONS = ("clip", "released-subject")
-
-# Independent streams of random numbers; 3 belongs to mol.data.split.
-_ORDER, _CROPS = 1, 2
 
 
 class Batch(NamedTuple):
@@ -45,6 +43,11 @@ class Batch(NamedTuple):
     landmarks: Tensor
     label: Tensor
     row: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the network is called with: the clips."""
+        return self.clips
 
 
 @dataclass(frozen=True)
@@ -222,13 +225,12 @@ class ResidentClips:
         """Select the clips at `positions` among those that are held."""
         self._held = held
         self._positions = torch.as_tensor(positions, device=held.device)
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
         self.device = held.device
         self.normalisation = held.normalisation
         self.rows = [held.rows[i] for i in positions.tolist()]
         self.labels = held.labels[positions]
         self.augmentation = augmentation or Augmentation()
-        self.balanced = balanced
+        self._order = ClipOrder(self.labels, balanced)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -237,6 +239,12 @@ class ResidentClips:
     def margin(self) -> int:
         """Pixels by which a crop can move: 16 for frames of 144."""
         return self._held.margin
+
+    def part(
+        self, rows: Sequence[int] | np.ndarray, augmentation: Augmentation | None = None, balanced: bool = False
+    ) -> ResidentPart:
+        """Some of these clips, given by their positions; nothing is copied."""
+        return ResidentPart(self, rows, augmentation, balanced)
 
     def mean_shape(self) -> Tensor:
         """Mean landmarks of frames 2..T of all clips, (68, 2) float32 on the CPU, in pixels of the centre crop."""
@@ -253,14 +261,10 @@ class ResidentClips:
         Raises:
             SettingsError: the batch is larger than the data set.
         """
-        if not 1 <= batch_size <= len(self):
-            raise SettingsError(
-                f"batch_size={batch_size} must be between 1 and the number of training clips, {len(self)}"
-            )
-        generator = np.random.default_rng((seed, _CROPS, step))
+        generator = np.random.default_rng((seed, CROPS, step))
         drawn = np.stack(
             [
-                self._batch_order(step, seed, batch_size),
+                self._order.positions(step, seed, batch_size),
                 generator.integers(0, self.margin + 1, batch_size),
                 generator.integers(0, self.margin + 1, batch_size),
                 generator.integers(0, 2, batch_size) * self.augmentation.flip,
@@ -310,29 +314,6 @@ class ResidentClips:
             ramp = torch.linspace(-0.5, 0.5, frames.shape[1], device=frames.device)[None, :, None, None]
             frames = frames + 255 * self.augmentation.drift * light[1].view(shape) * ramp
         return frames
-
-    def _batch_order(self, step: int, seed: int, batch_size: int) -> np.ndarray:
-        """Positions of the clips of one batch; batches go through one shuffled pass after another without a gap."""
-        first = step * batch_size
-        places = np.arange(first, first + batch_size)
-        return np.concatenate(
-            [
-                self._epoch_order(epoch, seed)[places[places // len(self) == epoch] % len(self)]
-                for epoch in range(first // len(self), (first + batch_size - 1) // len(self) + 1)
-            ]
-        )
-
-    def _epoch_order(self, epoch: int, seed: int) -> np.ndarray:
-        """Shuffled positions of one pass; if `balanced`, as many draws in which every class is equally likely."""
-        if self._order is None or self._order[0] != (epoch, seed):
-            generator = np.random.default_rng((seed, _ORDER, epoch))
-            if self.balanced:
-                weight = 1.0 / np.bincount(self.labels)[self.labels]
-                order = generator.choice(len(self), len(self), p=weight / weight.sum())
-            else:
-                order = generator.permutation(len(self))
-            self._order = ((epoch, seed), order)
-        return self._order[1]
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type != "cuda":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mol.networks.interface import FLOW, LANDMARKS
 from mol.scoring.metrics import TITLES
 
 SCORES = tuple(TITLES)
 """Recognition scores, fractions from 0 to 1; higher is better."""
-ERRORS = ("epe_px", "zero_flow_epe_px", "nme", "mean_shape_nme", "failure_rate")
-"""Errors of flow and landmarks, in pixels and fractions; lower is better."""
+ERRORS_OF = {FLOW: ("epe_px", "zero_flow_epe_px"), LANDMARKS: ("nme", "mean_shape_nme", "failure_rate")}
+"""Errors of what a network can estimate besides the emotion, in pixels and fractions; lower is better."""
+ERRORS = tuple(name for names in ERRORS_OF.values() for name in names)
+"""All of them; a run has those of what its network estimates."""
 PRINTED = (*SCORES, "epe_px", "nme")
 """What a paper's table holds; CSV files hold all of them."""
 

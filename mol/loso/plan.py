@@ -14,6 +14,7 @@ from mol.common.storage import read_json, write_json
 from mol.data.pool import Pool, fingerprint
 from mol.loso.folds import Fold
 from mol.loso.settings import LosoConfig
+from mol.networks.registry import find_network
 from mol.scoring.estimate import notes
 
 _FORMAT = 1
@@ -102,7 +103,7 @@ def _setting_notes(config: LosoConfig, pool: Pool) -> list[str]:
         found.append(f"without {', '.join(pool.missing_datasets)} of the protocol's sets")
     if config.ablation:
         found.append(f"ablation {config.ablation}")
-    return found
+    return found + find_network(config.network).notes(pool)
 
 
 def is_planned(run: Path) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from mol.common.errors import DataError
 from mol.common.storage import read_csv, read_json
 from mol.loso.folds import Fold
-from mol.loso.measures import ERRORS, SCORES
+from mol.loso.measures import ERRORS_OF, SCORES
 from mol.loso.plan import Plan
 from mol.scoring.estimate import prediction_columns
 
@@ -100,7 +100,9 @@ def read_result(run: Path, fold: Fold, classes: Sequence[str]) -> FoldResult:
     # Without its optimizer a finished training cannot be resumed, so the whole fold is run again.
     remedy = f"delete the folder {folder} and run mol loso with --resume, which runs this fold again"
     facts = read_json(folder / FACTS, remedy)
-    for name in ("videos", "clips", "correct", *SCORES, *ERRORS):
+    # A network that estimates no flow or no landmarks has none of their errors.
+    errors = [name for names in ERRORS_OF.values() if any(name in facts for name in names) for name in names]
+    for name in ("videos", "clips", "correct", *SCORES, *errors):
         if not isinstance(facts.get(name), (int, float)):
             raise DataError(f"{folder / FACTS} is damaged ({name!r} is not a number); {remedy}")
     table = folder / PREDICTIONS

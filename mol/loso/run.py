@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from mol.common.devices import start_fabric
 from mol.common.errors import SettingsError
 from mol.common.terminal import console, duration, say
-from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
 from mol.data.split import person
 from mol.loso.folds import Fold, choose_folds, plan_folds
@@ -29,6 +28,7 @@ from mol.loso.scores import COMPOSITE, describe_scores, score_table, write_table
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
+from mol.networks.registry import find_network
 from mol.training.resume import TrainingInterrupted
 
 
@@ -82,9 +82,12 @@ def loso(config: LosoConfig) -> LosoResult:
     claim(config, plan)
     # Before the data is loaded: a damaged fold is named at once.
     done = len(read_results(Path(config.run), plan))
-    clips = ResidentClips(pool, range(len(pool)), fabric.device, config.normalisation)
+    network = find_network(config.network)
+    clips = network.hold(pool, range(len(pool)), fabric.device, config.normalisation)
     opened = OpenRun(config, fabric, pool, clips, plan)
     say(_greeting(opened, chosen, done))
+    for note in network.notes(pool):
+        say(f"note: {note}")
     try:
         busy = _run_folds(opened, chosen)
     except (TrainingInterrupted, KeyboardInterrupt):

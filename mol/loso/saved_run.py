@@ -7,7 +7,7 @@ of the run go on, and the run's own tables can be missing or old.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from mol.common.storage import read_json
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan, read_plan
 from mol.loso.results import FoldResult, Video, read_results
-from mol.loso.scores import COMPOSITE, pool_scores, reasons, shown_groups
+from mol.loso.scores import COMPOSITE, measured, pool_scores, reasons, shown_groups
+from mol.networks.registry import DEFAULT
 from mol.scoring.metrics import confusion_matrix
 from mol.training.settings import read_saved_config
 
@@ -89,12 +90,21 @@ class LosoRun:
         """Why the scores are not reportable; empty if they are."""
         return reasons(self.scores)
 
+    @property
+    def network(self) -> str:
+        """Name of the kind of network."""
+        return str(self.settings.get("network", DEFAULT))
+
+    def measured(self, names: Sequence[str]) -> list[str]:
+        """Those of some scores and errors that this run has."""
+        return measured(self.scores, names)
+
     def folder(self, fold: Fold) -> Path:
         """Where a fold is kept."""
         return self.path / fold.folder
 
     def score(self, group: str, name: str) -> Spread:
-        """A score or error of a group of videos, pooled over folds, under each seed."""
+        """A score or error of a group of videos, pooled over folds, under each seed; empty if the run has none."""
         return _spread(self.scores["seeds"], group, name)
 
     def fold_mean(self, group: str, name: str) -> Spread:
@@ -127,7 +137,7 @@ class LosoRun:
 
 
 def _spread(seeds: Mapping[str, Mapping[str, Mapping[str, float]]], group: str, name: str) -> Spread:
-    return Spread(tuple(float(groups[group][name]) for groups in seeds.values() if group in groups))
+    return Spread(tuple(float(groups[group][name]) for groups in seeds.values() if name in groups.get(group, ())))
 
 
 def read_run(path: str | Path) -> LosoRun:

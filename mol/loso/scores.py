@@ -57,7 +57,7 @@ def pool_scores(plan: Plan, results: Sequence[FoldResult]) -> dict[str, Any]:
         "ablation": plan.ablation,
         "reportable": not against,
         "not_reportable": against,
-        "notes": [*against, *plan.notes],
+        "notes": [*against, *plan.notes, *_fold_notes(results)],
         "folds": {"done": len(results), "total": len(plan.folds)},
         "seeds": per_seed,
         "mean": mean,
@@ -81,6 +81,15 @@ def _incomplete(plan: Plan, results: Sequence[FoldResult]) -> list[str]:
     return [f"incomplete: {len(done)} of {len(plan.folds)} folds are done (missing: {names})"]
 
 
+def _fold_notes(results: Sequence[FoldResult]) -> list[str]:
+    """What single folds have to say, each once, with the people who were held out."""
+    people: dict[str, list[str]] = {}
+    for result in results:
+        for note in result.facts.get("notes", ()):
+            people.setdefault(str(note), []).append(result.fold.person)
+    return [f"{note} (held out: {', '.join(dict.fromkeys(held_out))})" for note, held_out in people.items()]
+
+
 def _named(fold: Fold, plan: Plan) -> str:
     return f"{fold.person} (seed {fold.seed})" if len(plan.seeds) > 1 else fold.person
 
@@ -90,7 +99,7 @@ def _pooled(results: Sequence[FoldResult], classes: Sequence[str]) -> Values:
     videos = [video for result in results for video in result.videos]
     recognition = recognition_scores(*_labels_and_predictions(videos), len(classes))
     clips = sum(result.facts["clips"] for result in results)
-    errors = {name: sum(r.facts[name] * r.facts["clips"] for r in results) / clips for name in ERRORS}
+    errors = {name: sum(r.facts[name] * r.facts["clips"] for r in results) / clips for name in errors_in(results)}
     return {"videos": len(videos), "folds": len(results), **dataclasses.asdict(recognition), **errors}
 
 
@@ -99,7 +108,12 @@ def _labels_and_predictions(videos: Sequence[Video]) -> tuple[list[int], list[in
 
 
 def _fold_mean(results: Sequence[FoldResult]) -> Values:
-    return {name: statistics.fmean(r.facts[name] for r in results) for name in (*SCORES, *ERRORS)}
+    return {name: statistics.fmean(r.facts[name] for r in results) for name in (*SCORES, *errors_in(results))}
+
+
+def errors_in(results: Sequence[FoldResult]) -> list[str]:
+    """The errors of flow and landmarks that all these folds have: none if their network estimates neither."""
+    return [name for name in ERRORS if all(name in result.facts for result in results)]
 
 
 def _over_seeds(per_seed: Mapping[str, Mapping[str, Values]]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,7 +122,7 @@ def _over_seeds(per_seed: Mapping[str, Mapping[str, Values]]) -> tuple[dict[str,
     deviation: dict[str, Any] = {}
     for group in dict.fromkeys(group for groups in per_seed.values() for group in groups):
         found = [groups[group] for groups in per_seed.values() if group in groups]
-        for name in (*SCORES, *ERRORS):
+        for name in (name for name in (*SCORES, *ERRORS) if name in found[0]):
             values = [values[name] for values in found]
             mean.setdefault(group, {})[name] = statistics.fmean(values)
             deviation.setdefault(group, {})[name] = statistics.stdev(values) if len(values) > 1 else None
@@ -124,6 +138,11 @@ def shown_groups(scores: Mapping[str, Any]) -> list[str]:
     """The composite and each set with results; if there is only one, it is the composite, which is left out."""
     groups = list(scores["mean"])
     return groups[1:] if len(groups) == 2 else groups
+
+
+def measured(scores: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Those of some scores and errors that a run has: no errors of flow or landmarks if its network estimates none."""
+    return [name for name in names if all(name in values for values in scores["mean"].values())]
 
 
 # Tables
@@ -146,24 +165,26 @@ def write_tables(run: Path, plan: Plan, results: Sequence[FoldResult]) -> dict[s
         for video in result.videos
     ]
     write_csv(run / "predictions.csv", ["seed", *prediction_columns(plan.classes)], votes)
-    write_csv(run / "subjects.csv", _SUBJECT_COLUMNS, [_subject_row(result) for result in results])
+    shares = measured(scores, _SHARES)
+    head = ["seed", "dataset", "subject", "videos", "correct", *shares]
+    write_csv(run / "subjects.csv", head, [_subject_row(result, shares) for result in results])
     for seed in sorted({result.fold.seed for result in results}):
         videos = [video for result in results for video in result.videos if video.seed == seed]
         counts = confusion_matrix(*_labels_and_predictions(videos), len(plan.classes))
         write_confusion(run / f"confusion-seed{seed}.csv", plan.classes, counts.tolist())
-    write_csv(run / "scores.csv", ["set", "seed", "videos", *SCORES, *ERRORS], _score_rows(scores))
+    write_csv(run / "scores.csv", ["set", "seed", "videos", *measured(scores, (*SCORES, *ERRORS))], _score_rows(scores))
     write_text(run / "scores.tex", latex_scores(scores))
     write_json(run / "scores.json", scores)
     return scores
 
 
-_SUBJECT_COLUMNS = ("seed", "dataset", "subject", "videos", "correct", "accuracy", "uf1", "uar", "epe_px", "nme")
+_SHARES = ("accuracy", "uf1", "uar", "epe_px", "nme")
 
 
-def _subject_row(result: FoldResult) -> list[Any]:
+def _subject_row(result: FoldResult, shares: Sequence[str]) -> list[Any]:
     facts = result.facts
-    shares = [f"{facts[name]:.6f}" for name in ("accuracy", "uf1", "uar", "epe_px", "nme")]
-    return [result.fold.seed, result.fold.dataset, result.fold.subject, facts["videos"], facts["correct"], *shares]
+    texts = [f"{facts[name]:.6f}" for name in shares]
+    return [result.fold.seed, result.fold.dataset, result.fold.subject, facts["videos"], facts["correct"], *texts]
 
 
 def write_confusion(path: Path, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> None:
@@ -173,7 +194,7 @@ def write_confusion(path: Path, classes: Sequence[str], counts: Sequence[Sequenc
 
 
 def _score_rows(scores: Mapping[str, Any]) -> list[list[Any]]:
-    names = (*SCORES, *ERRORS)
+    names = measured(scores, (*SCORES, *ERRORS))
     rows: list[list[Any]] = []
     for group in scores["mean"]:
         for seed, groups in scores["seeds"].items():
@@ -195,7 +216,7 @@ def latex_scores(scores: Mapping[str, Any]) -> str:
         f"Leave-one-subject-out, protocol {scores['protocol']}, pooled over folds per video, {over}; "
         f"checkpoint selection {scores['selection']}.{against}"
     )
-    heads = ["Set", *(MEASURES[name].heading for name in PRINTED)]
+    heads = ["Set", *(MEASURES[name].heading for name in measured(scores, PRINTED))]
     rows = [[group, *_cells(scores, group)] for group in shown_groups(scores)]
     return latex_table(heads, rows, caption, f"tab:{scores['protocol']}")
 
@@ -204,7 +225,7 @@ def score_table(scores: Mapping[str, Any]) -> Any:
     """The scores as a `rich.table.Table`, mean ± sd if there are several seeds."""
     table = require("rich.table", "train").Table()
     table.add_column("set")
-    for name in PRINTED:
+    for name in measured(scores, PRINTED):
         table.add_column(MEASURES[name].heading, justify="right")
     for group in shown_groups(scores):
         table.add_row(group, *_cells(scores, group))
@@ -213,7 +234,7 @@ def score_table(scores: Mapping[str, Any]) -> Any:
 
 def _cells(scores: Mapping[str, Any], group: str) -> list[str]:
     mean, deviation = scores["mean"][group], scores["sd"][group]
-    return [MEASURES[name].spread(mean[name], deviation[name]) for name in PRINTED]
+    return [MEASURES[name].spread(mean[name], deviation[name]) for name in measured(scores, PRINTED)]
 
 
 def describe_scores(scores: Mapping[str, Any]) -> str:

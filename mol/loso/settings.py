@@ -8,8 +8,9 @@ from pathlib import Path
 
 from mol.common.errors import SettingsError
 from mol.loso.folds import names_of
+from mol.networks.registry import find_network
 from mol.training.ablation import apply_ablation
-from mol.training.settings import TrainingSettings
+from mol.training.settings import TrainingSettings, require_settings_of
 
 
 @dataclass
@@ -24,9 +25,9 @@ class LosoConfig(TrainingSettings):
         folds: people to hold out in this process, separated by commas: names (subject or dataset/subject), numbers
             from 1 in the order of the folds, or ranges of them ("1-10"); everybody when empty.
         seeds: all folds are run with each; scores are given as mean and standard deviation over them.
-        ablation: a named change of the network or its losses, such as "no-fcc"; none when empty.
-        keep_checkpoints: keep the weights of each fold's chosen checkpoint, 177 MB per fold (12 GB for 68). While a
-            fold trains, its checkpoint holds the optimizer too, 530 MB.
+        ablation: a named change of the network "mol" or its losses, such as "no-fcc"; none when empty.
+        keep_checkpoints: keep the weights of each fold's chosen checkpoint, with "mol" 177 MB per fold (12 GB for 68).
+            While a fold trains, its checkpoint holds the optimizer too, 530 MB.
         validate_every: steps between two evaluations of the held-out person, for the curves; 0 for none.
     """
 
@@ -46,6 +47,7 @@ class LosoConfig(TrainingSettings):
             raise SettingsError(f"seeds={self.seeds} must be different numbers, none negative, at least one")
         if self.ablation is not None:
             self.model, self.loss = apply_ablation(self.model, self.loss, self.ablation)
+            require_settings_of(find_network(self.network), self)
 
 
 def resume_command(config: LosoConfig) -> str:

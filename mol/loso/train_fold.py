@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,16 +13,16 @@ import torch
 
 from mol.common.errors import SettingsError
 from mol.common.storage import write_csv, write_json
-from mol.data.clips import ResidentClips, ResidentPart
 from mol.data.pool import Pool
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan
 from mol.loso.results import FACTS, PREDICTIONS
 from mol.loso.settings import LosoConfig
-from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
-from mol.network.losses import MOLLoss
-from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, predictions_table
-from mol.scoring.metrics import failure_rate, recognition_scores
+from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint
+from mol.networks.interface import HeldClips
+from mol.networks.trained import load_model
+from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, predictions_table
+from mol.scoring.metrics import recognition_scores
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
 from mol.training.train import TrainResult, train_on
@@ -43,7 +42,7 @@ class OpenRun(NamedTuple):
     config: LosoConfig
     fabric: Any
     pool: Pool
-    clips: ResidentClips
+    clips: HeldClips
     plan: Plan
 
 
@@ -57,15 +56,17 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
     config, started = opened.config, time.monotonic()
     training = _train_config(config, fold)
     try:
-        result = train_on(training, opened.fabric, opened.pool, partial(ResidentPart, opened.clips), FoldLog)
+        result = train_on(training, opened.fabric, opened.pool, opened.clips.part, FoldLog)
     except SettingsError as error:
         raise SettingsError(f"fold {fold.person}, seed {fold.seed}: {error}") from error
     # From the file and not from memory, so that a fold that was interrupted here gives the same numbers.
     trained = load_model(result.checkpoint, opened.fabric.device)
-    clips = ResidentPart(opened.clips, result.split.held_out)
+    state = trained.state
+    clips = opened.clips.part(result.split.held_out)
     model = opened.fabric.setup_module(trained.model)
-    mean_shape = torch.tensor(trained.state["mean_shape"])
-    found = estimate(model, clips, MOLLoss(**dataclasses.asdict(config.loss)), mean_shape, config.batch_size)
+    mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
+    loss = trained.network.loss(dataclasses.asdict(config.loss))
+    found = estimate(model, clips, loss, mean_shape, config.batch_size)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
     recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
     folder = Path(training.run)
@@ -76,16 +77,13 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
         "subject": fold.subject,
         "selection": config.selection,
         "checkpoint": str(result.checkpoint.relative_to(folder)) if config.keep_checkpoints else None,
-        "step": trained.state["step"],
+        "step": state["step"],
         "videos": len(videos.names),
         "clips": len(clips),
         "correct": int((videos.labels == videos.predictions).sum()),
         **dataclasses.asdict(recognition),
-        "epe_px": float(found.epe.mean()),
-        "zero_flow_epe_px": float(found.zero_flow_epe.mean()),
-        "nme": float(found.nme.mean()),
-        "mean_shape_nme": float(found.mean_shape_nme.mean()),
-        "failure_rate": failure_rate(found.nme, FAILURE_THRESHOLD),
+        **fold_errors(found),
+        "notes": absent_classes(trained.classes, state["training_videos"]),
         "seconds": round(time.monotonic() - started, 3),
         "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},
     }

@@ -18,7 +18,7 @@ import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ from mol.common.differences import differences
 from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
 from mol.common.storage import usual_mode
-from mol.network.model import MOL
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FORMAT = 1
@@ -36,20 +35,6 @@ WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
 _REQUIRED = ("format", "model", "classes", "mean_shape", "step", "files")
-
-
-class Trained(NamedTuple):
-    """A network read from a checkpoint.
-
-    Attributes:
-        model: in evaluation mode, on the device that was asked for.
-        classes: names in the order of the logits.
-        state: everything in state.json.
-    """
-
-    model: MOL
-    classes: list[str]
-    state: dict[str, Any]
 
 
 def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None, state: Mapping[str, Any]) -> None:
@@ -154,28 +139,6 @@ def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None 
     if optimizer is not None and moments is not None:
         optimizer.load_state_dict(moments)
     return state
-
-
-def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
-    """Build the network of a run or checkpoint folder, in evaluation mode.
-
-    Args:
-        path: run folder or checkpoint folder.
-        device: where to put it.
-    Raises:
-        CheckpointError: no checkpoint, or one that is damaged, not from this program, or cannot be built.
-    """
-    folder = find_checkpoint(path)
-    config = read_state(folder)["model"]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            model = MOL(**config)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / STATE} has model settings that cannot be built ({error}); it is damaged or from another version"
-        ) from error
-    state = load_checkpoint(folder, model)
-    return Trained(model.to(device).eval(), list(state["classes"]), state)
 
 
 def _write_weights(folder: Path, model: nn.Module) -> str:

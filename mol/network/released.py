@@ -190,5 +190,5 @@ def check_entries(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
             "this released checkpoint does not fit: "
             + "; ".join(problems)
             + ". It must hold exactly the entries of the "
-            "released network (a checkpoint of `mol train` is opened with mol.network.checkpoint.load_model)."
+            "released network (a checkpoint of `mol train` is opened with mol.networks.trained.load_model)."
         )

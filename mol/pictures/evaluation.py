@@ -149,29 +149,35 @@ def _draw_example(axes: Sequence[Any], example: GalleryExample, maximum: float) 
 
 @dataclass(frozen=True)
 class Seen:
-    """One sub-clip as the network saw it, with the targets and the network's estimates.
+    """One sub-clip of a cache, with its flow and landmarks and the network's estimates.
 
     Attributes:
         frames: (T, 128, 128) uint8, centre crops.
         numbers: (T,) frame numbers in the video, or positions if the cache has none.
-        flow, flow_ours: (T-1, 2, 128, 128), pixels; `flow` is the training target.
-        landmarks, landmarks_ours: (T-1, 68, 2) of frames 2..T, pixels; `landmarks` is the training target.
+        flow, flow_ours: (T-1, 2, 128, 128), pixels; `flow` is the cache's, the target of a network that estimates it.
+        landmarks, landmarks_ours: (T-1, 68, 2) of frames 2..T, pixels; `landmarks` is the cache's.
+
+    An estimate is None if the network gives none.
     """
 
     frames: np.ndarray
     numbers: Sequence[int]
     flow: np.ndarray
-    flow_ours: np.ndarray
+    flow_ours: np.ndarray | None
     landmarks: np.ndarray
-    landmarks_ours: np.ndarray
+    landmarks_ours: np.ndarray | None
 
 
 def failure_picture(path: Path, seen: Seen, title: str, subtitle: str) -> None:
-    """Draw one misclassified video: frames with both sets of landmarks, target flow and estimated flow."""
+    """Draw one misclassified video: frames with landmarks, the cache's flow and the estimated flow, if there is one."""
     side, gap, margin, legend = 1.3, 0.06, 0.25, 1.25
     count = len(seen.frames)
-    width, height = 2 * margin + count * (side + gap) + legend, 0.95 + 3 * (side + gap) + 0.4
-    maximum = flow_maximum([seen.flow, seen.flow_ours])
+    if seen.flow_ours is None:
+        flows = {"flow\nmeasured": seen.flow}
+    else:
+        flows = {"flow\ntrained\ntowards": seen.flow, "flow\nestimated": seen.flow_ours}
+    width, height = 2 * margin + count * (side + gap) + legend, 0.95 + (1 + len(flows)) * (side + gap) + 0.4
+    maximum = flow_maximum(list(flows.values()))
     with open_figure(path, width, height) as figure:
         draw_headline(figure, title, subtitle, x=margin, height=height)
 
@@ -185,13 +191,15 @@ def failure_picture(path: Path, seen: Seen, title: str, subtitle: str) -> None:
             caption(axes, f"frame {seen.numbers[column]}")
             if column:
                 draw_landmarks(axes, seen.landmarks[column - 1], TRUTH, width=1.1)
-                draw_landmarks(axes, seen.landmarks_ours[column - 1], OURS, width=0.9)
-                for row, flow in ((1, seen.flow), (2, seen.flow_ours)):
+                if seen.landmarks_ours is not None:
+                    draw_landmarks(axes, seen.landmarks_ours[column - 1], OURS, width=0.9)
+                for row, flow in enumerate(flows.values(), 1):
                     show_flow(panel(row, column), flow[column - 1], maximum)
-        for row, name in ((1, "flow\ntrained\ntowards"), (2, "flow\nestimated")):
+        for row, name in enumerate(flows, 1):
             axes = panel(row, 0)
             axes.axis("off")
             axes.text(0, 1, name, fontsize=8, va="top", transform=axes.transAxes)
         left = margin + count * (side + gap) + 0.06
-        landmark_legend(figure, left, height - 1.1, width, height, ("training target", "MOL"))
+        names = ("measured",) if seen.landmarks_ours is None else ("training target", "estimated")
+        landmark_legend(figure, left, height - 1.1, width, height, names)
         show_wheel(figure.add_axes((left / width, 0.9 / height, 1.1 / width, 1.18 / height)), maximum)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,11 +122,11 @@ def caption(axes: Any, text: str) -> None:
 
 
 def landmark_legend(
-    figure: Any, x: float, y: float, width: float, height: float, names: tuple[str, str] = ("detector", "MOL")
+    figure: Any, x: float, y: float, width: float, height: float, names: Sequence[str] = ("detector", "MOL")
 ) -> None:
-    """Two line samples with names; `x`, `y` in inches from the bottom left."""
+    """Line samples with names, the second for the network's landmarks; `x`, `y` in inches from the bottom left."""
     lines = require("matplotlib.lines", extra="report")
-    for step, (name, colour) in enumerate(zip(names, (TRUTH, OURS), strict=True)):
+    for step, (name, colour) in enumerate(zip(names, (TRUTH, OURS), strict=False)):
         level = (y - 0.19 * step) / height
         figure.add_artist(lines.Line2D([x / width, (x + 0.22) / width], [level, level], color=colour, linewidth=2.2))
         figure.text((x + 0.3) / width, level, name, va="center", fontsize=8)

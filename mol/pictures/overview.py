@@ -145,13 +145,13 @@ class Overview:
         title, subtitle, window_title: headlines of the page and of the window shown in detail.
         frames: full pictures (H, W) uint8 for the film strip.
         frame_times: their times in seconds.
-        frame_points: the network's landmarks in each, (68, 2) picture pixels, or None if no window covers the frame.
+        frame_points: the landmarks in each, (68, 2) picture pixels, or None if no window covers the frame.
         frame_boxes: corners (4, 2) of the square that the network sees, picture pixels, or None.
         crops: (T-1, 128, 128) uint8, frames 2..T of the window shown in detail, as the network sees them.
         crop_times: (T-1,) seconds.
-        crop_points: (T-1, 68, 2) the network's landmarks, crop pixels.
+        crop_points: (T-1, 68, 2) the network's landmarks, crop pixels; None if it estimates none.
         crop_detected: (T-1, 68, 2) the detector's landmarks, crop pixels.
-        crop_flow: (T-1, 2, 128, 128) the network's flow into each crop, crop pixels.
+        crop_flow: (T-1, 2, 128, 128) the network's flow into each crop, crop pixels; None if it estimates none.
         timeline: probability over time.
     """
 
@@ -164,9 +164,9 @@ class Overview:
     frame_boxes: Sequence[np.ndarray | None]
     crops: np.ndarray
     crop_times: Sequence[float]
-    crop_points: np.ndarray
+    crop_points: np.ndarray | None
     crop_detected: np.ndarray
-    crop_flow: np.ndarray
+    crop_flow: np.ndarray | None
     timeline: Timeline
 
 
@@ -178,12 +178,13 @@ def overview_picture(path: Path, overview: Overview) -> None:
     frame = (inner - gap * (len(overview.frames) - 1)) / len(overview.frames)
     strip = min(frame * aspect, 2.4)
     crop = (inner - 1.15 - gap * len(overview.crops)) / len(overview.crops)
-    height = 1.05 + strip + 0.62 + 2 * crop + gap + 0.62 + 2.1 + 0.62
+    window = crop if overview.crop_flow is None else 2 * crop + gap
+    height = 1.05 + strip + 0.62 + window + 0.62 + 2.1 + 0.62
     with open_figure(path, width, height) as figure:
         draw_headline(figure, overview.title, overview.subtitle, x=margin, height=height)
         y = height - 1.05 - strip
         _draw_strip(figure, overview, (margin, y, frame, strip), gap)
-        y -= 0.62 + 2 * crop + gap
+        y -= 0.62 + window
         _draw_window(figure, overview, (margin, y, crop), gap)
         y -= 0.62 + 2.1
         axes = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 2.1 / height))
@@ -212,21 +213,38 @@ def _draw_strip(figure: Any, overview: Overview, box: tuple[float, float, float,
 
 
 def _draw_window(figure: Any, overview: Overview, box: tuple[float, float, float], gap: float) -> None:
-    """One window: crops with landmarks above, flow below; `box` is (left, bottom, side of a crop) in inches."""
+    """One window: crops with landmarks, and the flow below; `box` is (left, bottom, side of a crop) in inches."""
     width, height = figure.get_size_inches()
     left, bottom, side = box
-    maximum = flow_maximum([overview.crop_flow])
+    top = bottom if overview.crop_flow is None else bottom + side + gap
     for index in range(len(overview.crops)):
-        x = (left + index * (side + gap)) / width
-        upper = figure.add_axes((x, (bottom + side + gap) / height, side / width, side / height))
-        show_grey(upper, overview.crops[index])
-        draw_landmarks(upper, overview.crop_detected[index], TRUTH, width=1.1)
-        draw_landmarks(upper, overview.crop_points[index], OURS, width=0.9)
-        lower = figure.add_axes((x, bottom / height, side / width, side / height))
-        show_flow(lower, overview.crop_flow[index], maximum)
-        caption(lower, f"{overview.crop_times[index]:.2f} s")
+        axes = figure.add_axes(((left + index * (side + gap)) / width, top / height, side / width, side / height))
+        show_grey(axes, overview.crops[index])
+        draw_landmarks(axes, overview.crop_detected[index], TRUTH, width=1.1)
+        if overview.crop_points is not None:
+            draw_landmarks(axes, overview.crop_points[index], OURS, width=0.9)
+        if overview.crop_flow is None:
+            caption(axes, f"{overview.crop_times[index]:.2f} s")
         if index == 0:
-            upper.set_title(overview.window_title)
+            axes.set_title(overview.window_title)
     legend = left + len(overview.crops) * (side + gap) + 0.05
-    landmark_legend(figure, legend + 0.06, bottom + 2 * side + gap - 0.15, width, height)
+    names = ("detector",) if overview.crop_points is None else ("detector", "network")
+    landmark_legend(figure, legend + 0.06, top + side - 0.15, width, height, names)
+    if overview.crop_flow is not None:
+        _draw_flow(figure, overview.crop_flow, overview.crop_times, box, gap)
+
+
+def _draw_flow(
+    figure: Any, flows: np.ndarray, times: Sequence[float], box: tuple[float, float, float], gap: float
+) -> None:
+    """The flow into each crop, and its colour wheel; `box` as in `_draw_window`."""
+    width, height = figure.get_size_inches()
+    left, bottom, side = box
+    maximum = flow_maximum([flows])
+    for index, flow in enumerate(flows):
+        x = (left + index * (side + gap)) / width
+        axes = figure.add_axes((x, bottom / height, side / width, side / height))
+        show_flow(axes, flow, maximum)
+        caption(axes, f"{times[index]:.2f} s")
+    legend = left + len(flows) * (side + gap) + 0.05
     show_wheel(figure.add_axes((legend / width, bottom / height, 1.1 / width, 1.18 / height)), maximum)

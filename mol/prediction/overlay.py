@@ -17,6 +17,7 @@ import numpy as np
 from mol.common.errors import StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
+from mol.data.clips import CROP
 from mol.pictures.faces import flow_colours, flow_wheel
 from mol.pictures.style import OURS, class_colour
 from mol.vision.points import SKELETON
@@ -34,7 +35,7 @@ class OverlayFrame:
         time: seconds.
         number: frame number, from 0.
         points: (68, 2) landmarks in picture pixels, or None if no window covers the frame.
-        flow: (2, S, S) in crop pixels, or None.
+        flow: (2, 128, 128) in crop pixels, or None if no window covers the frame or the network estimates none.
         matrix: (2, 3) picture → crop, or None.
         probabilities: (C,) of the window nearest in time, or None.
     """
@@ -54,14 +55,14 @@ class OverlayStyle:
 
     Attributes:
         classes: C names.
-        flow_maximum: length of flow, in crop pixels, at full colour.
+        flow_maximum: length of flow, in crop pixels, at full colour; None if the network estimates no flow.
         flow_caption: such as ``"px per 2 frames"``.
         winners: (n, 3) start and end in seconds and winning class of each stretch of the strip below the picture.
         duration: seconds.
     """
 
     classes: Sequence[str]
-    flow_maximum: float
+    flow_maximum: float | None
     flow_caption: str
     winners: np.ndarray
     duration: float
@@ -129,7 +130,8 @@ def draw_frame(frame: OverlayFrame, style: OverlayStyle) -> np.ndarray:
     canvas[:] = _GROUND
     canvas[:height, :width] = _draw_picture(frame, style, height, width, scale)
     _draw_bars(canvas[:height, width:], frame, style)
-    _draw_flow_panel(canvas[:height, width:], frame, style)
+    if style.flow_maximum is not None:
+        _draw_flow_panel(canvas[:height, width:], frame.flow, style.flow_maximum)
     _draw_strip(canvas[height:], frame, style)
     return _write_text(canvas, frame, style, height, width)
 
@@ -147,13 +149,14 @@ def _draw_picture(frame: OverlayFrame, style: OverlayStyle, height: int, width: 
     method = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
     grey = cv2.resize(frame.picture, (width, height), interpolation=method)
     drawn = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
-    if frame.flow is None or frame.matrix is None or frame.points is None:
+    if frame.matrix is None or frame.points is None:
         return drawn
     # Pixel centres at integers on both sides: canvas x stands for picture x' = (x + 0.5) / scale − 0.5.
     shrink = np.array([[1 / scale, 0, 0.5 / scale - 0.5], [0, 1 / scale, 0.5 / scale - 0.5], [0, 0, 1]])
     to_crop = frame.matrix @ shrink
-    drawn = _tint(drawn, frame.flow, to_crop, style.flow_maximum)
-    _outline_crop(drawn, to_crop, frame.flow.shape[-1])
+    if frame.flow is not None and style.flow_maximum is not None:
+        drawn = _tint(drawn, frame.flow, to_crop, style.flow_maximum)
+    _outline_crop(drawn, to_crop, CROP)
     _draw_face(drawn, (frame.points + 0.5) * scale - 0.5, 2 if scale > 2 else 1)
     return drawn
 
@@ -233,14 +236,14 @@ def _flow_box(panel: np.ndarray) -> tuple[int, int, int]:
     return panel.shape[0] - side - _PAD, _PAD, side
 
 
-def _draw_flow_panel(panel: np.ndarray, frame: OverlayFrame, style: OverlayStyle) -> None:
+def _draw_flow_panel(panel: np.ndarray, flow: np.ndarray | None, maximum: float) -> None:
     cv2 = require("cv2", extra="data")
     top, left, side = _flow_box(panel)
     box = panel[top : top + side, left : left + side]
-    if frame.flow is None:
+    if flow is None:
         box[:] = _TRACK
     else:
-        colours = flow_colours(frame.flow, style.flow_maximum)
+        colours = flow_colours(flow, maximum)
         box[:] = cv2.resize(colours, (side, side), interpolation=cv2.INTER_LINEAR)
     wheel = flow_wheel(46)
     corner = panel[top : top + 46, left + side + 10 : left + side + 56]
@@ -276,8 +279,11 @@ def _write_text(canvas: np.ndarray, frame: OverlayFrame, style: OverlayStyle, he
     _write_probabilities(draw, frame, style, left, right)
     top, _, side = _flow_box(canvas[:height, width:])
     draw.text((left, top - 27), "Optical flow", _LIGHT, _font(14, True))
-    draw.text((left + side + 10, top + 54), f"{style.flow_maximum:.2g} px", _DIM, _font(11))
-    draw.text((right, top - 24), style.flow_caption, _DIM, _font(11), anchor="ra")
+    if style.flow_maximum is None:
+        draw.text((left, top), "not estimated by this network", _DIM, _font(11))
+    else:
+        draw.text((left + side + 10, top + 54), f"{style.flow_maximum:.2g} px", _DIM, _font(11))
+        draw.text((right, top - 24), style.flow_caption, _DIM, _font(11), anchor="ra")
     draw.text((_PAD, height + _STRIP - 8), "0 s", _DIM, _font(11), anchor="ls")
     draw.text((right, height + _STRIP - 8), f"{style.duration:.1f} s", _DIM, _font(11), anchor="rs")
     stamp = f"{frame.time:.2f} s   frame {frame.number}"

@@ -17,8 +17,10 @@ from mol.common.environment import versions
 from mol.common.errors import CheckpointError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
-from mol.network.checkpoint import find_checkpoint, load_model
+from mol.network.checkpoint import find_checkpoint
 from mol.network.model import FRAMES
+from mol.networks.registry import DEFAULT
+from mol.networks.trained import load_model
 from mol.prediction.windows import Prediction, Window, predict_video
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
@@ -29,7 +31,7 @@ __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", 
 
 @dataclass
 class PredictConfig:
-    """Emotion, optical flow and landmarks of a face video, by a trained network.
+    """Emotion, optical flow and landmarks of a face video, by a trained network; the emotion alone by a baseline.
 
     Attributes:
         video: a video file, or a folder of frames numbered in their names.
@@ -114,6 +116,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         batch_size=config.batch_size,
         precision=config.precision,
         track=track,
+        network=trained.network,
     )
     return prediction, write_prediction(prediction, config, trained.state, track)
 
@@ -162,14 +165,11 @@ def write_prediction(
 
 def _arrays(prediction: Prediction) -> dict[str, Any]:
     windows = prediction.windows
-    return {
-        "frames": np.stack([window.frames for window in windows]),
-        "picture_to_crop": np.stack([window.matrix for window in windows]),
-        "probabilities": np.stack([window.probabilities for window in windows]),
-        "flow": np.stack([window.flow for window in windows]),
-        "landmarks": np.stack([window.landmarks for window in windows]),
-        "detected": np.stack([window.detected for window in windows]),
-    }
+    names = {"frames": "frames", "picture_to_crop": "matrix", "probabilities": "probabilities"}
+    names |= {name: name for name in ("flow", "landmarks", "detected")}
+    every = {name: [getattr(window, field) for window in windows] for name, field in names.items()}
+    # What the network does not estimate is left out.
+    return {name: np.stack(values) for name, values in every.items() if values[0] is not None}
 
 
 def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +185,12 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
             "width": video.frames.shape[2],
             "height": video.frames.shape[1],
         },
-        "network": {"checkpoint": str(find_checkpoint(config.weights)), "step": state["step"], **state["model"]},
+        "network": {
+            "name": state.get("network", DEFAULT),
+            "checkpoint": str(find_checkpoint(config.weights)),
+            "step": state["step"],
+            **state["model"],
+        },
         "settings": {**asdict(config), "interval": prediction.interval, "stride": prediction.stride},
         "versions": versions(),
         "classes": prediction.classes,
@@ -204,9 +209,6 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
 
 
 def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
-    lengths = np.hypot(*np.moveaxis(window.picture_flow(), 1, 0)).reshape(FRAMES - 1, -1)
-    distance = np.linalg.norm(window.landmarks - window.detected[1:], axis=-1).mean(axis=-1)
-    nme = distance / interocular_distance(window.detected[1:])
     return {
         "start": window.start,
         "frames": window.frames.tolist(),
@@ -214,12 +216,29 @@ def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
         "predicted": prediction.classes[int(np.argmax(window.probabilities))],
         "probabilities": _named(prediction.classes, window.probabilities),
         "picture_to_crop": np.round(window.matrix, 5).tolist(),
-        "flow_px": {"mean": _rounded(lengths.mean(axis=1)), "largest": _rounded(lengths.max(axis=1))},
+        **_describe_flow(window),
+        **_describe_landmarks(window),
+    }
+
+
+def _describe_flow(window: Window) -> dict[str, Any]:
+    flow = window.picture_flow()
+    if flow is None:
+        return {}
+    lengths = np.hypot(*np.moveaxis(flow, 1, 0)).reshape(FRAMES - 1, -1)
+    return {"flow_px": {"mean": _rounded(lengths.mean(axis=1)), "largest": _rounded(lengths.max(axis=1))}}
+
+
+def _describe_landmarks(window: Window) -> dict[str, Any]:
+    if window.landmarks is None:
+        return {}
+    distance = np.linalg.norm(window.landmarks - window.detected[1:], axis=-1).mean(axis=-1)
+    return {
         "landmarks_px": {
             "x": np.round(window.landmarks[..., 0].astype(float), 2).tolist(),
             "y": np.round(window.landmarks[..., 1].astype(float), 2).tolist(),
         },
-        "landmarks_to_detector_nme": _rounded(nme),
+        "landmarks_to_detector_nme": _rounded(distance / interocular_distance(window.detected[1:])),
     }
 
 
@@ -251,4 +270,8 @@ def describe_prediction(prediction: Prediction) -> str:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
         left_out = len(prediction.skipped)
         lines.append(f"windows left out because a frame has no usable face: {left_out} (frames {frames})")
+    if prediction.windows[0].flow is None:
+        lines.append("this network estimates no optical flow; the pictures show none")
+    if prediction.windows[0].landmarks is None:
+        lines.append("this network estimates no landmarks; the pictures show those of the detector")
     return "\n".join(lines)

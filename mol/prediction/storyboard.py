@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.terminal import Track
+from mol.data.clips import CROP
 from mol.network.model import FRAMES
 from mol.pictures.faces import flow_maximum
 from mol.pictures.overview import Overview, Timeline, overview_picture
@@ -26,30 +27,35 @@ def overview_of(path: Path, prediction: Prediction, name: str) -> None:
     shown = max(prediction.windows, key=lambda window: float(window.probabilities[winner]))
     numbers = np.unique(np.linspace(0, len(video) - 1, _STRIP).round().astype(int))
     seen = [window_at(prediction, int(number)) for number in numbers]
-    size = shown.flow.shape[-1]
-    square = np.array([[0, 0], [size, 0], [size, size], [0, size]]) - 0.5
+    square = np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]]) - 0.5
     predicted = prediction.predicted.replace("_", " ")
+    most = f"The window that says {predicted} most ({shown.probabilities[winner]:.2f})"
     overview_picture(
         path,
         Overview(
             title=f"{name}: {predicted}",
             subtitle=_subtitle(prediction),
-            window_title=f"The window that says {predicted} most ({shown.probabilities[winner]:.2f}): "
-            "landmarks, and flow from the frame before",
+            window_title=f"{most}: {_shown_of(shown)}",
             frames=[video.frames[number] for number in numbers],
             frame_times=[number / fps for number in numbers],
             frame_points=[
                 points_at(window, int(number)) if window else None for window, number in zip(seen, numbers, strict=True)
             ],
             frame_boxes=[transform_points(inverse(window.matrix), square) if window else None for window in seen],
-            crops=np.stack([warp_picture(frame, shown.matrix, size) for frame in video.frames[shown.frames[1:]]]),
+            crops=np.stack([warp_picture(frame, shown.matrix, CROP) for frame in video.frames[shown.frames[1:]]]),
             crop_times=[float(frame) / fps for frame in shown.frames[1:]],
-            crop_points=transform_points(shown.matrix, shown.landmarks),
+            crop_points=None if shown.landmarks is None else transform_points(shown.matrix, shown.landmarks),
             crop_detected=transform_points(shown.matrix, shown.detected[1:]),
-            crop_flow=shown.flow.astype(np.float32),
+            crop_flow=None if shown.flow is None else shown.flow.astype(np.float32),
             timeline=timeline_of(prediction),
         ),
     )
+
+
+def _shown_of(window: Window) -> str:
+    """What the pictures of a window show."""
+    landmarks = "landmarks" if window.landmarks is not None else "the detector's landmarks"
+    return landmarks + (", and flow from the frame before" if window.flow is not None else "; no flow is estimated")
 
 
 def _subtitle(prediction: Prediction) -> str:
@@ -104,26 +110,34 @@ def window_at(prediction: Prediction, number: int) -> Window | None:
 
 
 def points_at(window: Window, number: int) -> np.ndarray:
-    """The network's landmarks at frame `number`, interpolated between the sampled frames; (68, 2)."""
-    place = np.interp(number, window.frames[1:], np.arange(len(window.landmarks)))
-    earlier = min(int(place), len(window.landmarks) - 2)
+    """Landmarks at frame `number`, interpolated between the sampled frames; (68, 2).
+
+    They are the network's, or the detector's if the network estimates none.
+    """
+    known = (window.frames, window.detected) if window.landmarks is None else (window.frames[1:], window.landmarks)
+    frames, landmarks = known
+    place = np.interp(number, frames, np.arange(len(landmarks)))
+    earlier = min(int(place), len(landmarks) - 2)
     weight = place - earlier
-    return window.landmarks[earlier] * (1 - weight) + window.landmarks[earlier + 1] * weight
+    return landmarks[earlier] * (1 - weight) + landmarks[earlier + 1] * weight
 
 
-def flow_at(window: Window, number: int) -> np.ndarray:
-    """The network's flow over the pair of sampled frames around frame `number`; (2, S, S) float32, crop pixels."""
+def flow_at(window: Window, number: int) -> np.ndarray | None:
+    """The network's flow over the pair of sampled frames around frame `number`; (2, 128, 128) float32, crop pixels."""
+    if window.flow is None:
+        return None
     pair = int(np.searchsorted(window.frames, number, side="right")) - 1
     return window.flow[min(pair, len(window.flow) - 1)].astype(np.float32)
 
 
 def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
     """Write the overlay video of a prediction."""
-    sample = prediction.windows[:: max(1, len(prediction.windows) // 32)]
+    sample = [window.flow for window in prediction.windows[:: max(1, len(prediction.windows) // 32)]]
+    flows = [flow for flow in sample if flow is not None]
     interval = prediction.interval
     style = OverlayStyle(
         classes=prediction.classes,
-        flow_maximum=flow_maximum([window.flow for window in sample], percentile=99),
+        flow_maximum=flow_maximum(flows, percentile=99) if flows else None,
         flow_caption="per frame" if interval == 1 else f"over {interval} frames",
         winners=_winners(prediction),
         duration=prediction.duration,

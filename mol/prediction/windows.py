@@ -17,8 +17,10 @@ from torch import nn
 
 from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
-from mol.data.clips import CROP, normalise_clips
+from mol.data.clips import CROP
 from mol.network.model import FRAMES
+from mol.networks.interface import Network
+from mol.networks.mol import NETWORK as MOL
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
 from mol.vision.video import Video, interpolate_frames
@@ -35,16 +37,18 @@ class Window:
         frames: (T,) frame numbers.
         matrix: (2, 3) float64, picture → crop: pixels of the video to those of the 128×128 square that is seen.
         probabilities: (C,) float32.
-        flow: (T-1, 2, 128, 128) float16, (dx, dy) in pixels of the crop, sampled frame t to t+1.
-        landmarks: (T-1, 68, 2) float32, (x, y) in pixels of the video, of sampled frames 2..T.
+        flow: (T-1, 2, 128, 128) float16, (dx, dy) in pixels of the crop, sampled frame t to t+1; None if the network
+            estimates none.
+        landmarks: (T-1, 68, 2) float32, (x, y) in pixels of the video, of sampled frames 2..T; None if the network
+            estimates none.
         detected: (T, 68, 2) float32, the detector's points, in pixels of the video.
     """
 
     frames: np.ndarray
     matrix: np.ndarray
     probabilities: np.ndarray
-    flow: np.ndarray
-    landmarks: np.ndarray
+    flow: np.ndarray | None
+    landmarks: np.ndarray | None
     detected: np.ndarray
 
     @property
@@ -56,8 +60,10 @@ class Window:
         """Frame number of the window's middle."""
         return float(self.frames[0] + self.frames[-1]) / 2
 
-    def picture_flow(self) -> np.ndarray:
+    def picture_flow(self) -> np.ndarray | None:
         """The flow vectors in pixels of the video, on the grid of the crop: (T-1, 2, 128, 128) float32."""
+        if self.flow is None:
+            return None
         back = np.linalg.inv(self.matrix[:, :2]).astype(np.float32)
         return np.einsum("ij,tjyx->tiyx", back, self.flow.astype(np.float32))
 
@@ -119,11 +125,12 @@ def predict_video(
     batch_size: int = 4,
     precision: str = "32",
     track: Track = silently,
+    network: Network = MOL,
 ) -> Prediction:
     """Slide a window of T = 8 frames over a video and run the network on each.
 
     Args:
-        model: `mol.MOL` in evaluation mode.
+        model: in evaluation mode.
         video: grey frames.
         classes: names in the order of the logits.
         interval: frames between two sampled frames; see `PredictConfig`.
@@ -136,6 +143,7 @@ def predict_video(
         batch_size: windows at once.
         precision: "32" or "bf16-mixed".
         track: progress display.
+        network: what kind of network `model` is; MOL by default.
     Raises:
         ClipError: the video is shorter than one window.
         NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only if no window is left.
@@ -158,7 +166,7 @@ def predict_video(
     windows: list[Window] = []
     batches = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     for batch in track(batches, "running the network"):
-        windows += _run_network(model, video, points, batch, precision)
+        windows += _run_network(network, model, video, points, batch, precision)
     mean = np.mean([window.probabilities for window in windows], axis=0)
     return Prediction(
         video, list(classes), interval, stride, windows, skipped, mean, original if original != len(video) else None
@@ -286,24 +294,29 @@ def _skip(window: np.ndarray, problems: Mapping[int, str]) -> Skipped:
 
 
 def _run_network(
-    model: nn.Module, video: Video, points: np.ndarray, samples: Sequence[np.ndarray], precision: str
+    network: Network,
+    model: nn.Module,
+    video: Video,
+    points: np.ndarray,
+    samples: Sequence[np.ndarray],
+    precision: str,
 ) -> list[Window]:
     """Align a batch of windows, run the network, map its output back to the video."""
     aligned = [align_clip(video.frames[sample], points[sample], AlignSettings()) for sample in samples]
     margin = (AlignSettings().size - CROP) // 2
-    crops = np.stack([frames[:, margin:-margin, margin:-margin] for frames, _, _ in aligned])
     device = next(model.parameters()).device
-    clips = normalise_clips(torch.from_numpy(crops).to(device)).unsqueeze(1)
+    inputs = network.window_inputs(np.stack([frames for frames, _, _ in aligned]), device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        output = model(clips)
+        output = model(inputs)
     probabilities = torch.softmax(output.logits.float(), dim=-1).cpu().numpy()
-    flow = output.flow.to(torch.float16).cpu().numpy()
-    landmarks = output.landmarks.float().cpu().numpy()
+    flow = None if output.flow is None else output.flow.to(torch.float16).cpu().numpy()
+    landmarks = None if output.landmarks is None else output.landmarks.float().cpu().numpy()
     windows = []
     for index, sample in enumerate(samples):
         matrix = aligned[index][2][0] - np.array([[0, 0, margin], [0, 0, margin]])
-        placed = transform_points(inverse(matrix), landmarks[index])
-        windows.append(Window(sample, matrix, probabilities[index], flow[index], placed, points[sample]))
+        moved = None if flow is None else flow[index]
+        placed = None if landmarks is None else transform_points(inverse(matrix), landmarks[index])
+        windows.append(Window(sample, matrix, probabilities[index], moved, placed, points[sample]))
     return windows
 
 

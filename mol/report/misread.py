@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mol.common.errors import CheckpointError, DataError, MOLError
 from mol.data.cache import Cache
@@ -17,7 +18,7 @@ from mol.data.pool import fingerprint
 from mol.loso.plan import PlannedCache
 from mol.loso.results import Video
 from mol.loso.saved_run import LosoRun
-from mol.network.checkpoint import load_model
+from mol.networks.trained import load_model
 from mol.pictures.evaluation import Seen
 
 # Probabilities that other kernels, devices or precisions may move; a different checkpoint moves them further.
@@ -118,25 +119,31 @@ def _seen(run: LosoRun, video: Video, cache: Cache, device: torch.device) -> See
     # The person's other clips as well: one of the normalisations is over all of them.
     tested = {one.key for one in run.videos if (one.dataset, one.subject) == (video.dataset, video.subject)}
     rows = [i for i, row in enumerate(cache.rows) if _key(row) in tested]
-    clips = ResidentClips(cache, rows, device, trained.state.get("normalisation", "clip"))
+    clips = trained.network.hold(cache, rows, device, trained.state.get("normalisation", "clip"))
     mine = np.flatnonzero([_key(row) == video.key for row in clips.rows])
     batches = clips.evaluation_batches(_BATCH, mine)
     probabilities = (
-        torch.cat([trained.model(batch.clips).logits.double().softmax(1) for batch in batches]).cpu().numpy()
+        torch.cat([trained.model(batch.inputs).logits.double().softmax(1) for batch in batches]).cpu().numpy()
     )
     _require_same_answer(video, probabilities.mean(0), folder)
     index = int(mine[probabilities[:, video.prediction].argmax()])
-    batch = clips.evaluation_batch([index])
-    output = trained.model(batch.clips)
-    frames = clips.centre_frames(index)
+    output = trained.model(clips.evaluation_batch([index]).inputs)
+    # What the cache holds, whatever the network takes of it.
+    whole = ResidentClips(cache, [rows[index]], device)
+    target, frames = whole.evaluation_batch([0]), whole.centre_frames(0)
     return Seen(
         frames=frames,
         numbers=[int(number) for number in clips.rows[index].get("frames") or range(1, len(frames) + 1)],
-        flow=batch.flow[0].cpu().numpy(),
-        flow_ours=output.flow[0].float().cpu().numpy(),
-        landmarks=batch.landmarks[0].cpu().numpy(),
-        landmarks_ours=output.landmarks[0].float().cpu().numpy(),
+        flow=target.flow[0].cpu().numpy(),
+        flow_ours=_numbers(output.flow),
+        landmarks=target.landmarks[0].cpu().numpy(),
+        landmarks_ours=_numbers(output.landmarks),
     )
+
+
+def _numbers(output: Tensor | None) -> np.ndarray | None:
+    """The estimate for the only clip of a batch; None if the network gives none."""
+    return None if output is None else output[0].float().cpu().numpy()
 
 
 def _require_same_answer(video: Video, probabilities: np.ndarray, folder: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from mol.common.terminal import duration
 from mol.loso.measures import MEASURES
 from mol.loso.saved_run import LosoRun, Spread
+from mol.networks.registry import DEFAULT, title_of
 from mol.report.context import Report
 from mol.report.html import Markup, Section, banner, element, facts, page
 from mol.report.numbers import readable
@@ -79,7 +80,7 @@ def _lead(run: LosoRun) -> str:
 
 def _headline(run: LosoRun) -> Markup:
     """The headline numbers."""
-    names = ("uf1", "uar", "accuracy", "epe_px", "nme")
+    names = run.measured(("uf1", "uar", "accuracy", "epe_px", "nme"))
     return facts([(MEASURES[name].title, _large(run.score(run.groups[0], name), name)) for name in names], "headline")
 
 
@@ -91,9 +92,9 @@ def _large(spread: Spread, name: str) -> Markup:
 
 
 def _network(run: LosoRun) -> str:
-    model = run.settings.get("model")
+    model = run.settings.get("model") if run.network == DEFAULT else None
     variant = model.get("variant") if isinstance(model, Mapping) else None
-    parts = ["MOL", f"variant {variant}" if variant else None, run.plan.ablation]
+    parts = [title_of(run.network), f"variant {variant}" if variant else None, run.plan.ablation]
     return ", ".join(str(part) for part in parts if part)
 
 

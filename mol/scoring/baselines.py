@@ -10,25 +10,25 @@ import numpy as np
 import torch
 
 from mol.data.clips import ResidentClips
-from mol.scoring.estimate import Estimates
+from mol.scoring.estimate import Errors
 from mol.scoring.evaluation import FlowScores
 from mol.scoring.metrics import endpoint_error
 from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
 
-def flow_scores(found: Estimates, clips: ResidentClips, tvl1_pairs: int, workers: int) -> FlowScores:
+def flow_scores(found: Errors, clips: ResidentClips, tvl1_pairs: int, workers: int) -> FlowScores:
     """Flow errors over all pairs, and over at most `tvl1_pairs` random ones (always the same) also TV-L1's."""
-    scores = FlowScores(float(found.epe.mean()), float(found.zero_flow_epe.mean()))
+    scores = FlowScores(float(found.ours.mean()), float(found.baseline.mean()))
     if not tvl1_pairs:
         return scores
-    count = min(tvl1_pairs, found.epe.numel())
-    chosen = np.sort(np.random.default_rng(0).choice(found.epe.numel(), count, replace=False))
-    pairs = [divmod(int(i), found.epe.shape[1]) for i in chosen]
+    count = min(tvl1_pairs, found.ours.numel())
+    chosen = np.sort(np.random.default_rng(0).choice(found.ours.numel(), count, replace=False))
+    pairs = [divmod(int(i), found.ours.shape[1]) for i in chosen]
     return dataclasses.replace(
         scores,
         tvl1_pairs=count,
         tvl1_epe=float(tvl1_errors(clips, pairs, workers).mean()),
-        epe_on_tvl1_pairs=float(found.epe.flatten()[torch.as_tensor(chosen)].mean()),
+        epe_on_tvl1_pairs=float(found.ours.flatten()[torch.as_tensor(chosen)].mean()),
     )
 
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from mol.common.errors import ClipError
 from mol.data.cache import CacheSettings
-from mol.data.clips import ResidentClips
-from mol.network.losses import MOLLoss
+from mol.networks.interface import HeldClips, Loss
 from mol.scoring.metrics import (
     endpoint_error,
+    failure_rate,
     normalised_mean_error,
     recognition_scores,
     vote_videos,
@@ -27,21 +27,26 @@ _PEEK_NOTE = "not reportable: checkpoints were chosen on the test subjects"
 _SYNTHETIC_NOTE = "synthetic clips: these scores show that learning happens, they are not recognition results"
 
 
+class Errors(NamedTuple):
+    """Errors of an estimate and of its baseline, (n, T-1) float64 on the CPU."""
+
+    ours: Tensor
+    baseline: Tensor
+
+
 class Estimates(NamedTuple):
-    """Per-clip answers and errors, float64 on the CPU.
+    """Per-clip answers and errors.
 
     Attributes:
-        probabilities: (n, C).
-        epe, zero_flow_epe: (n, T-1), pixels.
-        nme, mean_shape_nme: (n, T-1), inter-ocular distances.
+        probabilities: (n, C) float64 on the CPU.
+        flow: end-point errors in pixels, and those of zero flow; None if the network estimates no flow.
+        landmarks: NME in inter-ocular distances, and that of the mean shape; None if it estimates no landmarks.
         loss: mean weighted loss.
     """
 
     probabilities: Tensor
-    epe: Tensor
-    zero_flow_epe: Tensor
-    nme: Tensor
-    mean_shape_nme: Tensor
+    flow: Errors | None
+    landmarks: Errors | None
     loss: float
 
 
@@ -59,33 +64,52 @@ class Videos(NamedTuple):
 
 
 @torch.inference_mode()
-def estimate(model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int) -> Estimates:
-    """Run the network in evaluation mode over the centre crops of all clips.
+def estimate(model: nn.Module, clips: HeldClips, loss: Loss, mean_shape: Tensor | None, batch_size: int) -> Estimates:
+    """Run a network in evaluation mode over all clips, none of them varied.
 
     Args:
-        model: gives `MOLOutput`; left in evaluation mode.
-        clips: with their exact flow and landmarks.
+        model: gives `mol.networks.interface.Output`; left in evaluation mode.
+        clips: with the targets of what it estimates.
         loss: for `Estimates.loss`.
-        mean_shape: (68, 2), pixels of the centre crop.
+        mean_shape: (68, 2), pixels of the centre crop; only for a network that estimates landmarks.
         batch_size: clips at once.
     """
     model.eval()
-    shape = mean_shape.to(clips.device)
-    parts: list[tuple[Tensor, ...]] = []
+    parts: dict[str, list[Tensor]] = {}
     for batch in clips.evaluation_batches(batch_size):
-        output = model(batch.clips)
-        parts.append(
-            (
-                output.logits.double().softmax(1),
-                endpoint_error(output.flow, batch.flow),
-                endpoint_error(torch.zeros_like(batch.flow), batch.flow),
-                normalised_mean_error(output.landmarks, batch.landmarks),
-                normalised_mean_error(shape.expand_as(batch.landmarks), batch.landmarks),
-                loss(output, batch).total.double().expand(len(batch.label)),
-            )
-        )
-    probabilities, epe, zero_epe, nme, shape_nme, losses = (torch.cat(part).cpu() for part in zip(*parts, strict=True))
-    return Estimates(probabilities, epe, zero_epe, nme, shape_nme, float(losses.mean()))
+        output = model(batch.inputs)
+        found = {
+            "probabilities": output.logits.double().softmax(1),
+            "loss": loss(output, batch).total.double().expand(len(batch.label)),
+            **_flow_errors(output, batch),
+            **_landmark_errors(output, batch, mean_shape),
+        }
+        for name, part in found.items():
+            parts.setdefault(name, []).append(part)
+    whole = {name: torch.cat(part).cpu() for name, part in parts.items()}
+    return Estimates(
+        whole["probabilities"],
+        Errors(whole["epe"], whole["zero_flow_epe"]) if "epe" in whole else None,
+        Errors(whole["nme"], whole["mean_shape_nme"]) if "nme" in whole else None,
+        float(whole["loss"].mean()),
+    )
+
+
+def _flow_errors(output: Any, batch: Any) -> dict[str, Tensor]:
+    if output.flow is None:
+        return {}
+    none = torch.zeros_like(batch.flow)
+    return {"epe": endpoint_error(output.flow, batch.flow), "zero_flow_epe": endpoint_error(none, batch.flow)}
+
+
+def _landmark_errors(output: Any, batch: Any, mean_shape: Tensor | None) -> dict[str, Tensor]:
+    if output.landmarks is None or mean_shape is None:
+        return {}
+    shape = mean_shape.to(batch.landmarks.device).expand_as(batch.landmarks)
+    return {
+        "nme": normalised_mean_error(output.landmarks, batch.landmarks),
+        "mean_shape_nme": normalised_mean_error(shape, batch.landmarks),
+    }
 
 
 def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilities: np.ndarray) -> Videos:
@@ -108,20 +132,35 @@ def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilitie
 
 
 def validation_scores(
-    model: nn.Module, clips: ResidentClips, loss: MOLLoss, mean_shape: Tensor, batch_size: int
+    model: nn.Module, clips: HeldClips, loss: Loss, mean_shape: Tensor | None, batch_size: int
 ) -> dict[str, float]:
-    """Loss, EPE, NME, accuracy and UF1 with their baselines, for curves; leaves the model in evaluation mode."""
+    """Loss, EPE, NME, accuracy and UF1 with their baselines, for curves; leaves the model in evaluation mode.
+
+    EPE and NME are left out if the network estimates no flow or landmarks.
+    """
     found = estimate(model, clips, loss, mean_shape, batch_size)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
     recognition = recognition_scores(videos.labels, videos.predictions, found.probabilities.shape[1])
     return {
         "loss": found.loss,
-        "epe": float(found.epe.mean()),
-        "zero_flow_epe": float(found.zero_flow_epe.mean()),
-        "nme": float(found.nme.mean()),
-        "mean_shape_nme": float(found.mean_shape_nme.mean()),
+        **_means(found.flow, "epe", "zero_flow_epe"),
+        **_means(found.landmarks, "nme", "mean_shape_nme"),
         "accuracy": recognition.accuracy,
         "uf1": recognition.uf1,
+    }
+
+
+def _means(errors: Errors | None, ours: str, baseline: str) -> dict[str, float]:
+    return {} if errors is None else {ours: float(errors.ours.mean()), baseline: float(errors.baseline.mean())}
+
+
+def fold_errors(found: Estimates) -> dict[str, float]:
+    """The errors of a fold as fold.json names them; only of what the network estimates."""
+    failed = {} if found.landmarks is None else {"failure_rate": failure_rate(found.landmarks.ours, FAILURE_THRESHOLD)}
+    return {
+        **_means(found.flow, "epe_px", "zero_flow_epe_px"),
+        **_means(found.landmarks, "nme", "mean_shape_nme"),
+        **failed,
     }
 
 
@@ -134,6 +173,17 @@ def notes(settings: CacheSettings, selection: str) -> list[str]:
     """
     synthetic = [_SYNTHETIC_NOTE] if settings.synthetic_clips else []
     return synthetic + ([_PEEK_NOTE] if selection == "test-peek" else [])
+
+
+def absent_classes(classes: Sequence[str], training_videos: Sequence[int]) -> list[str]:
+    """A note for each class that a network cannot have learned.
+
+    Args:
+        classes: C names.
+        training_videos: number of videos of each that it was trained on.
+    """
+    counted = zip(classes, training_videos, strict=True)
+    return [f"no training clip of class {name!r}: it cannot be learned" for name, count in counted if not count]
 
 
 def prediction_columns(classes: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,12 +26,23 @@ from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
 from mol.data.split import person, split_by_subject
-from mol.network.checkpoint import find_checkpoint, load_model
-from mol.network.losses import MOLLoss
+from mol.network.checkpoint import find_checkpoint
+from mol.networks.interface import FLOW, LANDMARKS, HeldClips
+from mol.networks.trained import Trained, load_model
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
 from mol.scoring.baselines import flow_scores
-from mol.scoring.estimate import FAILURE_THRESHOLD, Estimates, Videos, by_video, estimate, notes, predictions_table
+from mol.scoring.estimate import (
+    FAILURE_THRESHOLD,
+    Errors,
+    Estimates,
+    Videos,
+    absent_classes,
+    by_video,
+    estimate,
+    notes,
+    predictions_table,
+)
 from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores, write_evaluation
 from mol.scoring.metrics import confusion_matrix, failure_rate, recognition_scores
 from mol.scoring.table import evaluation_table
@@ -103,19 +114,23 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             f"{folder} knows the classes {trained.classes}, {cache.path} has {list(cache.classes)}; "
             "evaluate on a cache with the same classes in the same order"
         )
-    clips = ResidentClips(cache, _rows_to_evaluate(cache, state, config.people), fabric.device, state["normalisation"])
-    mean_shape = torch.tensor(state["mean_shape"])
+    network, rows = trained.network, _rows_to_evaluate(cache, state, config.people)
+    clips = network.hold(cache, rows, fabric.device, state["normalisation"])
+    mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     model = fabric.setup_module(trained.model)
-    found = estimate(model, clips, MOLLoss(**state["config"]["loss"]), mean_shape, config.batch_size)
+    found = estimate(model, clips, network.loss(state["config"]["loss"]), mean_shape, config.batch_size)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
     # In extracted caches the targets themselves come from TV-L1, so it is not a baseline.
     pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
     workers = config.workers or available_cores()
-    result = _result(folder, state, cache, clips, found, videos, flow_scores(found, clips, pairs, workers))
+    flow = None if found.flow is None else flow_scores(found.flow, cast(ResidentClips, clips), pairs, workers)
+    result = _result(folder, trained, cache, clips, found, videos, flow)
     out = Path(config.out) if config.out else _run_of(folder)
     _write_tables(out, result, videos)
     if config.pictures:
-        _draw(out / "pictures", result, model, clips, gallery=pairs > 0)
+        _draw_confusion(out / "pictures", result)
+    if config.pictures and pairs and {FLOW, LANDMARKS} <= {*network.estimates}:
+        _draw_gallery(out / "pictures", result, model, cast(ResidentClips, clips))
     return result
 
 
@@ -139,14 +154,14 @@ def _rows_to_evaluate(cache: ClipSet, state: Mapping[str, Any], people: Sequence
 
 def _result(
     folder: Path,
-    state: Mapping[str, Any],
+    trained: Trained,
     cache: ClipSet,
-    clips: ResidentClips,
+    clips: HeldClips,
     found: Estimates,
     videos: Videos,
-    flow: FlowScores,
+    flow: FlowScores | None,
 ) -> Evaluation:
-    count = len(cache.classes)
+    state, count = trained.state, len(cache.classes)
     majority = int(np.argmax(state["training_videos"]))
     return Evaluation(
         checkpoint=str(folder),
@@ -154,22 +169,33 @@ def _result(
         selection=state["selection"],
         normalisation=state["normalisation"],
         kind=cache.settings.kind,
-        note="; ".join(notes(cache.settings, state["selection"])),
+        note="; ".join(
+            [
+                *notes(cache.settings, state["selection"]),
+                *absent_classes(trained.classes, state["training_videos"]),
+                *trained.network.notes(cache),
+            ]
+        ),
         people=sorted({person(row) for row in clips.rows}),
         videos=len(videos.names),
         clips=len(clips),
         classes=list(cache.classes),
         flow=flow,
-        landmarks=LandmarkScores(
-            nme=float(found.nme.mean()),
-            failure_rate=failure_rate(found.nme, FAILURE_THRESHOLD),
-            mean_shape_nme=float(found.mean_shape_nme.mean()),
-            mean_shape_failure_rate=failure_rate(found.mean_shape_nme, FAILURE_THRESHOLD),
-        ),
+        landmarks=None if found.landmarks is None else _landmark_scores(found.landmarks),
         recognition=recognition_scores(videos.labels, videos.predictions, count),
         majority_class=cache.classes[majority],
         majority=recognition_scores(videos.labels, np.full(len(videos.labels), majority), count),
         confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
+        network=trained.network.name,
+    )
+
+
+def _landmark_scores(found: Errors) -> LandmarkScores:
+    return LandmarkScores(
+        nme=float(found.ours.mean()),
+        failure_rate=failure_rate(found.ours, FAILURE_THRESHOLD),
+        mean_shape_nme=float(found.baseline.mean()),
+        mean_shape_failure_rate=failure_rate(found.baseline, FAILURE_THRESHOLD),
     )
 
 
@@ -185,14 +211,16 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     write_csv(out / "predictions.csv", *predictions_table(videos, classes))
 
 
-def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:
+def _draw_confusion(folder: Path, result: Evaluation) -> None:
     subtitle = f"{result.videos} videos; UF1 {result.recognition.uf1:.3f}, UAR {result.recognition.uar:.3f}"
     confusion_picture(
         folder / "confusion.png", np.array(result.confusion), result.classes, "Confusion, per video", subtitle
     )
-    if gallery:
-        examples = [_example(model, clips, i, result.classes) for i in _different_people(clips, _GALLERY_ROWS)]
-        evaluation_gallery(folder / "gallery.png", examples)
+
+
+def _draw_gallery(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips) -> None:
+    examples = [_example(model, clips, i, result.classes) for i in _different_people(clips, _GALLERY_ROWS)]
+    evaluation_gallery(folder / "gallery.png", examples)
 
 
 def _different_people(clips: ResidentClips, count: int) -> list[int]:
@@ -214,7 +242,7 @@ def _different_people(clips: ResidentClips, count: int) -> list[int]:
 @torch.inference_mode()
 def _example(model: nn.Module, clips: ResidentClips, index: int, classes: Sequence[str]) -> GalleryExample:
     batch = clips.evaluation_batch([index])
-    output = model(batch.clips)
+    output = model(batch.inputs)
     flow = batch.flow[0].cpu().numpy()
     pair = strongest_pair(flow)
     frames = clips.centre_frames(index)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mol.common.environment import describe_environment
 from mol.common.errors import DataError
 from mol.common.storage import read_json, write_json
+from mol.networks.registry import DEFAULT
 from mol.scoring.metrics import RecognitionScores
 
 
@@ -61,10 +62,11 @@ class Evaluation:
         people: who was evaluated; none of them was trained on.
         videos, clips: number of them.
         classes: in the order of labels.
-        flow, landmarks: errors and those of the baselines.
+        flow, landmarks: errors and those of the baselines; None for what the network does not estimate.
         recognition: per video, by the mean probability over its sub-clips.
         majority: the same of always answering `majority_class`, the most frequent of the training videos.
         confusion: numbers of videos, rows true and columns predicted.
+        network: name of the kind of network.
     """
 
     checkpoint: str
@@ -77,12 +79,13 @@ class Evaluation:
     videos: int
     clips: int
     classes: list[str]
-    flow: FlowScores
-    landmarks: LandmarkScores
+    flow: FlowScores | None
+    landmarks: LandmarkScores | None
     recognition: RecognitionScores
     majority_class: str
     majority: RecognitionScores
     confusion: list[list[int]]
+    network: str = DEFAULT
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
@@ -106,6 +109,11 @@ def read_evaluation(path: Path) -> Evaluation:
         "majority": RecognitionScores,
     }
     try:
-        return Evaluation(**{name: parts[name](**value) if name in parts else value for name, value in content.items()})
+        return Evaluation(
+            **{
+                name: parts[name](**value) if name in parts and value is not None else value
+                for name, value in content.items()
+            }
+        )
     except TypeError as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from error

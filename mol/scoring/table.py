@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mol.common.extras import require
+from mol.networks.registry import title_of
 from mol.scoring.estimate import FAILURE_THRESHOLD
-from mol.scoring.evaluation import Evaluation
+from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores
 from mol.scoring.metrics import TITLES
 
 
@@ -46,22 +47,36 @@ class ScoreRow(NamedTuple):
 
 
 def score_rows(evaluation: Evaluation) -> list[ScoreRow]:
-    """All scores, task by task."""
-    flow, landmarks = evaluation.flow, evaluation.landmarks
-    rows = [ScoreRow("flow", "EPE", "px", False, flow.epe, flow.zero_flow_epe, "zero flow")]
-    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
-        name = f"EPE, {flow.tvl1_pairs} pairs"
-        rows.append(ScoreRow("flow", name, "px", False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "TV-L1"))
-    for name, ours, baseline in (
-        ("NME", landmarks.nme, landmarks.mean_shape_nme),
-        (f"failures (NME > {FAILURE_THRESHOLD:.0%})", landmarks.failure_rate, landmarks.mean_shape_failure_rate),
-    ):
-        rows.append(ScoreRow("landmarks", name, "%", False, 100 * ours, 100 * baseline, "mean shape"))
+    """All scores, task by task; none for what the network does not estimate."""
+    rows = []
+    if evaluation.flow is not None:
+        rows += _flow_rows(evaluation.flow)
+    if evaluation.landmarks is not None:
+        rows += _landmark_rows(evaluation.landmarks)
     always = f"always {evaluation.majority_class}"
     for name, title in TITLES.items():
         ours, baseline = getattr(evaluation.recognition, name), getattr(evaluation.majority, name)
         rows.append(ScoreRow("emotion", title, "", True, ours, baseline, always))
     return rows
+
+
+def _flow_rows(flow: FlowScores) -> list[ScoreRow]:
+    rows = [ScoreRow("flow", "EPE", "px", False, flow.epe, flow.zero_flow_epe, "zero flow")]
+    if flow.tvl1_epe is not None and flow.epe_on_tvl1_pairs is not None:
+        name = f"EPE, {flow.tvl1_pairs} pairs"
+        rows.append(ScoreRow("flow", name, "px", False, flow.epe_on_tvl1_pairs, flow.tvl1_epe, "TV-L1"))
+    return rows
+
+
+def _landmark_rows(landmarks: LandmarkScores) -> list[ScoreRow]:
+    found = (
+        ("NME", landmarks.nme, landmarks.mean_shape_nme),
+        (f"failures (NME > {FAILURE_THRESHOLD:.0%})", landmarks.failure_rate, landmarks.mean_shape_failure_rate),
+    )
+    return [
+        ScoreRow("landmarks", name, "%", False, 100 * ours, 100 * baseline, "mean shape")
+        for name, ours, baseline in found
+    ]
 
 
 def evaluation_table(evaluation: Evaluation) -> Any:
@@ -70,10 +85,17 @@ def evaluation_table(evaluation: Evaluation) -> Any:
         title=f"{len(evaluation.people)} people never trained on: {evaluation.videos} videos, {evaluation.clips} clips",
         caption=evaluation.note or None,
     )
-    for name, justify in (("", "left"), ("score", "left"), ("better", "left"), ("MOL", "right"), ("baseline", "right")):
+    network = title_of(evaluation.network)
+    for name, justify in (
+        ("", "left"),
+        ("score", "left"),
+        ("better", "left"),
+        (network, "right"),
+        ("baseline", "right"),
+    ):
         table.add_column(name, justify=justify)
     table.add_column("baseline is")
-    table.add_column("MOL is")
+    table.add_column(f"{network} is")
     colours = {"better": "[green]better[/]", "worse": "[red]worse[/]"}
     last = ""
     for row in score_rows(evaluation):
@@ -101,7 +123,7 @@ def short_table(evaluation: Evaluation, scores: Sequence[str] = ("EPE", "NME", "
         caption_justify="left",
     )
     table.add_column("score")
-    table.add_column("MOL", justify="right")
+    table.add_column(title_of(evaluation.network), justify="right")
     table.add_column("baseline", justify="right")
     table.add_column("which is")
     for row in score_rows(evaluation):

@@ -14,6 +14,7 @@ from typing import Any
 from mol.common.differences import differences, flat
 from mol.common.errors import CheckpointError, SettingsError
 from mol.network.checkpoint import find_checkpoint, read_state
+from mol.networks.registry import DEFAULT
 from mol.training.settings import TrainConfig, resume_command
 
 # Settings that may change when a run is resumed: they do not affect the weights.
@@ -77,6 +78,12 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     if not config.resume:
         raise SettingsError(
             f"{run} already holds a run, at step {state['step']}; resume it with --resume, or choose another --run"
+        )
+    trained = state.get("network", DEFAULT)
+    if trained != config.network:
+        raise SettingsError(
+            f"{run} holds a run of the network {trained}, not of {config.network}; resume it with --network {trained}, "
+            "or choose another --run"
         )
     free = {
         *_FREE,

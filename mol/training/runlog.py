@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,23 +18,21 @@ from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
-from mol.network.losses import LossTerms
+from mol.networks.interface import FLOW, LANDMARKS, Network, Terms
 
-_TERMS = {name: f"loss_{name}" for name in LossTerms._fields if name != "total"}
-TRAINING_COLUMNS = ("loss", *_TERMS.values(), "gradient_norm")
-COLUMNS = (
-    "step",
-    "split",
-    *TRAINING_COLUMNS,
-    "learning_rate",
-    "clips_per_second",
-    "epe",
-    "zero_flow_epe",
-    "nme",
-    "mean_shape_nme",
-    "accuracy",
-    "uf1",
-)
+_ERRORS = {FLOW: ("epe", "zero_flow_epe"), LANDMARKS: ("nme", "mean_shape_nme")}
+
+
+def training_columns(network: Network) -> tuple[str, ...]:
+    """The columns of log.csv that are means over training steps: the loss, its terms, the gradient's norm."""
+    return ("loss", *(f"loss_{name}" for name in network.terms), "gradient_norm")
+
+
+def log_columns(network: Network) -> tuple[str, ...]:
+    """All columns of log.csv."""
+    errors = [name for part in (FLOW, LANDMARKS) if part in network.estimates for name in _ERRORS[part]]
+    measured = ("learning_rate", "clips_per_second", *errors, "accuracy", "uf1")
+    return ("step", "split", *training_columns(network), *measured)
 
 
 class Timing(NamedTuple):
@@ -61,6 +59,7 @@ class RunLog:
 
     Args:
         run: the run folder.
+        network: what is trained; the columns follow from its losses and estimates.
         steps: of the whole run.
         first_step: where this process starts; later rows, left by an interrupted process, are removed.
         batch_size: for clips per second.
@@ -72,8 +71,9 @@ class RunLog:
     title = "training"
     transient = False
 
-    def __init__(self, run: Path, steps: int, first_step: int, batch_size: int, console: Any) -> None:
+    def __init__(self, run: Path, network: Network, steps: int, first_step: int, batch_size: int, console: Any) -> None:
         self.console = console
+        self._network, self._columns = network, log_columns(network)
         self._path = run / "log.csv"
         self._steps, self._batch_size = steps, batch_size
         self._sums: Tensor | None = None
@@ -83,7 +83,7 @@ class RunLog:
         self._paused = 0.0
         self._steps_done, self._step_seconds, self._data_seconds = 0, 0.0, 0.0
         self._batches: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        _keep_rows_until(self._path, first_step)
+        _keep_rows_until(self._path, self._columns, first_step)
         with _storage_errors(run):
             tensorboard = require("torch.utils.tensorboard", "train")
             self._board = tensorboard.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
@@ -101,7 +101,7 @@ class RunLog:
         with _storage_errors(self._path.parent):
             self._board.close()
 
-    def add(self, losses: LossTerms, gradient_norm: Tensor) -> None:
+    def add(self, losses: Terms, gradient_norm: Tensor) -> None:
         """Add one step's losses without waiting for the device."""
         values = torch.stack([value.detach().float() for value in (*losses, gradient_norm)])
         self._sums = values if self._sums is None else self._sums + values
@@ -118,11 +118,12 @@ class RunLog:
         """
         if self._sums is None:
             return
-        values = dict(zip(TRAINING_COLUMNS, (self._sums / self._count).tolist(), strict=True))
+        values = dict(zip(training_columns(self._network), (self._sums / self._count).tolist(), strict=True))
         if not all(map(math.isfinite, values.values())):
             raise SettingsError(
-                f"training diverged before step {step} ({_losses(values)}, gradient {values['gradient_norm']:.3g}); "
-                "the last checkpoint is kept. Try a lower learning_rate, a warm-up or a smaller clip_norm"
+                f"training diverged before step {step} ({self._losses(values)}, gradient "
+                f"{values['gradient_norm']:.3g}); the last checkpoint is kept. Try a lower learning_rate, a warm-up or "
+                "a smaller clip_norm"
             )
         now = time.monotonic()
         rate = self._count * self._batch_size / max(now - self._interval - self._paused, 1e-9)
@@ -133,11 +134,12 @@ class RunLog:
     def write_validation(self, step: int, split: str, scores: Mapping[str, float]) -> None:
         """Write the scores of people not trained on; `split` says which, ``inner_validation`` or ``held_out``."""
         self._write(step, split, scores)
-        self.say(
-            f"step {step}  {split.replace('_', ' ')}: EPE {scores['epe']:.3f} px (zero flow "
-            f"{scores['zero_flow_epe']:.3f}), NME {scores['nme']:.2%} (mean shape {scores['mean_shape_nme']:.2%}), "
-            f"accuracy {scores['accuracy']:.0%}, UF1 {scores['uf1']:.3f}"
-        )
+        parts = [f"accuracy {scores['accuracy']:.0%}, UF1 {scores['uf1']:.3f}"]
+        if LANDMARKS in self._network.estimates:
+            parts.insert(0, f"NME {scores['nme']:.2%} (mean shape {scores['mean_shape_nme']:.2%})")
+        if FLOW in self._network.estimates:
+            parts.insert(0, f"EPE {scores['epe']:.3f} px (zero flow {scores['zero_flow_epe']:.3f})")
+        self.say(f"step {step}  {split.replace('_', ' ')}: {', '.join(parts)}")
 
     @property
     def timing(self) -> Timing:
@@ -168,7 +170,20 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Print one line, above the progress bar if there is one."""
+        self._print(text)
+
+    def note(self, text: str) -> None:
+        """Print something that must be known of the run's scores; unlike `say`, always."""
+        self._print(f"note: {text}")
+
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _losses(self, values: Mapping[str, float]) -> str:
+        terms = self._network.terms
+        each = ", ".join(f"{name} {values[f'loss_{name}']:.4f}" for name in terms)
+        # A single term is the loss itself.
+        return f"loss {values['loss']:.3f}" + (f" ({each})" if len(terms) > 1 else "")
 
     def _close_interval(self, now: float) -> None:
         self._steps_done += self._count
@@ -180,7 +195,7 @@ class RunLog:
         self._interval, self._paused = now, 0.0
 
     def _say_training(self, step: int, values: Mapping[str, float], rate: float, now: float) -> None:
-        text = f"{_losses(values)}  {rate:.3g} clips/s"
+        text = f"{self._losses(values)}  {rate:.3g} clips/s"
         if self._bar:
             self._bar.update(self._task, losses=text)
             return
@@ -190,7 +205,7 @@ class RunLog:
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         row = {"step": step, "split": split, **{name: f"{value:.6g}" for name, value in values.items()}}
         with _storage_errors(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
-            csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n").writerow(row)
+            csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
         with _storage_errors(self._path.parent / "tensorboard"):
             for name, value in values.items():
                 self._board.add_scalar(f"{name}/{split}", value, step)
@@ -204,6 +219,10 @@ class FoldLog(RunLog):
 
     def say(self, text: str) -> None:
         """Print nothing: whoever runs the folds sums each up in a line."""
+
+    def note(self, text: str) -> None:
+        """Print which fold must be read with what in mind."""
+        self._print(f"note: fold {self._path.parent.name}: {text}")
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -227,7 +246,7 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
     return curves
 
 
-def _keep_rows_until(path: Path, step: int) -> None:
+def _keep_rows_until(path: Path, columns: Sequence[str], step: int) -> None:
     """Start log.csv with its header, or keep the rows of an existing one up to `step`."""
     rows: list[dict[str, str]] = []
     if step and path.is_file():
@@ -235,7 +254,7 @@ def _keep_rows_until(path: Path, step: int) -> None:
             # A process killed while it wrote may have left half a line.
             rows = [row for row in csv.DictReader(file) if row["step"].isdecimal() and int(row["step"]) <= step]
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
@@ -268,8 +287,3 @@ def _storage_errors(path: Path) -> Iterator[None]:
             f"could not write {path}: {error.strerror or error}; the last checkpoint is untouched. "
             "Free some space, then resume from it with --resume."
         ) from error
-
-
-def _losses(values: Mapping[str, float]) -> str:
-    terms = ", ".join(f"{name} {values[column]:.4f}" for name, column in _TERMS.items())
-    return f"loss {values['loss']:.3f} ({terms})"

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
+from mol.common.differences import flat
 from mol.common.errors import DataError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.data.clips import Augmentation
 from mol.network.losses import MOLLoss
+from mol.networks.interface import Network
+from mol.networks.registry import DEFAULT, NETWORKS, find_network
+
+# Replaced by the network's own value when the settings are made, so that no one else ever sees it.
+_THE_NETWORKS: Any = None
 
 
 @dataclass
 class ModelConfig:
-    """The network.
+    """MOL.
 
     Attributes:
         k: neighbours of a channel (or position) in the graph of CCC, including itself.
@@ -84,6 +91,7 @@ class TrainingSettings:
     """How a network is trained, whatever it is trained on.
 
     Attributes:
+        network: what to train: "mol", or a baseline; the list is at the end of this help.
         counts: what to do if the caches do not hold the numbers of videos and people that the protocol asserts:
             "require" stops, "warn" continues and says so (a partial set; its scores are not reportable).
         inner_validation: share of the training people set aside for validation (and, with selection "inner-val", for
@@ -92,17 +100,17 @@ class TrainingSettings:
             inner_validation, in checkpoints/best; "test-peek" keeps the step with the highest accuracy on the held-out
             people, as the published code does; its scores are never reportable.
         normalisation: "clip", or "released-subject" for the published one (mean and maximum of each person's clips).
-        steps: optimisation steps.
-        batch_size: clips per step.
+        steps: optimisation steps; the network's own number when empty.
+        batch_size: clips per step; the network's own number when empty.
         balanced: draw every class equally often.
-        learning_rate: of AdamW, at its peak.
+        learning_rate: of AdamW, at its peak; the network's own when empty.
         weight_decay: of AdamW, on every parameter.
         clip_norm: maximum norm of the gradient; 0 for no clipping.
-        schedule: "constant" (the published one) or "cosine" to zero at the last step.
+        schedule: "constant" (the published one) or "cosine" to zero at the last step; the network's own when empty.
         warmup_steps: steps over which the learning rate rises from zero.
-        model: the network.
-        loss: weights of the losses.
-        rates: learning rates of the parts relative to learning_rate.
+        model: the network "mol"; a baseline has no such settings.
+        loss: weights of the losses of "mol".
+        rates: learning rates of the parts of "mol" relative to learning_rate.
         augment: how training crops vary.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
@@ -115,17 +123,18 @@ class TrainingSettings:
         resume: resume the run in the run folder, or start it if there is none.
     """
 
+    network: str = DEFAULT
     counts: Literal["require", "warn"] = "require"
     inner_validation: float = 0.0
     selection: Literal["last", "inner-val", "test-peek"] = "last"
     normalisation: Literal["clip", "released-subject"] = "clip"
-    steps: int = 1000
-    batch_size: int = 32
+    steps: int = _THE_NETWORKS
+    batch_size: int = _THE_NETWORKS
     balanced: bool = False
-    learning_rate: float = 1e-4
+    learning_rate: float = _THE_NETWORKS
     weight_decay: float = 1e-3
     clip_norm: float = 10.0
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] = _THE_NETWORKS
     warmup_steps: int = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -142,6 +151,11 @@ class TrainingSettings:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        network = find_network(self.network)
+        for name, value in dataclasses.asdict(network.defaults).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        require_settings_of(network, self)
         require_positive(
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
@@ -180,6 +194,38 @@ class TrainConfig(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_not_negative(self, "seed")
+
+
+def require_settings_of(network: Network, config: TrainingSettings) -> None:
+    """Refuse a setting that the network does not have, unless it has its usual value.
+
+    Raises:
+        SettingsError: naming the settings, and the networks that have them.
+    """
+    usual = _special(ModelConfig(), LossConfig(), RateConfig(), Augmentation(), "clip")
+    now = _special(config.model, config.loss, config.rates, config.augment, config.normalisation)
+    foreign = [name for name in usual if now[name] != usual[name] and not _among(name, network.settings)]
+    if foreign:
+        owners = [other.name for other in NETWORKS.values() if all(_among(name, other.settings) for name in foreign)]
+        raise SettingsError(
+            f"the network {network.name} has no setting {', '.join(foreign)}; leave it out, or train a network that "
+            f"has it: {', '.join(owners)}"
+        )
+
+
+def _special(
+    model: ModelConfig, loss: LossConfig, rates: RateConfig, augment: Augmentation, normalisation: str
+) -> dict[str, Any]:
+    """The settings that not every network has, by their dotted names."""
+    sections: dict[str, Any] = {"model": model, "loss": loss, "rates": rates, "augment": augment}
+    named = dict(flat({name: dataclasses.asdict(section) for name, section in sections.items()}))
+    del named["augment.flip"]
+    return {**named, "normalisation": normalisation}
+
+
+def _among(name: str, sections: Sequence[str]) -> bool:
+    """Whether a dotted setting is one of these, or in a section that is."""
+    return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training of MOL on one split of the people of a cache: one loop, which can be interrupted and resumed bit for bit."""
+"""Training on one split of the people of a cache: one loop, which can be interrupted and resumed bit for bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from mol.network.losses import MOLLoss
-from mol.network.model import MOL
-from mol.scoring.estimate import validation_scores
+from mol.networks.interface import LANDMARKS, HeldClips
+from mol.networks.registry import find_network
+from mol.scoring.estimate import absent_classes, validation_scores
 from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
@@ -59,7 +59,7 @@ class TrainResult(NamedTuple):
 class TakeRows(Protocol):
     """Gives rows of a cache as clips on the device."""
 
-    def __call__(self, rows: np.ndarray, *, augmentation: Any = None, balanced: bool = False) -> ResidentClips: ...
+    def __call__(self, rows: np.ndarray, *, augmentation: Any = None, balanced: bool = False) -> HeldClips: ...
 
 
 def run_train(config: TrainConfig) -> None:
@@ -69,10 +69,10 @@ def run_train(config: TrainConfig) -> None:
 
 
 def train(config: TrainConfig) -> TrainResult:
-    """Train MOL and leave a run folder: configuration, environment, curves and checkpoints.
+    """Train a network and leave a run folder: configuration, environment, curves and checkpoints.
 
-    AdamW on the weighted sum of the three losses (`mol.network.losses`) over random crops; the checkpoint to use is the
-    last one unless `config.selection` says otherwise; people held out never choose anything.
+    AdamW on the network's losses over randomly varied clips; the checkpoint to use is the last one unless
+    `config.selection` says otherwise; people held out never choose anything.
 
     Args:
         config: everything that shapes the run.
@@ -85,7 +85,10 @@ def train(config: TrainConfig) -> TrainResult:
     fabric = start_fabric(config.device, config.precision)
     checkpoint_to_resume(config)  # before the data is read, which takes longer
     cache = open_clips(config.cache, config.protocol, config.counts)
-    take = partial(ResidentClips, cache, device=fabric.device, normalisation=config.normalisation)
+    network = find_network(config.network)
+    for note in network.notes(cache):
+        say(f"note: {note}")
+    take = partial(network.hold, cache, device=fabric.device, normalisation=config.normalisation)
     return train_on(config, fabric, cache, take)
 
 
@@ -113,15 +116,18 @@ def train_on(
     console = require("rich.console", "train").Console()
     # The caller's random numbers are not affected.
     with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
-        network, optimizer = _build(config, cache, data, fabric.device)
+        model, optimizer = _build(config, cache, data, fabric.device)
         state = {**_facts(config, cache, data), "step": 0, "best": None}
         if resumed:
-            saved = load_checkpoint(resumed, network, optimizer)
+            saved = load_checkpoint(resumed, model, optimizer)
             state |= {"step": saved["step"], "best": saved["best"]}
         _describe_run(run, config, resumed is not None)
-        with StopSignal() as stop, open_log(run, config.steps, state["step"], config.batch_size, console) as log:
+        about = (run, find_network(config.network), config.steps, state["step"], config.batch_size, console)
+        with StopSignal() as stop, open_log(*about) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
-            _fit(config, fabric, data, network, optimizer, state, log, stop)
+            for note in absent_classes(state["classes"], state["training_videos"]):
+                log.note(note)
+            _fit(config, fabric, data, model, optimizer, state, log, stop)
     return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
 
@@ -129,15 +135,15 @@ def _fit(
     config: TrainConfig,
     fabric: Any,
     data: _Data,
-    network: MOL,
+    module: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     log: RunLog,
     stop: StopSignal,
 ) -> None:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
-    model, stepper = fabric.setup(torch.compile(network) if config.compile else network, optimizer)
-    loss = MOLLoss(**dataclasses.asdict(config.loss))
+    model, stepper = fabric.setup(torch.compile(module) if config.compile else module, optimizer)
+    loss = find_network(config.network).loss(dataclasses.asdict(config.loss))
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
@@ -146,9 +152,9 @@ def _fit(
         rate = _set_learning_rate(optimizer, config, step)
         with log.preparing(fabric.device):
             batch = data.training.training_batch(step, config.seed, config.batch_size)
-        terms = loss(model(batch.clips), batch)
+        terms = loss(model(batch.inputs), batch)
         fabric.backward(terms.total)
-        norm = nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm or math.inf)
         stepper.step()
         stepper.zero_grad(set_to_none=True)
         log.add(terms, norm)
@@ -166,9 +172,9 @@ def _fit(
                 if _is_better(config.selection, scores, state["best"]):
                     score, _ = _CHOOSES[config.selection]
                     state["best"] = {"step": done, score: scores[score]}
-                    save_checkpoint(checkpoints / "best", network, None, state)
+                    save_checkpoint(checkpoints / "best", module, None, state)
             if saving:
-                save_checkpoint(checkpoints / "last", network, optimizer, state)
+                save_checkpoint(checkpoints / "last", module, optimizer, state)
         if stopped:
             raise _interrupted(config, log, stopped, done)
     if stop.requested:
@@ -195,11 +201,11 @@ class _Data(NamedTuple):
     """What a run trains and validates on."""
 
     split: Split
-    training: ResidentClips
-    watched: ResidentClips | None
+    training: HeldClips
+    watched: HeldClips | None
     watched_name: str
     inner_people: list[str]
-    mean_shape: torch.Tensor
+    mean_shape: torch.Tensor | None
 
 
 def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
@@ -220,32 +226,24 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
         # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
         watched = take(_evenly(watched_rows, most))
-    return _Data(split, training, watched, name, inner, training.mean_shape())
+    estimates = find_network(config.network).estimates
+    mean_shape = cast(ResidentClips, training).mean_shape() if LANDMARKS in estimates else None
+    return _Data(split, training, watched, name, inner, mean_shape)
 
 
-def _build(config: TrainConfig, cache: ClipSet, data: _Data, device: torch.device) -> tuple[MOL, torch.optim.Optimizer]:
+def _build(
+    config: TrainConfig, cache: ClipSet, data: _Data, device: torch.device
+) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(_random_seed(config.seed, _INITIAL, 0))
-    network = MOL(len(cache.classes), **dataclasses.asdict(config.model))
-    network.initialise_outputs(data.mean_shape)
-    network.to(device)
+    network = find_network(config.network)
+    module = network.build(len(cache.classes), dataclasses.asdict(config.model), data.training).to(device)
     if config.channels_last:
-        for layer in network.modules():
+        for layer in module.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # the emotion head's Conv3d has no such format
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(network, config), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    return network, optimizer
-
-
-def _parameter_groups(network: MOL, config: TrainConfig) -> list[dict[str, Any]]:
-    """Parameters grouped by part of the network, each group with its relative learning rate."""
-    rates = {"flow": config.rates.flow, "emotion": config.rates.emotion}
-    groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
-    for name, parameter in network.named_parameters():
-        part = name.split(".")[0]
-        groups[part if part in rates else ""].append(parameter)
-    return [{"params": members, "rate": rates.get(part, 1.0)} for part, members in groups.items() if members]
+    groups = network.parameter_groups(module, dataclasses.asdict(config.rates))
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    return module, optimizer
 
 
 def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
@@ -254,8 +252,9 @@ def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
     counts = Counter(videos.values())
     inner = set(data.inner_people)
     return {
+        "network": config.network,
         "classes": list(cache.classes),
-        "mean_shape": data.mean_shape.tolist(),
+        "mean_shape": None if data.mean_shape is None else data.mean_shape.tolist(),
         "seed": config.seed,
         "normalisation": config.normalisation,
         "selection": config.selection,

@@ -62,5 +62,4 @@ class SmallestMOL(TinyMOL):
 
 def instead_of_mol(patch: pytest.MonkeyPatch, network: type[nn.Module] = TinyMOL) -> None:
     """Train, save and load this network wherever MOL would be used."""
-    patch.setattr("mol.training.train.MOL", network)
-    patch.setattr("mol.network.checkpoint.MOL", network)
+    patch.setattr("mol.networks.mol.MOL", network)

@@ -40,12 +40,12 @@ def failures(report: Report) -> Section | None:
     seen = [failure.seen for failure in chosen if failure.seen]
     reasons = dict.fromkeys(failure.reason.rstrip(".") for failure in chosen if failure.reason)
     unread = f"No pictures{' of some' if seen else ''}: {'; '.join(reasons)}" if reasons else None
-    maximum = flow_maximum([flow for one in seen for flow in (one.flow, one.flow_ours)])
+    maximum = flow_maximum([flow for one in seen for flow in (one.flow, one.flow_ours) if flow is not None])
     return section(
         "Failures",
         note,
         element("p", unread, class_="small muted") if unread else None,
-        _legend(maximum) if seen else None,
+        _legend(maximum, any(one.landmarks_ours is not None for one in seen)) if seen else None,
         [_failure(run, failure, maximum) for failure in chosen],
     )
 
@@ -68,17 +68,24 @@ def _draw(report: Report, failures: Sequence[Failure]) -> None:
         )
 
 
-def _legend(maximum: float) -> Markup:
+def _legend(maximum: float, estimated: bool) -> Markup:
     wheel = element(
         "img", src=data_uri(_png(flow_wheel(160)), "image/png"), alt="colour wheel: hue is the direction of flow"
     )
     return element(
         "div",
         element("span", wheel, f"flow: direction is hue, the rim is {maximum:.2g} px"),
-        element("span", element("i", class_="key", style=f"color: {TRUTH}"), "landmarks trained towards"),
-        element("span", element("i", class_="key", style=f"color: {OURS}"), "landmarks estimated"),
+        element("span", element("i", class_="key", style=f"color: {TRUTH}"), f"landmarks {_source(estimated)}"),
+        element("span", element("i", class_="key", style=f"color: {OURS}"), "landmarks estimated")
+        if estimated
+        else None,
         class_="legend",
     )
+
+
+def _source(estimated: bool) -> str:
+    """What the flow or the landmarks of the cache are to the network."""
+    return "trained towards" if estimated else "of the cache; the network estimates none"
 
 
 def _failure(run: LosoRun, failure: Failure, maximum: float) -> Markup:
@@ -108,10 +115,12 @@ def _probability(name: str, value: float) -> list[Markup]:
 
 
 def _strips(seen: Seen, maximum: float, name: str) -> list[Markup]:
-    """Frames with landmarks, the flow trained towards and the flow estimated."""
+    """Frames with landmarks, the flow of the cache and, if there is one, the flow estimated."""
     faces = [_face(seen, index, name) for index in range(len(seen.frames))]
     rows = [element("div", faces, class_="strip")]
-    for flows, title in ((seen.flow, "trained towards"), (seen.flow_ours, "estimated")):
+    for flows, title in ((seen.flow, _source(seen.flow_ours is not None)), (seen.flow_ours, "estimated")):
+        if flows is None:
+            continue
         pictures = [
             _flow(flow, maximum, f"flow {title} into frame {seen.numbers[i + 1]}") for i, flow in enumerate(flows)
         ]
@@ -126,8 +135,9 @@ def _face(seen: Seen, index: int, name: str) -> Markup:
     lines: list[Markup] = []
     if index:
         lines += _skeleton(seen.landmarks[index - 1], TRUTH, 1.5)
-        lines += _skeleton(seen.landmarks_ours[index - 1], OURS, 1.2)
-    label = f"{name}, frame {seen.numbers[index]}" + (", with both landmarks" if index else "")
+        lines += _skeleton(seen.landmarks_ours[index - 1], OURS, 1.2) if seen.landmarks_ours is not None else []
+    with_landmarks = ", with landmarks" if seen.landmarks_ours is None else ", with both landmarks"
+    label = f"{name}, frame {seen.numbers[index]}" + (with_landmarks if index else "")
     picture = element("image", href=data_uri(_png(seen.frames[index]), "image/png"), width=size, height=size)
     svg = element("svg", picture, lines, viewBox=f"0 0 {size} {size}", role="img", aria_label=label)
     return element("div", svg, f"frame {seen.numbers[index]}", class_="cell")

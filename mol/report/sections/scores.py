@@ -9,6 +9,7 @@ from mol.common.storage import write_csv, write_text
 from mol.loso.measures import ERRORS, SCORES
 from mol.loso.saved_run import LosoRun, Spread
 from mol.loso.scores import latex_scores
+from mol.networks.registry import title_of
 from mol.report.context import Report
 from mol.report.html import Markup, Section, element, section, table
 from mol.report.numbers import cell, column_head, group_name
@@ -33,7 +34,7 @@ def scores(report: Report) -> Section | None:
         "Scores",
         note,
         _table(run, run.score, "Videos", SCORES, "Emotion, pooled over folds, per video"),
-        _table(run, run.score, "Videos", ERRORS, "Flow and landmarks, means over sub-clips, beside trivial baselines"),
+        _errors(run),
         _table(run, run.fold_mean, "Folds", SCORES, "Emotion, mean over folds of each fold’s own scores"),
         element(
             "p",
@@ -43,6 +44,15 @@ def scores(report: Report) -> Section | None:
             class_="small muted",
         ),
     )
+
+
+def _errors(run: LosoRun) -> Markup:
+    """Errors of flow and landmarks, or a sentence if the network estimates neither."""
+    names = run.measured(ERRORS)
+    if not names:
+        text = f"The network {title_of(run.network)} estimates no optical flow and no landmarks."
+        return element("p", text, class_="small muted")
+    return _table(run, run.score, "Videos", names, "Flow and landmarks, means over sub-clips, beside trivial baselines")
 
 
 def _table(
@@ -62,7 +72,7 @@ def _count(run: LosoRun, group: str, counted: str) -> int:
 
 
 def _write_table(path: Path, run: LosoRun, read: Callable[[str, str], Spread]) -> None:
-    names = (*SCORES, *ERRORS)
+    names = run.measured((*SCORES, *ERRORS))
     rows = [[group, *(text for name in names for text in _texts(read(group, name)))] for group in run.groups]
     write_csv(path, ["set", *(head for name in names for head in (name, f"{name}_sd"))], rows)
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from mol.common.errors import DataError
 from mol.loso.results import is_done
 from mol.loso.saved_run import LosoRun
 from mol.report.charts import curve_picture, inline_svg
 from mol.report.context import Report
 from mol.report.html import Section, element, section
+from mol.report.numbers import readable
 from mol.training.runlog import read_log
 
+# Titles and units; the losses of other networks go by their names.
 _CURVES = {
     "loss": ("Loss, weighted sum", ""),
     "loss_emotion": ("Emotion: cross entropy", ""),
@@ -22,10 +26,9 @@ def training(report: Report) -> Section:
     """A panel per loss, with the curves of the folds that have begun; writes pictures/curve-LOSS.png and .svg."""
     logs, missing = _logs(report.run)
     figures = []
-    for column, (title, unit) in _CURVES.items():
+    for column in _losses(logs):
+        title, unit = _CURVES.get(column, (readable(column).capitalize(), ""))
         curves = [log[column] for log in logs if column in log]
-        if not curves:
-            continue
         name = column.replace("_", "-")
         paths = [report.pictures / f"curve-{name}{suffix}" for suffix in (".png", ".svg")]
         curve_picture(paths, curves, title, unit)
@@ -41,6 +44,13 @@ def training(report: Report) -> Section:
         element("div", figures, class_="panels") if figures else None,
         element("p", lack, class_="small muted") if lack else None,
     )
+
+
+def _losses(logs: Sequence[Mapping[str, object]]) -> list[str]:
+    """The columns of losses: the total, then its terms, which are left out if there is only one."""
+    terms = list(dict.fromkeys(name for log in logs for name in log if name.startswith("loss_")))
+    total = ["loss"] if any("loss" in log for log in logs) else []
+    return [*total, *terms] if len(terms) > 1 else total
 
 
 def _logs(run: LosoRun) -> tuple[list[dict[str, list[tuple[int, float]]]], list[str]]:

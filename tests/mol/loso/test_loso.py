@@ -28,6 +28,7 @@ from tiny_model import TinyMOL, instead_of_mol
 import mol.loso.run
 import mol.loso.train_fold
 import mol.network.checkpoint
+import mol.networks.mol
 import mol.training.train
 from mol.arguments import read_config
 from mol.common.errors import DataError, SettingsError
@@ -41,7 +42,8 @@ from mol.loso.results import FoldResult, Video
 from mol.loso.run import LosoResult, loso, run_loso
 from mol.loso.scores import latex_scores, write_tables
 from mol.loso.settings import LosoConfig, resume_command
-from mol.network.checkpoint import OPTIMIZER, load_model, read_state
+from mol.network.checkpoint import OPTIMIZER, read_state
+from mol.networks.trained import load_model
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.scoring.metrics import recognition_scores
 from mol.training.resume import TrainingInterrupted
@@ -326,8 +328,7 @@ def test_the_test_fold_is_read_through_centre_crops(config: LosoConfig, monkeypa
 def test_folds_leave_the_data_that_they_share_as_it_was(config: LosoConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published error 3: every crop shifted the stored landmarks, and so would every fold."""
     held: list[ResidentClips] = []
-    real = mol.loso.run.ResidentClips
-    monkeypatch.setattr(mol.loso.run, "ResidentClips", lambda *arguments: held.append(real(*arguments)) or held[-1])
+    monkeypatch.setattr(mol.networks.mol, "ResidentClips", lambda *rest: held.append(ResidentClips(*rest)) or held[-1])
     loso(replace(config, folds=["1", "2"]))
     pool = Pool.load(config.caches, config.protocol)
     fresh = ResidentClips(pool, range(len(pool)))
@@ -584,11 +585,11 @@ def test_a_run_that_broke_off_between_training_and_tables_goes_on_to_the_same_ta
 def test_a_killed_process_leaves_nothing_half_done(config: LosoConfig, half: LosoResult) -> None:
     """SIGKILL, once when a fold begins to train and once when the next has just saved a checkpoint."""
     program = f"""
-        import mol.network.checkpoint, mol.training.train
+        import mol.networks.mol
         from mol.loso.run import loso
         from mol.loso.settings import LosoConfig
-        from tiny_model import TinyMOL, instead_of_mol
-        mol.training.train.MOL = mol.network.checkpoint.MOL = TinyMOL
+        from tiny_model import TinyMOL
+        mol.networks.mol.MOL = TinyMOL
         loso(LosoConfig(
             caches={config.caches!r}, protocol="as-labelled", run={config.run!r}, steps=3, batch_size=4,
             checkpoint_every=2, learning_rate=3e-3, device="cpu", resume=True, folds="1,2"))

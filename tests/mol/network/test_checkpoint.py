@@ -16,7 +16,7 @@ from tiny_model import TinyMOL
 
 import mol.network.checkpoint
 from mol.common.errors import CheckpointError, StorageError
-from mol.network.checkpoint import find_checkpoint, load_checkpoint, load_model, read_state, save_checkpoint
+from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
 
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3, "seed": 0}
 
@@ -165,16 +165,6 @@ def test_a_run_or_checkpoint_folder_leads_to_the_checkpoint(saved: Path, tmp_pat
         find_checkpoint(saved / "state.json")
 
 
-def test_load_model_builds_the_network_in_evaluation_mode(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
-    before = torch.get_rng_state()
-    found = load_model(saved.parent.parent)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert not found.model.training
-    assert found.classes == ["a", "b", "c"]
-    assert torch.equal(found.model.conv.weight, trained()[0].conv.weight)
-
-
 # Damaged and foreign checkpoints
 
 
@@ -219,16 +209,6 @@ def test_a_newer_format_is_refused(saved: Path) -> None:
 def test_another_models_settings_are_shown(saved: Path) -> None:
     with pytest.raises(CheckpointError, match="k: 4 → 2"):
         load_checkpoint(saved, TinyMOL(k=2))
-
-
-@pytest.mark.parametrize("config", [{"num_classes": 1}, {"colour": "red", "num_classes": None}, {}, 5])
-def test_settings_that_cannot_be_built_are_refused(
-    saved: Path, config: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mol.network.checkpoint, "MOL", TinyMOL)
-    rewrite_state(saved, model=config)
-    with pytest.raises(CheckpointError, match=r"settings"):
-        load_model(saved)
 
 
 def test_missing_extra_and_misshapen_weights_are_named_and_change_nothing(saved: Path) -> None:

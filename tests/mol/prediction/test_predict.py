@@ -419,7 +419,7 @@ def test_an_overlay_that_fails_half_way_leaves_the_old_file(tmp_path):
 @pytest.fixture
 def tiny_run(tmp_path, monkeypatch) -> Path:
     """A checkpoint of a network that is quick, in a folder like that of a run."""
-    monkeypatch.setattr("mol.network.checkpoint.MOL", TinyMOL)
+    monkeypatch.setattr("mol.networks.mol.MOL", TinyMOL)
     torch.manual_seed(0)
     state = {"classes": CLASSES, "mean_shape": [[0.0, 0.0]] * 68, "step": 5, "normalisation": "clip"}
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last", TinyMOL(3), None, state)

@@ -83,15 +83,15 @@ class Knowing(nn.Module):
 def test_errors_of_a_network_whose_errors_are_known(cache: Cache) -> None:
     clips = ResidentClips(cache, range(6))
     found = estimate(Knowing(clips, 0.25, 2.0), clips, MOLLoss(1, 1, 1), clips.mean_shape(), batch_size=4)
-    torch.testing.assert_close(found.epe, torch.full((6, 7), 0.25).double())
+    torch.testing.assert_close(found.flow.ours, torch.full((6, 7), 0.25).double())
     lengths = np.hypot(cache.flow[:6, :, 0], cache.flow[:6, :, 1]).mean((2, 3))
-    np.testing.assert_allclose(found.zero_flow_epe, lengths, rtol=1e-3)
+    np.testing.assert_allclose(found.flow.baseline, lengths, rtol=1e-3)
     points = cache.landmarks[:6, 1:].astype(np.float64)
     eyes = np.linalg.norm(points[:, :, 36:42].mean(2) - points[:, :, 42:48].mean(2), axis=-1)
-    np.testing.assert_allclose(found.nme, 2.0 / eyes, rtol=1e-4)
+    np.testing.assert_allclose(found.landmarks.ours, 2.0 / eyes, rtol=1e-4)
     mean = points.mean((0, 1))
     expected = np.linalg.norm(points - mean, axis=-1).mean(-1) / eyes
-    np.testing.assert_allclose(found.mean_shape_nme, expected, rtol=1e-3)
+    np.testing.assert_allclose(found.landmarks.baseline, expected, rtol=1e-3)
     assert found.probabilities.argmax(1).tolist() == clips.labels.tolist()
     assert found.loss == pytest.approx(0.0134 + 0.25**2 / 2 + (2.0 / eyes).mean(), abs=1e-3)
 

@@ -22,8 +22,9 @@ from mol import MOL
 from mol.arguments import read_config, spell_out
 from mol.common.errors import CheckpointError, SettingsError
 from mol.data.cache import Cache
-from mol.network.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
+from mol.network.checkpoint import load_checkpoint, read_state, save_checkpoint
 from mol.network.losses import MOLLoss
+from mol.networks.trained import load_model
 from mol.training.ablation import ABLATIONS, apply_ablation
 from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
 from mol.training.train import train

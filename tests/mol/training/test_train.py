@@ -34,8 +34,10 @@ from mol.common.errors import CacheError, CheckpointError, SettingsError, Storag
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
-from mol.network.checkpoint import load_model, read_state
+from mol.network.checkpoint import read_state
 from mol.network.losses import LossTerms, landmark_loss
+from mol.networks.registry import find_network
+from mol.networks.trained import load_model
 from mol.scoring.evaluate import EvaluateConfig
 from mol.training.resume import StopSignal, TrainingInterrupted
 from mol.training.runlog import RunLog
@@ -285,11 +287,12 @@ def test_rows_logged_after_the_checkpoint_by_a_killed_process_are_dropped(config
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, tmp_path: Path) -> None:
     save_config(replace(config, steps=100_000, log_every=50), tmp_path / "settings.yaml")
     program = f"""
+        import mol.networks.mol
         from mol.arguments import read_config
         from mol.training import train
         from mol.training.settings import TrainConfig
-        from tiny_model import TinyMOL, instead_of_mol
-        train.MOL = TinyMOL
+        from tiny_model import TinyMOL
+        mol.networks.mol.MOL = TinyMOL
         train.train(read_config(TrainConfig, ["--config", {str(tmp_path / "settings.yaml")!r}], "mol train"))
     """
     process = subprocess.Popen(
@@ -351,7 +354,7 @@ def test_a_run_folder_explains_itself(config: TrainConfig) -> None:
 def test_a_terminal_gets_a_bar_with_losses_speed_and_time_left(tmp_path: Path) -> None:
     text = io.StringIO()
     value = torch.tensor(0.25)
-    with RunLog(tmp_path, 4, 0, 2, Console(file=text, force_terminal=True, width=160)) as log:
+    with RunLog(tmp_path, find_network("mol"), 4, 0, 2, Console(file=text, force_terminal=True, width=160)) as log:
         log.add(LossTerms(*[value] * len(LossTerms._fields)), value)
         log.write_training(1, 1e-4)
     for part in ("training", "1/4", "loss 0.250 (emotion 0.250", "clips/s", "left"):

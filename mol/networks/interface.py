@@ -1,0 +1,242 @@
+"""What training, scoring and prediction know of a network.
+
+Each module of this package that defines a network has it as ``NETWORK``. A network says what it takes from a cache
+(`Network.hold`) and from a new video (`Network.window_inputs`), what it gives (`Output`: always logits; flow and
+landmarks if it estimates them), its losses and its groups of parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mol.data.cache import ClipSet
+from mol.data.clips import Augmentation
+
+FLOW, LANDMARKS = "flow", "landmarks"
+"""What a network can estimate besides the emotion."""
+
+
+class Batch(Protocol):
+    """Clips and their targets, on one device.
+
+    The batches of a network that estimates flow or landmarks hold their targets too, under the names and in the units
+    of `mol.data.clips.Batch`.
+    """
+
+    @property
+    def inputs(self) -> Tensor:
+        """(B, …), what the network is called with."""
+
+    @property
+    def label(self) -> Tensor:
+        """(B,) int64, class index."""
+
+    @property
+    def row(self) -> Tensor:
+        """(B,) int64, row of the cache."""
+
+
+class HeldClips(Protocol):
+    """Rows of a cache on a device, in the form in which a network takes them.
+
+    `mol.data.clips.ResidentClips` holds clips with flow and landmarks; networks that estimate either hold theirs as it
+    does, or as a subclass.
+    """
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Index rows of the clips."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64, class indices."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are held."""
+
+    def __len__(self) -> int: ...
+
+    def part(
+        self, rows: Sequence[int] | np.ndarray, augmentation: Augmentation | None = None, balanced: bool = False
+    ) -> HeldClips:
+        """Some of these clips, given by their positions; nothing is copied or computed again."""
+
+    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
+        """Batch of one training step, varied as the augmentation says; equal for equal (seed, step)."""
+
+    def evaluation_batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
+        """The clips at these positions, not varied."""
+
+    def evaluation_batches(self, batch_size: int, indices: np.ndarray | None = None) -> Iterator[Batch]:
+        """All clips, or those at `indices`, in order and in batches of at most `batch_size`."""
+
+
+class Output(Protocol):
+    """A network's estimates for a batch of B clips."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C)."""
+
+    @property
+    def flow(self) -> Tensor | None:
+        """(B, T−1, 2, 128, 128), pixels (dx, dy), frame t to t+1; None if the network does not estimate it."""
+
+    @property
+    def landmarks(self) -> Tensor | None:
+        """(B, T−1, 68, 2), pixels (x, y), of frames 2 to T; None if the network does not estimate them."""
+
+
+class Emotion(NamedTuple):
+    """The output of a network that estimates the emotion only."""
+
+    logits: Tensor
+    flow: None = None
+    landmarks: None = None
+
+
+class Terms(Protocol):
+    """The losses of a batch: a named tuple of scalars, `total` first, then one for each of `Network.terms`."""
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+
+    def __iter__(self) -> Iterator[Tensor]: ...
+
+
+class EmotionTerms(NamedTuple):
+    """The losses of a network that estimates the emotion only."""
+
+    total: Tensor
+    emotion: Tensor
+
+
+Loss = Callable[[Any, Any], Terms]
+"""(output, batch) → terms."""
+
+
+def emotion_loss(output: Output, batch: Batch) -> EmotionTerms:
+    """Cross entropy of the logits, in float32 at least."""
+    logits = output.logits if output.logits.dtype == torch.float64 else output.logits.float()
+    loss = F.cross_entropy(logits, batch.label)
+    return EmotionTerms(loss, loss)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a network is trained where a run says nothing else.
+
+    Attributes:
+        steps: optimisation steps.
+        batch_size: clips per step.
+        learning_rate: of AdamW, at its peak.
+        schedule: "constant" or "cosine".
+    """
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    schedule: str = "constant"
+
+
+class Network(ABC):
+    """A kind of network: how it is made, fed, trained and asked.
+
+    Attributes:
+        name: on the command line and in checkpoints.
+        title: in tables and pictures.
+        summary: one sentence on what it is.
+        source: the publication.
+        defaults: of its training.
+        settings: settings that only some networks have and this one does: of "model", "loss", "rates", "normalisation",
+            "augment.gamma", "augment.drift".
+        estimates: what it gives besides logits, of `FLOW` and `LANDMARKS`.
+        terms: names of its losses, in the order of its `Terms` after the total.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    defaults: ClassVar[Defaults] = Defaults()
+    settings: ClassVar[tuple[str, ...]] = ()
+    estimates: ClassVar[tuple[str, ...]] = ()
+    terms: ClassVar[tuple[str, ...]] = ("emotion",)
+
+    @abstractmethod
+    def hold(
+        self,
+        cache: ClipSet,
+        rows: Sequence[int] | np.ndarray,
+        device: torch.device | str = "cpu",
+        normalisation: str = "clip",
+        augmentation: Augmentation | None = None,
+        balanced: bool = False,
+    ) -> HeldClips:
+        """Put rows of a cache onto a device.
+
+        Args:
+            cache: an opened cache or pool.
+            rows: which of its rows.
+            device: where to hold them.
+            normalisation: of grey values, for networks that have the setting.
+            augmentation: how training clips vary.
+            balanced: draw every class equally often in training instead of every clip.
+        Raises:
+            ClipError: a row that cannot be used, such as one without a label; the message names it.
+            SettingsError: no rows.
+        """
+
+    @abstractmethod
+    def window_inputs(self, frames: np.ndarray, device: torch.device) -> Tensor:
+        """The inputs for windows of a new video: as `HeldClips.evaluation_batch` gives them for the same frames.
+
+        Args:
+            frames: (B, T, S, S) uint8, aligned.
+            device: where to put them.
+        """
+
+    @abstractmethod
+    def rebuild(self, **config: Any) -> nn.Module:
+        """The module from its ``config``, which every checkpoint holds."""
+
+    def build(self, num_classes: int, model: Mapping[str, Any], clips: HeldClips) -> nn.Module:
+        """A module at the start of its training, on the CPU, with random weights of PyTorch's current seed.
+
+        Args:
+            num_classes: number of emotions.
+            model: settings of the network, if it has any.
+            clips: to be trained on, for a start that depends on them.
+        Returns:
+            A module with a ``config`` such that ``rebuild(**config)`` gives the same; inputs (B, …) → `Output`.
+        """
+        return self.rebuild(num_classes=num_classes)
+
+    def loss(self, weights: Mapping[str, float]) -> Loss:
+        """The losses, given the settings of their weights, if the network has any."""
+        return emotion_loss
+
+    def parameter_groups(self, module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+        """Groups of parameters, each with its learning rate relative to that of the run.
+
+        Args:
+            module: of this network.
+            rates: settings of the relative rates, if the network has any.
+        Returns:
+            ``[{"params": […], "rate": 1.0}, …]``.
+        """
+        return [{"params": list(module.parameters()), "rate": 1.0}]
+
+    def notes(self, cache: ClipSet) -> list[str]:
+        """What a reader of scores must know of how this network takes the cache's rows; empty if nothing is unusual."""
+        return []
