@@ -104,7 +104,7 @@ class _Held:
         self.device = torch.device(device)
         self.normalisation = normalisation
         self.rows = [cache.rows[int(i)] for i in rows]
-        self.labels = _checked_labels(cache, rows)
+        self.labels = checked_labels(cache, rows)
         self.label = torch.as_tensor(self.labels, device=self.device)
         self.cache_rows = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
         self.frames = _resident(cache.frames, rows, self.device)
@@ -349,7 +349,12 @@ def _require_rows(rows: Sequence[int] | np.ndarray) -> None:
         raise SettingsError("no clips to hold: the list of rows is empty")
 
 
-def _checked_labels(cache: ClipSet, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+def checked_labels(cache: ClipSet, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Labels (n,) int64 of some rows of a cache.
+
+    Raises:
+        ClipError: a label that is missing or not a class; the message names the row.
+    """
     count = len(cache.classes)
     for i in map(int, rows):
         label = cache.rows[i].get("label")

@@ -173,6 +173,10 @@ class Network(ABC):
     estimates: ClassVar[tuple[str, ...]] = ()
     terms: ClassVar[tuple[str, ...]] = ("emotion",)
 
+    def has_setting(self, name: str) -> bool:
+        """Whether a dotted setting such as "model.k" is among `settings`, or in a section that is."""
+        return any(name == section or name.startswith(f"{section}.") for section in self.settings)
+
     @abstractmethod
     def hold(
         self,

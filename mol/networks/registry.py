@@ -6,7 +6,7 @@ A new network is one module next to the others; nothing else has to list it.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 
@@ -57,6 +57,11 @@ def find_network(name: str) -> Network:
     if name in NETWORKS:
         return NETWORKS[name]
     raise unknown_name("network", name, NETWORKS)
+
+
+def networks_with(settings: Sequence[str]) -> list[str]:
+    """Names of the networks that have all of some settings (dotted names)."""
+    return [name for name, network in NETWORKS.items() if all(network.has_setting(setting) for setting in settings)]
 
 
 def title_of(name: str) -> str:

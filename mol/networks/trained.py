@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mol.common.errors import CheckpointError
+from mol.common.errors import CheckpointError, SettingsError
 from mol.network.checkpoint import STATE, find_checkpoint, load_checkpoint, read_state
 from mol.networks.interface import Network
-from mol.networks.registry import DEFAULT, NETWORKS
+from mol.networks.registry import DEFAULT, find_network
 
 
 class Trained(NamedTuple):
@@ -54,10 +54,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
 
 
 def _network_of(state: dict[str, Any], folder: Path) -> Network:
-    name = state.get("network", DEFAULT)
-    if name not in NETWORKS:
-        raise CheckpointError(
-            f"{folder} was trained with the network {name!r}, which this installation does not have "
-            f"(networks: {', '.join(NETWORKS)}); add its file to mol/networks"
-        )
-    return NETWORKS[name]
+    try:
+        return find_network(state.get("network", DEFAULT))
+    except SettingsError as error:
+        raise CheckpointError(f"{folder} was trained with a network that is not installed: {error}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from mol.common.storage import write_text
 from mol.data.clips import Augmentation
 from mol.network.losses import MOLLoss
 from mol.networks.interface import Network
-from mol.networks.registry import DEFAULT, NETWORKS, find_network
+from mol.networks.registry import DEFAULT, find_network, networks_with
 
 # Replaced by the network's own value when the settings are made, so that no one else ever sees it.
 _THE_NETWORKS: Any = None
@@ -204,12 +203,11 @@ def require_settings_of(network: Network, config: TrainingSettings) -> None:
     """
     usual = _special(ModelConfig(), LossConfig(), RateConfig(), Augmentation(), "clip")
     now = _special(config.model, config.loss, config.rates, config.augment, config.normalisation)
-    foreign = [name for name in usual if now[name] != usual[name] and not _among(name, network.settings)]
+    foreign = [name for name in usual if now[name] != usual[name] and not network.has_setting(name)]
     if foreign:
-        owners = [other.name for other in NETWORKS.values() if all(_among(name, other.settings) for name in foreign)]
         raise SettingsError(
             f"the network {network.name} has no setting {', '.join(foreign)}; leave it out, or train a network that "
-            f"has it: {', '.join(owners)}"
+            f"has it: {', '.join(networks_with(foreign))}"
         )
 
 
@@ -221,11 +219,6 @@ def _special(
     named = dict(flat({name: dataclasses.asdict(section) for name, section in sections.items()}))
     del named["augment.flip"]
     return {**named, "normalisation": normalisation}
-
-
-def _among(name: str, sections: Sequence[str]) -> bool:
-    """Whether a dotted setting is one of these, or in a section that is."""
-    return any(name == section or name.startswith(f"{section}.") for section in sections)
 
 
 def save_config(config: Any, path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_checkpoint_that_names_no_network_is_of_mol(saved: Path) -> None:
 
 def test_a_network_that_this_installation_lacks_is_named(saved: Path) -> None:
     rewrite_state(saved, network="swin")
-    with pytest.raises(CheckpointError, match=r"trained with the network 'swin'.*networks: mol.*add its file"):
+    with pytest.raises(CheckpointError, match=r"not installed: unknown network 'swin'.*networks: mol"):
         load_model(saved)
 
 
