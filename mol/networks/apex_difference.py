@@ -24,7 +24,7 @@ from mol.data.cache import ClipSet
 from mol.data.clips import Augmentation
 from mol.networks.interface import Defaults, Emotion, Network
 from mol.networks.maps import HeldMaps, MapForm, centre_inputs, computed, shrunk
-from mol.networks.onset_apex import pair_notes, row_pair, window_pair
+from mol.networks.onset_apex import WINDOW_NOTE, pair_notes, row_pair, window_pair
 
 FORM = MapForm(size=32, signs=(1,))
 
@@ -79,6 +79,7 @@ class ApexDifference(Network):
     summary = "A small CNN on the grey difference between apex and onset."
     source = "a baseline of this project, on the apex frame as in Liong et al., Less is more, SPIC 62, 2018"
     defaults = Defaults(steps=300, batch_size=32, learning_rate=2e-3, schedule="cosine")
+    window_note = WINDOW_NOTE
 
     def hold(
         self,

@@ -24,7 +24,7 @@ from mol.data.cache import ClipSet
 from mol.data.clips import Augmentation
 from mol.networks.interface import Defaults, Emotion, Network
 from mol.networks.maps import HeldMaps, MapForm, centre_inputs, computed, shrunk
-from mol.networks.onset_apex import SMOOTH, pair_notes, row_pair, window_pair
+from mol.networks.onset_apex import SMOOTH, WINDOW_NOTE, pair_notes, row_pair, window_pair
 from mol.vision.tvl1 import require_tvl1, tvl1_flow
 
 FORM = MapForm(size=28, signs=(-1, 1, 1))
@@ -88,6 +88,7 @@ class FlowCNNNetwork(Network):
         "Liong et al., Shallow Triple Stream Three-dimensional CNN (STSTNet) for Micro-expression Recognition, FG 2019"
     )
     defaults = Defaults(steps=300, batch_size=32, learning_rate=1e-2, schedule="cosine")
+    window_note = WINDOW_NOTE
 
     def hold(
         self,

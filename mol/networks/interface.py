@@ -162,6 +162,7 @@ class Network(ABC):
             "augment.gamma", "augment.drift".
         estimates: what it gives besides logits, of `FLOW` and `LANDMARKS`.
         terms: names of its losses, in the order of its `Terms` after the total.
+        window_note: how it reads a window of a new video, where that needs saying.
     """
 
     name: ClassVar[str]
@@ -172,6 +173,7 @@ class Network(ABC):
     settings: ClassVar[tuple[str, ...]] = ()
     estimates: ClassVar[tuple[str, ...]] = ()
     terms: ClassVar[tuple[str, ...]] = ("emotion",)
+    window_note: ClassVar[str] = ""
 
     def has_setting(self, name: str) -> bool:
         """Whether a dotted setting such as "model.k" is among `settings`, or in a section that is."""

@@ -14,6 +14,8 @@ from mol.vision.tvl1 import TVL1Settings, tvl1_flow
 # Smoother than OpenCV's defaults, and at motions of a pixel or two nearer to the truth, in less than half the time.
 SMOOTH = TVL1Settings(lambda_=0.04, scales=3, warps=2, inner_iterations=10, outer_iterations=5)
 """TV-L1 from onset to apex."""
+WINDOW_NOTE = "each window is read from its first frame to the frame of greatest motion, in place of onset and apex"
+"""What `window_pair` does."""
 
 
 def onset_and_apex(cache: ClipSet, row: int) -> tuple[int, int]:

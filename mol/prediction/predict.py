@@ -201,6 +201,7 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
             "windows": len(prediction.windows),
             "skipped": len(prediction.skipped),
         },
+        "notes": list(prediction.notes),
         "windows": [_describe_window(window, prediction) for window in prediction.windows],
         "skipped": [
             {"start": window.start, "end": window.end, "reason": window.reason} for window in prediction.skipped
@@ -270,8 +271,5 @@ def describe_prediction(prediction: Prediction) -> str:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
         left_out = len(prediction.skipped)
         lines.append(f"windows left out because a frame has no usable face: {left_out} (frames {frames})")
-    if prediction.windows[0].flow is None:
-        lines.append("this network estimates no optical flow; the pictures show none")
-    if prediction.windows[0].landmarks is None:
-        lines.append("this network estimates no landmarks; the pictures show those of the detector")
+    lines += [f"note: {note}" for note in prediction.notes]
     return "\n".join(lines)

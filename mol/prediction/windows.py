@@ -19,7 +19,7 @@ from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
 from mol.data.clips import CROP
 from mol.network.model import FRAMES
-from mol.networks.interface import Network
+from mol.networks.interface import FLOW, LANDMARKS, Network
 from mol.networks.mol import NETWORK as MOL
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
@@ -89,6 +89,7 @@ class Prediction:
         skipped: windows that were left out.
         probabilities: (C,) mean over the windows.
         interpolated_from: number of frames before interpolation in time, or None.
+        notes: how the network reads a window, and what it does not estimate.
     """
 
     video: Video
@@ -99,6 +100,7 @@ class Prediction:
     skipped: list[Skipped]
     probabilities: np.ndarray
     interpolated_from: int | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def predicted(self) -> str:
@@ -169,8 +171,26 @@ def predict_video(
         windows += _run_network(network, model, video, points, batch, precision)
     mean = np.mean([window.probabilities for window in windows], axis=0)
     return Prediction(
-        video, list(classes), interval, stride, windows, skipped, mean, original if original != len(video) else None
+        video,
+        list(classes),
+        interval,
+        stride,
+        windows,
+        skipped,
+        mean,
+        original if original != len(video) else None,
+        tuple(_notes(network)),
     )
+
+
+def _notes(network: Network) -> list[str]:
+    """How a network reads a window, and what it does not estimate."""
+    notes = [network.window_note] if network.window_note else []
+    if FLOW not in network.estimates:
+        notes.append(f"{network.title} estimates no optical flow; the pictures show none")
+    if LANDMARKS not in network.estimates:
+        notes.append(f"{network.title} estimates no landmarks; the pictures show those of the detector")
+    return notes
 
 
 class FaceFollower:

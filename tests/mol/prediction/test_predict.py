@@ -26,9 +26,10 @@ from mol.common.errors import (
 )
 from mol.network.checkpoint import save_checkpoint
 from mol.network.model import MOL, MOLOutput
+from mol.networks.flow_cnn import FlowCNN
 from mol.prediction import overlay
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
-from mol.prediction.predict import PredictConfig, predict
+from mol.prediction.predict import PredictConfig, describe_prediction, predict
 from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
 from mol.prediction.windows import FaceFollower, Window, predict_video, window_starts
 from mol.synth.faces import FaceImage, load_faces
@@ -467,6 +468,37 @@ def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astrona
         assert arrays["flow"].shape == (2, 7, 2, 128, 128)
         np.testing.assert_allclose(arrays["landmarks"], np.stack([window.landmarks for window in prediction.windows]))
     assert len(read_video(files["overlay"])) == 12
+
+
+def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tmp_path, astronaut_frames):
+    torch.manual_seed(0)
+    run = tmp_path / "run" / "checkpoints" / "last"
+    state = {"network": "flow-cnn", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
+    save_checkpoint(run, FlowCNN(3), None, state)
+    write_frames_folder(astronaut_frames, tmp_path / "frames")
+    settings = {"interval": 1, "stride": 2, "on_error": "skip", "save_arrays": True}
+    prediction, files = predict(
+        PredictConfig(str(tmp_path / "frames"), str(tmp_path / "run"), str(tmp_path / "out"), **settings)
+    )
+    assert [(window.start, window.flow, window.landmarks) for window in prediction.windows] == [
+        (0, None, None),
+        (2, None, None),
+    ]
+    text = describe_prediction(prediction)
+    for part in ("from its first frame to the frame of greatest motion", "no optical flow", "no landmarks"):
+        assert part in text
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    assert written["network"]["name"] == "flow-cnn"
+    assert written["notes"] == list(prediction.notes)
+    assert not {"flow_px", "landmarks_px"} & set(written["windows"][0])
+    with np.load(files["arrays"], allow_pickle=False) as arrays:
+        assert {"probabilities", "detected"} <= set(arrays)
+        assert not {"flow", "landmarks"} & set(arrays)
+    # The detector's points are drawn in the network's place.
+    window = prediction.windows[0]
+    np.testing.assert_allclose(points_at(window, 3), window.detected[3])
+    assert len(read_video(files["overlay"])) == 12
+    assert files["overview"].stat().st_size > 10_000
 
 
 def test_real_faces_are_found_where_they_are(tmp_path, tiny_run, astronaut_frames):
