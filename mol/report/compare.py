@@ -1,13 +1,15 @@
-"""Several leave-one-subject-out runs compared: scores, the settings that differ, and a paired test."""
+"""Several leave-one-subject-out runs compared: scores, the settings that differ, and a paired test of every two."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +48,14 @@ class PairedTest:
     seeds: tuple[int, ...]
 
 
+class Pair(NamedTuple):
+    """Two of the compared runs, by their places, and their test."""
+
+    first: int
+    other: int
+    test: PairedTest
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Runs of one protocol; the first is what the others are compared with.
@@ -54,13 +64,13 @@ class Comparison:
         runs: two or more.
         names: what to call them, each different.
         settings: the settings that differ: name → one value per run.
-        tests: one for each run but the first.
+        tests: one for every two runs, those with the first run first.
     """
 
     runs: list[LosoRun]
     names: list[str]
     settings: dict[str, list[Any]]
-    tests: list[PairedTest]
+    tests: list[Pair]
 
     @property
     def groups(self) -> list[str]:
@@ -69,14 +79,18 @@ class Comparison:
         shared = [group for group in self.runs[0].groups if all(group in run.groups for run in self.runs)]
         return [group for group in shared if same or group != COMPOSITE]
 
+    def measured(self, names: Sequence[str]) -> list[str]:
+        """Those of some scores and errors that at least one run has: networks may estimate different things."""
+        return [name for name in names if any(run.measured([name]) for run in self.runs)]
+
 
 def compare_runs(runs: Sequence[LosoRun]) -> Comparison:
-    """Compare runs with the first.
+    """Compare runs with the first, and every two by a paired test.
 
     Raises:
         SettingsError: a run is given twice or has no finished fold, or the protocols or classes differ.
     """
-    first, *others = runs
+    first = runs[0]
     twice = [name for name, count in Counter(str(run.path.resolve()) for run in runs).items() if count > 1]
     if twice:
         raise SettingsError(f"{twice[0]} is given twice; name each run once")
@@ -92,7 +106,8 @@ def compare_runs(runs: Sequence[LosoRun]) -> Comparison:
     names = [run.name for run in runs]
     if len(set(names)) < len(names):
         names = [str(run.path) for run in runs]
-    return Comparison(list(runs), names, differing_settings(runs), [paired_test(first, run) for run in others])
+    pairs = [Pair(i, j, paired_test(runs[i], runs[j])) for i, j in combinations(range(len(runs)), 2)]
+    return Comparison(list(runs), names, differing_settings(runs), pairs)
 
 
 def _question(run: LosoRun) -> str:
@@ -152,16 +167,14 @@ def _right_videos(run: LosoRun, seeds: Sequence[int], common: set[tuple[Any, ...
 
 
 def difference(comparison: Comparison, index: int, group: str, name: str) -> float | None:
-    """By how much a run scores more than the first one; None for the first itself."""
-    if index == 0:
-        return None
-    first, run = comparison.runs[0], comparison.runs[index]
-    return run.score(group, name).mean - first.score(group, name).mean
+    """By how much a run scores more than the first one; None for the first itself, or if either has no such score."""
+    more = comparison.runs[index].score(group, name).mean - comparison.runs[0].score(group, name).mean
+    return None if index == 0 or math.isnan(more) else more
 
 
 def write_comparison_tables(folder: Path, comparison: Comparison) -> None:
     """Write comparison.csv, settings.csv, paired.csv and comparison.tex."""
-    names = (*SCORES, *ERRORS)
+    names = comparison.measured((*SCORES, *ERRORS))
     rows = [
         [comparison.names[index], group, *(text for name in names for text in _texts(comparison, index, group, name))]
         for group in comparison.groups
@@ -171,23 +184,24 @@ def write_comparison_tables(folder: Path, comparison: Comparison) -> None:
     write_csv(folder / "comparison.csv", ["run", "set", *heads], rows)
     settings = [[name, *map(_json, values)] for name, values in comparison.settings.items()]
     write_csv(folder / "settings.csv", ["setting", *comparison.names], settings)
-    tests = [[name, *_paired_row(test)] for name, test in zip(comparison.names[1:], comparison.tests, strict=True)]
-    head = ["run", "videos", "both_right", "both_wrong", "only_first", "only_other", "p_value"]
+    tests = [[comparison.names[i], comparison.names[j], *_paired_row(test)] for i, j, test in comparison.tests]
+    head = ["first", "other", "videos", "both_right", "both_wrong", "only_first", "only_other", "p_value"]
     write_csv(folder / "paired.csv", head, tests)
     write_text(folder / "comparison.tex", "\n".join(_latex(comparison, group) for group in comparison.groups))
 
 
 def _latex(comparison: Comparison, group: str) -> str:
+    names = comparison.measured(PRINTED)
     caption = (
         f"Protocol {comparison.runs[0].plan.protocol}, {group}; differences from {comparison.names[0]} in brackets."
     )
     if doubtful := [name for name, run in zip(comparison.names, comparison.runs, strict=True) if run.reasons]:
         caption += f" Not reportable: {', '.join(doubtful)}."
     rows = [
-        [comparison.names[index], *(_latex_cell(comparison, index, group, name) for name in PRINTED)]
+        [comparison.names[index], *(_latex_cell(comparison, index, group, name) for name in names)]
         for index in range(len(comparison.runs))
     ]
-    return latex_table(["Run", *(MEASURES[name].heading for name in PRINTED)], rows, caption, f"tab:comparison-{group}")
+    return latex_table(["Run", *(MEASURES[name].heading for name in names)], rows, caption, f"tab:comparison-{group}")
 
 
 def _latex_cell(comparison: Comparison, index: int, group: str, name: str) -> str:
@@ -200,7 +214,8 @@ def _texts(comparison: Comparison, index: int, group: str, name: str) -> tuple[s
     """Mean, deviation and difference to the first run as CSV has them."""
     found, more = comparison.runs[index].score(group, name), difference(comparison, index, group, name)
     deviation = "" if found.deviation is None else f"{found.deviation:.6f}"
-    return f"{found.mean:.6f}", deviation, "" if more is None else f"{more:+.6f}"
+    mean = f"{found.mean:.6f}" if found.values else ""
+    return mean, deviation, "" if more is None else f"{more:+.6f}"
 
 
 def _paired_row(test: PairedTest) -> list[Any]:

@@ -6,20 +6,28 @@ import json
 from typing import Any
 
 from mol.loso.measures import ERRORS, MEASURES, PRINTED
+from mol.loso.saved_run import LosoRun
+from mol.networks.registry import title_of
 from mol.report.compare import Comparison, PairedTest, difference
 from mol.report.html import Markup, Section, banner, element, facts, page, section, table
-from mol.report.numbers import cell, column_head, group_name
+from mol.report.numbers import cell, column_head, group_name, readable
+from mol.report.side_by_side import ClassScores, class_scores, people_side_by_side
 
 
 def comparison_page(comparison: Comparison, command: str) -> str:
     """The whole HTML document of a comparison."""
     sections = [
         _scores_section(comparison),
+        _classes_section(comparison),
+        _people_section(comparison),
         _settings_section(comparison),
         _paired_section(comparison),
         section("Reproduce", None, element("pre", command)),
     ]
-    footer = "comparison.csv, settings.csv, paired.csv and comparison.tex beside this page hold the same numbers."
+    footer = (
+        "comparison.csv, classes.csv, people.csv, settings.csv, paired.csv and comparison.tex beside this page hold "
+        "the same numbers."
+    )
     return page(
         f"{comparison.runs[0].plan.protocol}: {len(comparison.runs)} runs", _header(comparison), sections, footer
     )
@@ -39,13 +47,13 @@ def _header(comparison: Comparison) -> Markup:
         element("h1", first.plan.protocol),
         element("p", lead, class_="lead"),
         banner("Not reportable", reasons) if reasons else None,
-        facts(
-            [
-                (name, f"{len(run.results)} of {len(run.plan.folds)} folds, seeds {', '.join(map(str, run.seeds))}")
-                for name, run in zip(comparison.names, comparison.runs, strict=True)
-            ]
-        ),
+        facts([(name, _run_facts(run)) for name, run in zip(comparison.names, comparison.runs, strict=True)]),
     )
+
+
+def _run_facts(run: LosoRun) -> str:
+    seeds = ", ".join(map(str, run.seeds))
+    return f"{title_of(run.network)}: {len(run.results)} of {len(run.plan.folds)} folds, seeds {seeds}"
 
 
 def _scores_section(comparison: Comparison) -> Section:
@@ -76,12 +84,13 @@ def _bars(comparison: Comparison, group: str) -> Markup:
 
 
 def _score_table(comparison: Comparison, group: str) -> Markup:
+    names = comparison.measured(PRINTED)
     rows = [
-        [comparison.names[index], *(_compared(comparison, index, group, name) for name in PRINTED)]
+        [comparison.names[index], *(_compared(comparison, index, group, name) for name in names)]
         for index in range(len(comparison.runs))
     ]
     return table(
-        ["Run", *map(column_head, PRINTED)],
+        ["Run", *map(column_head, names)],
         rows,
         f"{group_name(group)}: scores and differences from {comparison.names[0]}",
     )
@@ -115,16 +124,57 @@ def _value(value: Any) -> Any:
     return element("code", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
 
 
+def _classes_section(comparison: Comparison) -> Section:
+    note = (
+        "F1 of each class, and below it the recall: the share of the class’s videos that are right. "
+        "± is the standard deviation over seeds."
+    )
+    return section("Classes", note, *(_class_table(comparison, group) for group in comparison.groups))
+
+
+def _class_table(comparison: Comparison, group: str) -> Markup:
+    found = [class_scores(run, group) for run in comparison.runs]
+    rows = [
+        [readable(name), *(_class_cell(scores[index]) for scores in found)]
+        for index, name in enumerate(comparison.runs[0].plan.classes)
+    ]
+    return table(["Class", *comparison.names], rows, f"{group_name(group)}: F1 and recall of each class")
+
+
+def _class_cell(scores: ClassScores) -> Markup:
+    if not scores.videos:
+        return element("span", "–", class_="muted")
+    recall = f"recall {MEASURES['uar'].number(scores.recall.mean)} of {scores.videos}"
+    return Markup(cell(scores.f1, "uf1") + element("br") + element("small", recall))
+
+
+def _people_section(comparison: Comparison) -> Section:
+    several = any(len(run.seeds) > 1 for run in comparison.runs)
+    note = "How many videos of each person are right in each run." + (" Means over seeds." if several else "")
+    content = []
+    for dataset, people in people_side_by_side(comparison.runs).items():
+        rows = [[person.subject, person.videos, *map(_right, person.right)] for person in people]
+        head = ["Person", "Videos", *comparison.names]
+        content.append(table(head, rows, f"{dataset}: right videos of each person"))
+    return section("People", note, *content)
+
+
+def _right(right: float | None) -> str:
+    if right is None:
+        return "–"
+    return f"{right:.0f}" if abs(right - round(right)) < 0.005 else f"{right:.1f}"
+
+
 def _paired_section(comparison: Comparison) -> Section:
     note = (
         "McNemar’s exact test on the videos that both runs tested. Videos of one person are not independent, "
         "which makes p too small; with several comparisons, expect a small one by chance."
     )
-    first = comparison.names[0]
-    head = ["", "Videos", "Both right", f"Only {first}", "Only this run", "Both wrong", "p"]
+    head = ["", "Against", "Videos", "Both right", "Only first", "Only second", "Both wrong", "p"]
     rows = [
         [
-            name,
+            comparison.names[first],
+            comparison.names[other],
             test.videos,
             test.both_right,
             test.only_first,
@@ -132,13 +182,13 @@ def _paired_section(comparison: Comparison) -> Section:
             test.both_wrong,
             "–" if test.p_value is None else _p_value(test.p_value),
         ]
-        for name, test in zip(comparison.names[1:], comparison.tests, strict=True)
+        for first, other, test in comparison.tests
     ]
     return section(
         "Paired test",
         note,
-        table(head, rows, f"Each run against {first}, video by video"),
-        element("p", _votes(comparison.tests), class_="small muted"),
+        table(head, rows, "Every two runs, video by video: the first against the second"),
+        element("p", _votes([pair.test for pair in comparison.tests]), class_="small muted"),
     )
 
 

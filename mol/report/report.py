@@ -17,6 +17,7 @@ from mol.report.compare import compare_runs, write_comparison_tables
 from mol.report.compare_page import comparison_page
 from mol.report.context import Report
 from mol.report.page import run_page
+from mol.report.side_by_side import write_side_by_side
 
 
 @dataclass
@@ -24,7 +25,7 @@ class ReportConfig:
     """A report on one run, or a comparison of several.
 
     Attributes:
-        runs: run folders of `mol loso`; if there are several, the others are compared with the first.
+        runs: run folders of `mol loso`; if there are several, they are compared, differences being from the first.
         out: folder of the report; <run>/report when empty, reports/comparison for several runs.
         failures: number of misread videos to show, the most confident first.
         pictures: read the failures again from checkpoint and cache, to show what the network saw; needs both.
@@ -78,6 +79,7 @@ def _report_comparison(config: ReportConfig, runs: Sequence[LosoRun]) -> Path:
     out = Path(config.out) if config.out else Path("reports/comparison")
     comparison = compare_runs(runs)
     write_comparison_tables(out, comparison)
+    write_side_by_side(out, comparison)
     scores = {group: [run.score(group, "uf1") for run in runs] for group in comparison.groups}
     shown = {group: [(one.mean, one.deviation) for one in found] for group, found in scores.items()}
     comparison_picture(out / "pictures" / "comparison.png", comparison.names, shown)
