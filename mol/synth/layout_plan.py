@@ -134,7 +134,7 @@ class PlannedClip:
 
     @property
     def action_units(self) -> list[int]:
-        return sorted(self.motion.intensities)
+        return self.motion.action_units
 
     @property
     def length(self) -> int:
@@ -283,9 +283,12 @@ def _draw_motion(person: int, look: str, settings: LayoutSettings, seed: int) ->
 
 def _within_margin(plan: ClipPlan, margin: int) -> ClipPlan:
     """The motion stretched from onset to offset, which is where clips are cut, plus a margin at rest."""
-    apex = min(max(plan.apex, 2), plan.length - 3)
+    apex, blink = min(max(plan.apex, 2), plan.length - 3), plan.blink
+    if blink is not None:
+        blink = replace(blink, first=blink.first + margin, closed=blink.closed + margin, last=blink.last + margin)
     return replace(
         plan,
+        blink=blink,
         length=plan.length + 2 * margin,
         onset=margin,
         apex=margin + apex,
