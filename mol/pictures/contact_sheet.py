@@ -169,7 +169,8 @@ def _draw_label(figure: Any, entry: dict[str, Any], middle: float) -> None:
 
 def describe_row(entry: Mapping[str, Any]) -> list[str]:
     """What is known about a row of the index, in short lines: action units, person and clip, peak, apex, blink."""
-    units = " + ".join(str(unit) for unit in entry.get("action_units") or [])
+    units = entry.get("action_units") or []
+    units = units if isinstance(units, str) else " + ".join(map(str, units))
     length = f" of {entry['length']}" if "length" in entry else ""
     lines = [f"AU {units}"] if units else []
     lines.append(f"{entry['subject']} · {entry['clip']}")

@@ -109,8 +109,8 @@ CASME3/
     remarks=(
         "The sheet has 860 rows with 7 emotions. No counts are checked, because no published ones are known. "
         "`--neutral N` adds up to N neutral clips per person. It needs the long videos and the sheet of "
-        "macro-expressions, `cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`, whose columns are taken to be those of "
-        "the other (?)."
+        "macro-expressions, `cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`, whose columns are taken to be those "
+        "of the other (?)."
     ),
     fps=30.0,
     sheets=("*part_A_ME_label_JpgIndex*.xlsx",),

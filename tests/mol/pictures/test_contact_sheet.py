@@ -57,3 +57,8 @@ def test_a_clip_with_an_expression_is_labelled_with_its_peak():
     row = {"subject": "orl-s01", "clip": "clip03", "action_units": [6, 12], "apex": 20, "length": 47, "amplitude": 2.04}
     assert describe_row(row) == ["AU 6 + 12", "orl-s01 · clip03", "peak 2.0 px", "apex at frame 20 of 47"]
     assert describe_row({"subject": "s1", "clip": "s1_ne_01", "apex": None}) == ["s1 · s1_ne_01"]
+
+
+def test_action_units_of_an_annotation_stay_as_they_were_written():
+    row = {"subject": "sub01", "clip": "EP02_01f", "action_units": "R4+L7"}
+    assert describe_row(row)[0] == "AU R4+L7"
