@@ -23,6 +23,8 @@ from mol.vision.video import numbered_pictures
 # Raised whenever an older reader would misread the files.
 FORMAT = 1
 OnError = Literal["raise", "skip"]
+NEUTRAL = "neutral"
+"""The emotion of a clip that shows no expression."""
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from mol.common.checks import require_positive
 from mol.common.environment import versions_of
 from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.terminal import say
 from mol.data.manifest import Clip, Manifest, Note, OnError, write_manifest
-from mol.data.sets.registry import find_set, load_set
+from mol.data.sets.registry import SETS, find_set, load_set
 
 _SHOWN = 5  # notes of each kind that are printed; the manifest has all of them
 _SYNTHETIC = Note(
@@ -33,6 +34,8 @@ class PrepareConfig:
         on_error: "raise" stops at the first clip that cannot be used, "skip" drops such clips and lists them.
         frames: "raw" or "cropped" pictures, for data sets with both.
         part: camera "HS", "VIS" or "NIR", for data sets recorded with several.
+        neutral: also list up to this many clips per person without an expression, as class neutral, for data sets that
+            have such clips or long videos. No protocol but as-labelled uses them.
     """
 
     dataset: str
@@ -41,8 +44,10 @@ class PrepareConfig:
     on_error: OnError = "raise"
     frames: Literal["raw", "cropped"] | None = None
     part: Literal["HS", "VIS", "NIR"] | None = None
+    neutral: int | None = None
 
     def __post_init__(self) -> None:
+        require_positive(self, "neutral")
         if self.on_error not in ("raise", "skip"):
             raise SettingsError(f"on_error={self.on_error!r} must be 'raise' or 'skip'")
 
@@ -101,10 +106,11 @@ def manifest_root(root: Path) -> Path:
 def _options(config: PrepareConfig) -> dict[str, Any]:
     """The given options that are passed on to the loader."""
     dataset = find_set(config.dataset)
-    given = {name: value for name in ("frames", "part") if (value := getattr(config, name)) is not None}
+    given = {name: value for name in ("frames", "part", "neutral") if (value := getattr(config, name)) is not None}
     for name, value in given.items():
         if name not in dataset.options:
-            raise SettingsError(f"--{name} {value} does not apply to {config.dataset}; omit it.")
+            others = ", ".join(other.name for other in SETS.values() if name in other.options)
+            raise SettingsError(f"--{name} {value} does not apply to {config.dataset}; omit it (it is for {others}).")
     return given
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -163,15 +163,26 @@ def _draw_label(figure: Any, entry: dict[str, Any], middle: float) -> None:
     figure.text(
         0.2 / width, (middle + 0.3) / height, entry.get("emotion") or "?", fontsize=11, weight="bold", color=INK
     )
-    units = " + ".join(str(unit) for unit in entry.get("action_units") or [])
-    lines = [f"AU {units}" if units else "", f"{entry['subject']} · {entry['clip']}"]
-    if "amplitude" in entry:
-        lines.append(f"peak {entry['amplitude']:.1f} px")
-    if entry.get("apex") is not None:
-        length = f" of {entry['length']}" if "length" in entry else ""
-        lines.append(f"apex at frame {entry['apex']}{length}")
-    text = "\n".join(line for line in lines if line)
+    text = "\n".join(describe_row(entry))
     figure.text(0.2 / width, (middle + 0.22) / height, text, fontsize=7.5, color=MUTED, va="top", linespacing=1.5)
+
+
+def describe_row(entry: Mapping[str, Any]) -> list[str]:
+    """What is known about a row of the index, in short lines: action units, person and clip, peak, apex, blink."""
+    units = entry.get("action_units") or []
+    units = units if isinstance(units, str) else " + ".join(map(str, units))
+    length = f" of {entry['length']}" if "length" in entry else ""
+    lines = [f"AU {units}"] if units else []
+    lines.append(f"{entry['subject']} · {entry['clip']}")
+    if entry.get("amplitude") == 0:
+        # The apex of such a row is only a place in time.
+        lines.append("no expression")
+    else:
+        lines += [f"peak {entry['amplitude']:.1f} px"] if "amplitude" in entry else []
+        lines += [f"apex at frame {entry['apex']}{length}"] if entry.get("apex") is not None else []
+    if "blink" in entry:
+        lines.append(f"blink at frame {entry['blink']}{length}")
+    return lines
 
 
 def _draw_wheel(figure: Any, maximum: float) -> None:

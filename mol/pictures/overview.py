@@ -19,6 +19,7 @@ from mol.pictures.faces import (
     show_wheel,
 )
 from mol.pictures.style import (
+    BASELINE,
     CLASS_COLOURS,
     HAIRLINE,
     INK,
@@ -44,6 +45,10 @@ class Timeline:
         duration: seconds, the length of the video.
         mean: (C,) the probabilities of the whole video.
         gaps: (start, end) in seconds of windows that were skipped.
+        winner: the class to emphasise; None for none.
+        distances: (n,) how far each window's probabilities are from those of still clips of the face, 0 … 1.
+        still: smallest and largest distance of two still clips from one another.
+        limit: the distance up to which a window is like a still face.
     """
 
     times: np.ndarray
@@ -51,15 +56,19 @@ class Timeline:
     classes: Sequence[str]
     duration: float
     mean: np.ndarray
-    gaps: Sequence[tuple[float, float]] = ()
+    gaps: Sequence[tuple[float, float]]
+    winner: int | None
+    distances: np.ndarray
+    still: tuple[float, float]
+    limit: float
 
 
 def _draw_timeline(axes: Any, timeline: Timeline) -> None:
-    winner = int(np.argmax(timeline.mean))
+    winner = timeline.winner
     for start, end in timeline.gaps:
-        axes.axvspan(start, end, facecolor="#eef0f3", edgecolor="#c9ced5", hatch="///", linewidth=0, zorder=0)
+        _shade_gap(axes, start, end)
         axes.text((start + end) / 2, 0.97, "skipped", ha="center", va="top", fontsize=7.5, color=MUTED, rotation=90)
-    times, probabilities = _broken_at_gaps(timeline)
+    times, probabilities = _broken_at_gaps(timeline, timeline.probabilities)
     for index in range(len(timeline.classes)):
         axes.plot(
             times,
@@ -76,24 +85,48 @@ def _draw_timeline(axes: Any, timeline: Timeline) -> None:
     axes.axhline(chance, color=MUTED, linewidth=0.8, linestyle=(0, (2, 3)), zorder=1)
     axes.text(0.004, chance + 0.012, "chance", transform=axes.get_yaxis_transform(), fontsize=7.5, color=MUTED)
     axes.set_xlim(0, max(timeline.duration, 1e-3))
+    axes.tick_params(labelbottom=False)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     axes.grid(axis="y", color=HAIRLINE, linewidth=0.6, zorder=0)
-    axes.set_xlabel("Time (s)")
     axes.set_ylabel("Probability")
     _label_lines(axes, timeline, winner)
 
 
-def _broken_at_gaps(timeline: Timeline) -> tuple[np.ndarray, np.ndarray]:
-    """Times and probabilities with a NaN row inside each gap, so that no line crosses a gap."""
+def _draw_distances(axes: Any, timeline: Timeline) -> None:
+    """How far each window is from a still face, over the band in which still clips are from one another."""
+    for start, end in timeline.gaps:
+        _shade_gap(axes, start, end)
+    smallest, largest = timeline.still
+    axes.axhspan(smallest, largest, color=BASELINE, alpha=0.3, linewidth=0, zorder=1)
+    times, distances = _broken_at_gaps(timeline, timeline.distances)
+    axes.plot(times, distances, color=INK, linewidth=1.4, marker="o", markersize=2.6, clip_on=False, zorder=3)
+    axes.set_xlim(0, max(timeline.duration, 1e-3))
+    axes.axhline(timeline.limit, color=MUTED, linewidth=0.9, linestyle=(0, (4, 2)), zorder=1)
+    axes.set_ylim(0, 1.12 * max(float(timeline.distances.max(initial=0)), timeline.limit, 0.02))
+    axes.locator_params(axis="y", nbins=3)
+    axes.grid(axis="y", color=HAIRLINE, linewidth=0.6, zorder=0)
+    axes.set_xlabel("Time (s)")
+    axes.set_ylabel("Distance")
+    note = f"dashed: up to {timeline.limit:.3f}\nlike a still face\n\ngrey: still clips from one\nanother, "
+    note += f"{smallest:.3f} to {largest:.3f}"
+    axes.text(1.03, 0.5, note, transform=axes.transAxes, fontsize=7.5, color=MUTED, va="center", linespacing=1.4)
+
+
+def _shade_gap(axes: Any, start: float, end: float) -> None:
+    axes.axvspan(start, end, facecolor="#eef0f3", edgecolor="#c9ced5", hatch="///", linewidth=0, zorder=0)
+
+
+def _broken_at_gaps(timeline: Timeline, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Times and values (n, ...) with NaN inside each gap, so that no line crosses a gap."""
     inside = [(start + end) / 2 for start, end in timeline.gaps]
     times = np.concatenate([timeline.times, inside])
-    holes = np.full((len(inside), len(timeline.classes)), np.nan)
+    holes = np.full((len(inside), *values.shape[1:]), np.nan)
     order = np.argsort(times, kind="stable")
-    return times[order], np.concatenate([timeline.probabilities, holes])[order]
+    return times[order], np.concatenate([values, holes])[order]
 
 
-def _label_lines(axes: Any, timeline: Timeline, winner: int) -> None:
+def _label_lines(axes: Any, timeline: Timeline, winner: int | None) -> None:
     """Label each line at its right end with its name and the video's mean; overlapping labels are moved apart."""
     if not len(timeline.times):
         return
@@ -179,7 +212,7 @@ def overview_picture(path: Path, overview: Overview) -> None:
     strip = min(frame * aspect, 2.4)
     crop = (inner - 1.15 - gap * len(overview.crops)) / len(overview.crops)
     window = crop if overview.crop_flow is None else 2 * crop + gap
-    height = 1.05 + strip + 0.62 + window + 0.62 + 2.1 + 0.62
+    height = 1.05 + strip + 0.62 + window + 0.62 + 2.1 + 0.5 + 0.8 + 0.62
     with open_figure(path, width, height) as figure:
         draw_headline(figure, overview.title, overview.subtitle, x=margin, height=height)
         y = height - 1.05 - strip
@@ -187,12 +220,19 @@ def overview_picture(path: Path, overview: Overview) -> None:
         y -= 0.62 + window
         _draw_window(figure, overview, (margin, y, crop), gap)
         y -= 0.62 + 2.1
-        axes = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 2.1 / height))
-        _draw_timeline(axes, overview.timeline)
-        axes.set_title("Probability of each emotion", x=(margin - 0.85) / (inner - 2.1))
-        for time in (overview.crop_times[0], overview.crop_times[-1]):
-            axes.axvline(time, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
-        axes.axvspan(overview.crop_times[0], overview.crop_times[-1], color=INK, alpha=0.06, linewidth=0, zorder=0)
+        probability = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 2.1 / height))
+        _draw_timeline(probability, overview.timeline)
+        y -= 0.5 + 0.8
+        distance = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 0.8 / height))
+        _draw_distances(distance, overview.timeline)
+        for axes, title in (
+            (probability, "Probability of each class"),
+            (distance, "Distance of these probabilities from those of the same face without motion (total variation)"),
+        ):
+            axes.set_title(title, x=(margin - 0.85) / (inner - 2.1))
+            for time in (overview.crop_times[0], overview.crop_times[-1]):
+                axes.axvline(time, color=INK, linewidth=0.7, alpha=0.5, zorder=1)
+            axes.axvspan(overview.crop_times[0], overview.crop_times[-1], color=INK, alpha=0.06, linewidth=0, zorder=0)
 
 
 def _draw_strip(figure: Any, overview: Overview, box: tuple[float, float, float, float], gap: float) -> None:

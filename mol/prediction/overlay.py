@@ -38,6 +38,7 @@ class OverlayFrame:
         flow: (2, 128, 128) in crop pixels, or None if no window covers the frame or the network estimates none.
         matrix: (2, 3) picture → crop, or None.
         probabilities: (C,) of the window nearest in time, or None.
+        verdict: the result of that window in words; by default its most probable class.
     """
 
     picture: np.ndarray
@@ -47,6 +48,7 @@ class OverlayFrame:
     flow: np.ndarray | None = None
     matrix: np.ndarray | None = None
     probabilities: np.ndarray | None = None
+    verdict: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class OverlayStyle:
         classes: C names.
         flow_maximum: length of flow, in crop pixels, at full colour; None if the network estimates no flow.
         flow_caption: such as ``"px per 2 frames"``.
-        winners: (n, 3) start and end in seconds and winning class of each stretch of the strip below the picture.
+        winners: (n, 3) start and end in seconds and winning class of each stretch of the strip below the picture; −1
+            for none.
         duration: seconds.
     """
 
@@ -256,7 +259,7 @@ def _draw_strip(strip: np.ndarray, frame: OverlayFrame, style: OverlayStyle) -> 
     left, right = _PAD, strip.shape[1] - _PAD
     span = (right - left) / max(style.duration, 1e-6)
     strip[24:34, left:right] = _TRACK
-    for start, end, winner in style.winners:
+    for start, end, winner in style.winners[style.winners[:, 2] >= 0]:
         strip[24:34, left + round(start * span) : left + round(end * span)] = _lighter(class_colour(int(winner)))
     cursor = min(left + round(frame.time * span), right - 2)
     strip[18:40, cursor - 1 : cursor + 2] = _LIGHT
@@ -296,8 +299,10 @@ def _write_probabilities(draw: Any, frame: OverlayFrame, style: OverlayStyle, le
         draw.text((left, 24), "not read", _DIM, _font(22, True))
         winner = -1
     else:
-        winner = int(np.argmax(frame.probabilities))
-        draw.text((left, 24), style.classes[winner].replace("_", " "), _LIGHT, _font(22, True))
+        most_probable = int(np.argmax(frame.probabilities))
+        heading = frame.verdict or style.classes[most_probable]
+        winner = most_probable if heading == style.classes[most_probable] else -1
+        draw.text((left, 24), heading.replace("_", " "), _LIGHT, _font(22, True))
     for index, top in enumerate(_bar_rows(style.classes)):
         ink, font = (_LIGHT, _font(12, True)) if index == winner else (_DIM, _font(12))
         draw.text((left, top + 14), style.classes[index].replace("_", " "), ink, font, anchor="ls")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +21,17 @@ from mol.network.checkpoint import find_checkpoint
 from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
 from mol.networks.trained import load_model
-from mol.prediction.windows import Prediction, Window, predict_video
+from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, Window, predict_video
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "write_prediction"]
+
+NO_NEUTRAL_CLASS = (
+    "The network was trained without neutral clips: for any face, moving or not, it finds one of its emotions the most "
+    "probable."
+)
 
 
 @dataclass
@@ -169,7 +174,8 @@ def _arrays(prediction: Prediction) -> dict[str, Any]:
     names |= {name: name for name in ("flow", "landmarks", "detected")}
     every = {name: [getattr(window, field) for window in windows] for name, field in names.items()}
     # What the network does not estimate is left out.
-    return {name: np.stack(values) for name, values in every.items() if values[0] is not None}
+    estimated = {name: np.stack(values) for name, values in every.items() if values[0] is not None}
+    return {**estimated, "still_probabilities": prediction.stillness.probabilities}
 
 
 def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,9 +200,12 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
         "settings": {**asdict(config), "interval": prediction.interval, "stride": prediction.stride},
         "versions": versions(),
         "classes": prediction.classes,
+        "still_clips": _describe_stillness(prediction),
         "vote": {
             "rule": "mean probability over the windows",
             "predicted": prediction.predicted,
+            "verdict": prediction.verdict,
+            "distance_from_still": _rounded([prediction.stillness.distance(prediction.probabilities)])[0],
             "probabilities": _named(prediction.classes, prediction.probabilities),
             "windows": len(prediction.windows),
             "skipped": len(prediction.skipped),
@@ -209,12 +218,29 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
     }
 
 
+def _describe_stillness(prediction: Prediction) -> dict[str, Any]:
+    stillness = prediction.stillness
+    smallest, largest = stillness.between
+    return {
+        "clips": len(stillness.probabilities),
+        "noise_grey_levels": round(stillness.noise, 3),
+        "probabilities": _named(prediction.classes, stillness.mean),
+        "distance": "total variation",
+        "distance_between_them": {"smallest": round(smallest, 4), "largest": round(largest, 4)},
+        "still_up_to": round(stillness.limit, 4),
+        "network_has_class_neutral": prediction.knows_neutral,
+        **({} if prediction.knows_neutral else {"note": NO_NEUTRAL_CLASS}),
+    }
+
+
 def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
     return {
         "start": window.start,
         "frames": window.frames.tolist(),
         "seconds": [round(float(frame) / prediction.video.fps, 4) for frame in window.frames],
-        "predicted": prediction.classes[int(np.argmax(window.probabilities))],
+        "predicted": prediction.class_of(window.probabilities),
+        "verdict": prediction.verdict_of(window.probabilities),
+        "distance_from_still": _rounded([prediction.stillness.distance(window.probabilities)])[0],
         "probabilities": _named(prediction.classes, window.probabilities),
         "picture_to_crop": np.round(window.matrix, 5).tolist(),
         **_describe_flow(window),
@@ -247,7 +273,7 @@ def _named(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, float
     return dict(zip(classes, _rounded(probabilities), strict=True))
 
 
-def _rounded(values: np.ndarray) -> list[float]:
+def _rounded(values: Iterable[Any]) -> list[float]:
     return [round(float(value), 4) for value in values]
 
 
@@ -263,10 +289,23 @@ def _on_one_line(numbers: re.Match[str]) -> str:
 
 
 def describe_prediction(prediction: Prediction) -> str:
-    """The result in a line or two."""
-    ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
-    named = ", ".join(f"{name} {probability:.2f}" for name, probability in ranked[:3])
-    lines = [f"{len(prediction.windows)} windows over {prediction.duration:.1f} s; mean probability: {named}"]
+    """The result in a few lines; an emotion is only named where the video can be told from a still face."""
+    count = len(prediction.windows)
+    lines = [f"{count} window{'s' if count != 1 else ''} over {prediction.duration:.1f} s: {prediction.verdict}"]
+    if prediction.verdict != STILL_FACE:
+        ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
+        lines[0] += "; mean probability: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])
+    verdicts = [prediction.verdict_of(window.probabilities) for window in prediction.windows]
+    shares = [(kind, verdicts.count(kind)) for kind in (NO_EXPRESSION, STILL_FACE) if kind in verdicts]
+    lines += [f"{kind}: {found} of {count} windows" for kind, found in shares]
+    distance = prediction.stillness.distance(prediction.probabilities)
+    smallest, largest = prediction.stillness.between
+    lines.append(
+        f"distance from still clips of the same face: {distance:.3f} (these from one another: {smallest:.3f} to "
+        f"{largest:.3f}; like a still face up to {prediction.stillness.limit:.3f})"
+    )
+    if not prediction.knows_neutral:
+        lines.append(NO_NEUTRAL_CLASS)
     if prediction.skipped:
         frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
         left_out = len(prediction.skipped)

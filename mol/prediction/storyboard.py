@@ -14,7 +14,7 @@ from mol.network.model import FRAMES
 from mol.pictures.faces import flow_maximum
 from mol.pictures.overview import Overview, Timeline, overview_picture
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, write_overlay
-from mol.prediction.windows import Prediction, Window, inverse
+from mol.prediction.windows import STILL_FACE, Prediction, Window, inverse
 from mol.vision.align import transform_points, warp_picture
 
 _STRIP = 8
@@ -23,19 +23,16 @@ _STRIP = 8
 def overview_of(path: Path, prediction: Prediction, name: str) -> None:
     """Write the overview picture of a prediction."""
     video, fps = prediction.video, prediction.video.fps
-    winner = int(np.argmax(prediction.probabilities))
-    shown = max(prediction.windows, key=lambda window: float(window.probabilities[winner]))
+    shown, why = _shown_window(prediction)
     numbers = np.unique(np.linspace(0, len(video) - 1, _STRIP).round().astype(int))
     seen = [window_at(prediction, int(number)) for number in numbers]
     square = np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]]) - 0.5
-    predicted = prediction.predicted.replace("_", " ")
-    most = f"The window that says {predicted} most ({shown.probabilities[winner]:.2f})"
     overview_picture(
         path,
         Overview(
-            title=f"{name}: {predicted}",
+            title=f"{name}: {prediction.verdict.replace('_', ' ')}",
             subtitle=_subtitle(prediction),
-            window_title=f"{most}: {_shown_of(shown)}",
+            window_title=f"{why}: {_content_of(shown)}",
             frames=[video.frames[number] for number in numbers],
             frame_times=[number / fps for number in numbers],
             frame_points=[
@@ -52,7 +49,19 @@ def overview_of(path: Path, prediction: Prediction, name: str) -> None:
     )
 
 
-def _shown_of(window: Window) -> str:
+def _shown_window(prediction: Prediction) -> tuple[Window, str]:
+    """The window shown in detail, and why."""
+    if prediction.predicted is None:
+        distances = [float(prediction.stillness.distance(window.probabilities)) for window in prediction.windows]
+        place = int(np.argmax(distances))
+        return prediction.windows[place], f"The window furthest from a still face ({distances[place]:.3f})"
+    winner = int(np.argmax(prediction.probabilities))
+    shown = max(prediction.windows, key=lambda window: float(window.probabilities[winner]))
+    predicted = prediction.predicted.replace("_", " ")
+    return shown, f"The window that says {predicted} most ({shown.probabilities[winner]:.2f})"
+
+
+def _content_of(window: Window) -> str:
     """What the pictures of a window show."""
     landmarks = "landmarks" if window.landmarks is not None else "the detector's landmarks"
     return landmarks + (", and flow from the frame before" if window.flow is not None else "; no flow is estimated")
@@ -64,8 +73,11 @@ def _subtitle(prediction: Prediction) -> str:
     parts = [
         f"{len(video)} frames, {prediction.duration:.1f} s at {video.fps:.4g} fps",
         f"{len(prediction.windows)} windows of {FRAMES} {apart}",
-        f"mean probability {prediction.probabilities.max():.2f}",
     ]
+    if prediction.predicted is not None:
+        parts.append(f"mean probability {prediction.probabilities.max():.2f}")
+    if not prediction.knows_neutral:
+        parts.append("trained without neutral clips")
     if prediction.skipped:
         parts.append(f"windows skipped: {len(prediction.skipped)}")
     if prediction.interpolated_from:
@@ -83,6 +95,10 @@ def timeline_of(prediction: Prediction) -> Timeline:
         duration=prediction.duration,
         mean=prediction.probabilities,
         gaps=_gaps(prediction),
+        winner=None if prediction.predicted is None else int(np.argmax(prediction.probabilities)),
+        distances=prediction.stillness.distance(np.stack([window.probabilities for window in prediction.windows])),
+        still=prediction.stillness.between,
+        limit=prediction.stillness.limit,
     )
 
 
@@ -157,19 +173,27 @@ def _overlay_frames(prediction: Prediction, numbers: Any) -> Iterator[OverlayFra
                 "flow": flow_at(window, number),
                 "matrix": window.matrix,
                 "probabilities": window.probabilities,
+                "verdict": _heading(prediction, window),
             }
         yield OverlayFrame(video.frames[number], number / video.fps, number, **known)
 
 
+def _heading(prediction: Prediction, window: Window) -> str:
+    """The verdict of a window, short enough for the overlay's panel."""
+    verdict = prediction.verdict_of(window.probabilities)
+    return "like a still face" if verdict == STILL_FACE else verdict
+
+
 def _winners(prediction: Prediction) -> np.ndarray:
-    """Start, end (seconds) and winning class of each run of frames that read the same windows' winner."""
+    """Start, end (seconds) and winning class, −1 if like a still face, of each run of frames with the same winner."""
     stretches: list[list[float]] = []
     fps = prediction.video.fps
     for number in range(len(prediction.video)):
         window = window_at(prediction, number)
         if window is None:
             continue
-        winner = int(np.argmax(window.probabilities))
+        still = prediction.class_of(window.probabilities) is None
+        winner = -1 if still else int(np.argmax(window.probabilities))
         if stretches and stretches[-1][2] == winner and abs(stretches[-1][1] - number / fps) < 1e-9:
             stretches[-1][1] = (number + 1) / fps
         else:

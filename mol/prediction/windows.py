@@ -18,15 +18,20 @@ from torch import nn
 from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
 from mol.data.clips import CROP
+from mol.data.manifest import NEUTRAL
 from mol.network.model import FRAMES
 from mol.networks.interface import FLOW, LANDMARKS, Network
 from mol.networks.mol import NETWORK as MOL
+from mol.prediction.stillness import NOISE_FACTORS, STILL_CLIPS, Stillness, sensor_noise, still_frames
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
 from mol.vision.video import Video, interpolate_frames
 
 LONGEST_EXPRESSION = 0.5
 """Seconds; a facial movement that lasts longer is not a micro-expression (Yan et al., 2013)."""
+
+NO_EXPRESSION = "no expression"
+STILL_FACE = "not distinguishable from a still face"
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Prediction:
         windows: in the order of time.
         skipped: windows that were left out.
         probabilities: (C,) mean over the windows.
+        stillness: the network's probabilities of still clips of the face.
         interpolated_from: number of frames before interpolation in time, or None.
         notes: how the network reads a window, and what it does not estimate.
     """
@@ -99,12 +105,37 @@ class Prediction:
     windows: list[Window]
     skipped: list[Skipped]
     probabilities: np.ndarray
+    stillness: Stillness
     interpolated_from: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def predicted(self) -> str:
-        return self.classes[int(np.argmax(self.probabilities))]
+    def predicted(self) -> str | None:
+        """The class of the whole video; None if it can't be told from a still face."""
+        return self.class_of(self.probabilities)
+
+    @property
+    def verdict(self) -> str:
+        """The result for the whole video, in words."""
+        return self.verdict_of(self.probabilities)
+
+    @property
+    def knows_neutral(self) -> bool:
+        """Whether the network has a class for faces without an expression."""
+        return NEUTRAL in self.classes
+
+    def class_of(self, probabilities: np.ndarray) -> str | None:
+        """The most probable class; None if the probabilities (C,) could be those of a still face.
+
+        A network with a class "neutral" may give it to a still face.
+        """
+        winner = self.classes[int(np.argmax(probabilities))]
+        return winner if winner == NEUTRAL or not self.stillness.covers(probabilities) else None
+
+    def verdict_of(self, probabilities: np.ndarray) -> str:
+        """The class in words: an emotion, "no expression" or "not distinguishable from a still face"."""
+        found = self.class_of(probabilities)
+        return STILL_FACE if found is None else NO_EXPRESSION if found == NEUTRAL else found
 
     @property
     def duration(self) -> float:
@@ -178,6 +209,7 @@ def predict_video(
         windows,
         skipped,
         mean,
+        _read_still_clips(network, model, video, windows, precision),
         original if original != len(video) else None,
         tuple(_notes(network)),
     )
@@ -338,6 +370,30 @@ def _run_network(
         placed = None if landmarks is None else transform_points(inverse(matrix), landmarks[index])
         windows.append(Window(sample, matrix, probabilities[index], moved, placed, points[sample]))
     return windows
+
+
+def _read_still_clips(
+    network: Network, model: nn.Module, video: Video, windows: Sequence[Window], precision: str
+) -> Stillness:
+    """Run the network on first frames of windows, each repeated with noise as of the video under its own alignment."""
+    chosen = [windows[place] for place in np.linspace(0, len(windows) - 1, STILL_CLIPS).round().astype(int)]
+    noises = [sensor_noise(_face_box(video, window)) for window in {window.start: window for window in chosen}.values()]
+    noise = float(np.sqrt(np.mean(np.square(noises))))
+    rng = np.random.default_rng(0)
+    sample, read = np.arange(FRAMES), []
+    for window, factor in zip(chosen, NOISE_FACTORS, strict=True):
+        frames = still_frames(video.frames[window.start], FRAMES, factor * noise, rng)
+        still = Video(frames, video.fps, [video.names[window.start]] * FRAMES)
+        read += _run_network(network, model, still, window.detected, [sample], precision)
+    return Stillness(np.stack([window.probabilities for window in read]), noise)
+
+
+def _face_box(video: Video, window: Window) -> np.ndarray:
+    """The part of a window's frames that holds the face in all of them: (T, h, w)."""
+    height, width = video.frames.shape[1:]
+    low = np.floor(window.detected.min(axis=(0, 1))).astype(int).clip(0)
+    high = np.ceil(window.detected.max(axis=(0, 1))).astype(int).clip(0, (width, height))
+    return video.frames[window.frames, low[1] : high[1], low[0] : high[0]]
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:

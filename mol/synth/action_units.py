@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mol.data.manifest import NEUTRAL
 from mol.vision.points import FLIP_PERMUTATION, LEFT_EYE, RIGHT_EYE, interocular_distance
 
 
@@ -87,8 +88,16 @@ EMOTIONS: dict[str, tuple[tuple[int, ...], ...]] = {
     "anger": ((4, 5, 7), (4, 7, 23), (4, 24)),
     "fear": ((1, 2, 4, 20), (1, 4, 5, 20)),
     "others": ((4,), (4, 7), (20,), (24,)),
+    NEUTRAL: ((),),
 }
 """Alternative sets of action units for each emotion; no set belongs to two emotions."""
+
+BLINK = 45
+"""The action unit of a blink: no part of an emotion, and moved by a field of its own, `eyelid_field`."""
+_LIDS = ((37, 41), (38, 40), (43, 47), (44, 46))
+# Width of the bumps and reach beyond the lid's edge, in heights of the open eye; the lower lid's share of the way.
+_LID_WIDTH, _LID_REACH, _LOWER_LID = 0.55, 0.15, 0.35
+_STEEPEST = 0.8
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,11 @@ def displacement_field(
         intensities: action unit → (left, right) intensity; left is the picture's left.
         amplitude: length of the longest displacement vector in pixels.
         size: side of the frame in pixels, in which the longest vector is searched.
+    Returns:
+        The field; without action units it is zero everywhere.
     """
+    if not intensities:
+        return DisplacementField(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
     bumps = [bump for unit, sides in intensities.items() for bump in _placed(ACTION_UNITS[unit], points, sides)]
     centres, pulls, widths = (np.array(column, np.float64) for column in zip(*bumps, strict=True))
     field = DisplacementField(centres, pulls, widths)
@@ -145,13 +158,53 @@ def displacement_field(
     return field.scaled(amplitude / lengths.max())
 
 
+def eyelid_field(points: np.ndarray) -> DisplacementField:
+    """The displacement that closes the eyes of one face: upper lids down, lower lids up by less.
+
+    Skin can't fold in a smooth field: the open eye is squeezed to a little under half of its height, where the field's
+    slope reaches 0.8, instead of disappearing behind the lid.
+
+    Args:
+        points: (68, 2) landmarks in pixels of the frame.
+    """
+    distance, down = _face_axes(points)
+    heights = {eye: np.mean([np.linalg.norm(points[a] - points[b]) for a, b in eye]) for eye in (_LIDS[:2], _LIDS[2:])}
+    bumps = []
+    for eye, height in heights.items():
+        width = max(_LID_WIDTH * height, 0.04 * distance)
+        reach = _LID_REACH * height * down
+        for upper, lower in eye:
+            bumps.append((points[upper] - reach, (1 - _LOWER_LID) * height * down, width))
+            bumps.append((points[lower] + reach, -_LOWER_LID * height * down, width))
+    centres, pulls, widths = (np.array(column, np.float64) for column in zip(*bumps, strict=True))
+    field = DisplacementField(centres, pulls, widths)
+    return field.scaled(min(1.0, _STEEPEST / _steepest_slope(field, down)))
+
+
+def _steepest_slope(field: DisplacementField, direction: np.ndarray) -> float:
+    """The largest slope of a field whose pulls all have one direction, on a grid of half pixels around its bumps."""
+    low, high = field.centres.min(axis=0) - 10, field.centres.max(axis=0) + 10
+    grid = np.stack(np.meshgrid(np.arange(low[0], high[0], 0.5), np.arange(low[1], high[1], 0.5)))
+    gradient = np.zeros_like(grid)
+    for centre, length, width in zip(field.centres, field.pulls @ direction, field.widths, strict=True):
+        offset = grid - centre[:, None, None]
+        gradient -= length * offset / width**2 * np.exp(-0.5 * (offset**2).sum(axis=0) / width**2)
+    return float(np.hypot(*gradient).max())
+
+
+def _face_axes(points: np.ndarray) -> tuple[float, np.ndarray]:
+    """Inter-ocular distance in pixels, and the unit vector from the brows to the mouth."""
+    distance = float(interocular_distance(points))
+    rightward = (points[LEFT_EYE].mean(axis=0) - points[RIGHT_EYE].mean(axis=0)) / distance
+    return distance, np.array([-rightward[1], rightward[0]])
+
+
 def _placed(
     bumps: Iterable[Bump], points: np.ndarray, sides: tuple[float, float]
 ) -> Iterable[tuple[np.ndarray, np.ndarray, float]]:
     """Centre, pull and width in pixels of every bump of one action unit, in the face's own axes."""
-    distance = float(interocular_distance(points))
-    rightward = (points[LEFT_EYE].mean(axis=0) - points[RIGHT_EYE].mean(axis=0)) / distance
-    down = np.array([-rightward[1], rightward[0]])
+    distance, down = _face_axes(points)
+    rightward = np.array([down[1], -down[0]])
     left, right = sides
     for bump in bumps:
         outward, downward = bump.pull

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mol.common.errors import SettingsError
-from mol.synth.action_units import EMOTIONS
+from mol.data.manifest import NEUTRAL
+from mol.synth.action_units import BLINK, EMOTIONS
 from mol.synth.faces import ORL_PEOPLE, SOURCES, FaceImage
 from mol.vision.align import AlignSettings
 from mol.vision.video import sample_starts
+
+FPS = 200.0
+"""Frames per second of the notional videos, as of CASME II."""
+NEUTRAL_BLINKS = 0.5
+"""Share of the neutral clips with a blink."""
+# Seconds. Closing is 40 to 47 % faster than opening (Sforza et al., Ophthalmic and Physiological Optics 28, 2008).
+_BLINK_DURATION, _CLOSING_SHARE = (0.1, 0.4), 0.36
 
 
 @dataclass(frozen=True)
@@ -25,7 +33,9 @@ class SynthSettings:
         pictures: maximum number of pictures per person; each clip uses one of them.
         clips: clips per person; the emotions take turns.
         subclips: rows per clip: samplings of the same video with different starts.
-        emotions: classes in the order of their labels, keys of `EMOTIONS`.
+        emotions: classes in the order of their labels: any of "happiness", "surprise", "disgust", "repression",
+            "sadness", "anger", "fear", "others", and "neutral" for clips without an expression. Half of the neutral
+            clips have a blink.
         amplitude: (minimum, maximum) peak displacement of the expression in pixels of the aligned frame.
         length: (minimum, maximum) frames of the notional video, at 200 frames per second.
         head_shift: maximum head translation in pixels of the aligned frame.
@@ -33,6 +43,8 @@ class SynthSettings:
         head_zoom: maximum relative change of the head's size.
         noise: standard deviation of the sensor noise in grey levels.
         lighting: maximum relative change of the light, over time and across the face.
+        blinks: share of the clips with an expression in which the person also blinks, 0 to 1. If there are neutral
+            clips, 0.5 makes blinks as frequent in all classes.
         seed: equal settings give equal bytes, whatever the number of workers or interruptions.
         frames: T.
         size: side of the aligned frames in pixels.
@@ -52,6 +64,7 @@ class SynthSettings:
     head_zoom: float = 0.004
     noise: float = 1.5
     lighting: float = 0.03
+    blinks: float = 0.0
     seed: int = 0
     frames: int = 8
     size: int = 144
@@ -68,6 +81,8 @@ class SynthSettings:
         for name in ("head_shift", "head_turn", "head_zoom", "noise", "lighting", "seed"):
             if not getattr(self, name) >= 0:
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if not 0 <= self.blinks <= 1:
+            raise SettingsError(f"blinks must be between 0 and 1, a share of the clips; got {self.blinks}.")
         if self.people > ORL_PEOPLE:
             raise SettingsError(f"people must be at most {ORL_PEOPLE}, the size of the ORL set; got {self.people}.")
         if self.frames < 2 or self.size < 32:
@@ -89,6 +104,22 @@ class SynthSettings:
 
 
 @dataclass(frozen=True)
+class Blink:
+    """One blink.
+
+    Attributes:
+        first, closed, last: frames of the notional video in which the lids start, are closed and are open again; first
+            and last may lie outside the video.
+        depth: how far they close, at most 1.
+    """
+
+    first: int
+    closed: int
+    last: int
+    depth: float
+
+
+@dataclass(frozen=True)
 class ClipPlan:
     """Everything random about one clip except the noise.
 
@@ -97,13 +128,15 @@ class ClipPlan:
         clip: such as ``"clip03"``.
         emotion: its name.
         intensities: action unit → (left, right) intensity.
-        amplitude: pixels at the apex.
-        length, onset, apex, offset: frames of the notional video.
+        amplitude: pixels at the apex; 0 for a neutral clip.
+        length, onset, apex, offset: frames of the notional video. A neutral clip has them as well, drawn like the
+            others', so that frames chosen by them don't tell its class.
         residue: intensity that remains after the offset.
         starts: first sampled frame of each sub-clip.
         head_waves: (4, 2, 2) amplitudes (−1 … 1) and phases of the slow waves of x, y, turn and zoom.
         light_waves: (3, 2, 2) the same for brightness and for its slopes along x and y.
         noise_seed: seed of the sensor noise.
+        blink: None for most clips.
     """
 
     face: int
@@ -120,6 +153,12 @@ class ClipPlan:
     head_waves: np.ndarray
     light_waves: np.ndarray
     noise_seed: int
+    blink: Blink | None = None
+
+    @property
+    def action_units(self) -> list[int]:
+        """All action units that move, a blink's included."""
+        return sorted([*self.intensities, *([BLINK] if self.blink else [])])
 
 
 def plan_clips(faces: Sequence[FaceImage], settings: SynthSettings) -> list[ClipPlan]:
@@ -132,8 +171,12 @@ def plan_clips(faces: Sequence[FaceImage], settings: SynthSettings) -> list[Clip
         for clip in range(settings.clips):
             # Each person starts with another emotion, so that all emotions occur even with few clips.
             emotion = settings.emotions[(clip + person) % len(settings.emotions)]
-            seed = [settings.seed, zlib.crc32(f"{subject}/{clip}".encode())]
-            plans.append(_draw_plan(np.random.default_rng(seed), choices, f"clip{clip + 1:02d}", emotion, settings))
+            rng, blink_rng = (
+                np.random.default_rng([settings.seed, zlib.crc32(f"{subject}/{clip}{what}".encode())])
+                for what in ("", "/blink")
+            )
+            plan = _draw_plan(rng, choices, f"clip{clip + 1:02d}", emotion, settings)
+            plans.append(replace(plan, blink=_draw_blink(blink_rng, plan, settings)))
     return plans
 
 
@@ -152,7 +195,7 @@ def _draw_plan(
         clip=clip,
         emotion=emotion,
         intensities={unit: _draw_sides(rng) for unit in units},
-        amplitude=float(rng.uniform(*settings.amplitude)),
+        amplitude=float(rng.uniform(*settings.amplitude)) if units else 0.0,
         length=length,
         onset=onset,
         apex=apex,
@@ -163,6 +206,17 @@ def _draw_plan(
         light_waves=_draw_waves(rng, 3),
         noise_seed=int(rng.integers(2**63)),
     )
+
+
+def _draw_blink(rng: np.random.Generator, plan: ClipPlan, settings: SynthSettings) -> Blink | None:
+    """A blink whose closed eyes are in the video, in the share of the clips that the settings ask for."""
+    share = NEUTRAL_BLINKS if plan.emotion == NEUTRAL else settings.blinks
+    if rng.uniform() >= share:
+        return None
+    frames = rng.uniform(*_BLINK_DURATION) * FPS
+    closed = int(rng.uniform(0.1, 0.9) * plan.length)
+    first = closed - round(_CLOSING_SHARE * frames)
+    return Blink(first, closed, closed + round((1 - _CLOSING_SHARE) * frames), float(rng.uniform(0.75, 1.0)))
 
 
 def _draw_sides(rng: np.random.Generator) -> tuple[float, float]:

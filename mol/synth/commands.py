@@ -72,4 +72,5 @@ def run_layout(config: LayoutConfig) -> None:
         plan = write_layout(config.layout, out, config.settings(), config.workers or None, count)
     say(f"{len(plan.clips)} clips of {len({clip.person for clip in plan.clips})} people: {out}")
     say("Real faces under motion that we made: scores on them say nothing about recognition.")
-    say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}")
+    neutral = f" --neutral {config.neutral}" if config.neutral else ""
+    say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}{neutral}")

@@ -53,6 +53,7 @@ class LayoutSettings:
         amplitude: (minimum, maximum) peak displacement in pixels of the aligned frame of 144 pixels.
         pictures: maximum number of pictures per person, the most frontal ones; each clip uses one of them.
         noise: standard deviation of the sensor noise in grey levels.
+        neutral: clips without an expression per person, for "smic", whose folders have a place for them.
         seed: equal settings give equal pictures, whatever the number of workers or interruptions.
     """
 
@@ -63,12 +64,15 @@ class LayoutSettings:
     amplitude: tuple[float, float] = (0.3, 3.0)
     pictures: int = 3
     noise: float = 1.5
+    neutral: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("people", "clips"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be positive, or 0 for all; got {getattr(self, name)}.")
+        if self.neutral < 0:
+            raise SettingsError(f"neutral must be positive, or 0 for none; got {self.neutral}.")
         if not 2 <= self.enlarge <= 12:
             raise SettingsError(f"enlarge must be between 2 and 12 (no face is found below 2); got {self.enlarge}.")
         if not 1 <= self.pictures <= ORL_PICTURES:
@@ -134,7 +138,7 @@ class PlannedClip:
 
     @property
     def action_units(self) -> list[int]:
-        return sorted(self.motion.intensities)
+        return self.motion.action_units
 
     @property
     def length(self) -> int:
@@ -283,9 +287,12 @@ def _draw_motion(person: int, look: str, settings: LayoutSettings, seed: int) ->
 
 def _within_margin(plan: ClipPlan, margin: int) -> ClipPlan:
     """The motion stretched from onset to offset, which is where clips are cut, plus a margin at rest."""
-    apex = min(max(plan.apex, 2), plan.length - 3)
+    apex, blink = min(max(plan.apex, 2), plan.length - 3), plan.blink
+    if blink is not None:
+        blink = replace(blink, first=blink.first + margin, closed=blink.closed + margin, last=blink.last + margin)
     return replace(
         plan,
+        blink=blink,
         length=plan.length + 2 * margin,
         onset=margin,
         apex=margin + apex,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from mol.data.manifest import NEUTRAL
 from mol.data.sets import casme2, samm, smic
 from mol.synth.layout_plan import (
     Entry,
@@ -232,18 +233,27 @@ def _smic_entries() -> list[Entry]:
 def plan_smic(settings: LayoutSettings) -> LayoutPlan:
     """SMIC's HS part, cropped and registered (here: full frames); no sheet.
 
-    Quirks: s18_sur_03 is empty, and s1 has a folder non_micro.
+    Quirks: s18_sur_03 is empty, and s1 has a folder non_micro; with neutral clips, everybody has one.
     """
     base = "SMIC_all_cropped/HS"
     numbering = Numbering(
-        lambda entry: f"{base}/{entry.subject}/micro/{entry.emotion}/{entry.clip}",
+        lambda entry: f"{base}/{entry.subject}/{_smic_folder(entry)}/{entry.clip}",
         lambda _, number, __: f"reg_image{number:06d}.bmp",
         (1000, 200000),
     )
     clips = plan_entries(_smic_entries(), numbering, settings)
     empty = {"s18": f"{base}/s18/micro/surprise/{_SMIC_EMPTY}", "s1": f"{base}/s1/non_micro/s1_non_01"}
     people = subjects(clips)
+    if settings.neutral:
+        del empty["s1"]
+        turns = range(1, settings.neutral + 1)
+        still = [Entry(who, f"{who}_n{turn}", NEUTRAL, "smic") for who in smic.SET.people for turn in turns]
+        clips += [clip for clip in plan_entries(still, numbering, replace(settings, clips=0)) if clip.subject in people]
     return LayoutPlan("smic", settings, clips, {}, {}, tuple(folder for who, folder in empty.items() if who in people))
+
+
+def _smic_folder(entry: Entry) -> str:
+    return "non_micro" if entry.emotion == NEUTRAL else f"micro/{entry.emotion}"
 
 
 # --- CAS(ME)² -------------------------------------------------------------------------------------------------------
@@ -469,3 +479,5 @@ LAYOUTS: dict[str, Callable[[LayoutSettings], LayoutPlan]] = {
     "released": plan_released,
     "generic": plan_generic,
 }
+WITH_NEUTRAL = ("smic",)
+"""Layouts that have a place for neutral clips."""

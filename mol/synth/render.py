@@ -1,9 +1,9 @@
 """Rendering synthetic micro-expression clips: real faces under exactly known motion.
 
 A clip is one picture of one person, moved by the action units of an emotion (`mol.synth.action_units`) and by a small
-head motion (`mol.synth.motion`), with lighting drift and sensor noise. Flow, landmarks, action units, apex and label
-are exact. Scores on such clips show that the pipeline works and that the network learns; they say nothing about real
-micro-expressions.
+head motion (`mol.synth.motion`), with lighting drift and sensor noise; a neutral clip has no expression, and some clips
+have a blink. Flow, landmarks, action units, apex and label are exact. Scores on such clips show that the pipeline works
+and that the network learns; they say nothing about real micro-expressions.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from mol.common.extras import require
-from mol.synth.action_units import displacement_field
+from mol.synth.action_units import displacement_field, eyelid_field
 from mol.synth.clip_plan import ClipPlan, SynthSettings
 from mol.synth.faces import FaceImage
-from mol.synth.motion import Motion, head_motion, intensity_profile
+from mol.synth.motion import Motion, blink_profile, head_motion, intensity_profile
 from mol.vision.align import AlignSettings, alignment_matrix, transform_points
 from mol.vision.video import sample_starts
 
@@ -55,7 +55,11 @@ def plan_motion(plan: ClipPlan, face: FaceImage, settings: SynthSettings) -> tup
     shift = settings.head_shift * np.stack([across, down], axis=-1)
     head = head_motion(shift, np.deg2rad(settings.head_turn) * turn, settings.head_zoom * zoom, settings.size)
     intensity = intensity_profile(plan.length, plan.onset, plan.apex, plan.offset, plan.residue)
-    return Motion(field, intensity, head), points
+    blink = plan.blink
+    if blink is None:
+        return Motion(field, intensity, head), points
+    closure = blink.depth * blink_profile(plan.length, blink.first, blink.closed, blink.last)
+    return Motion(field, intensity, head, eyelid_field(points), closure), points
 
 
 def sampled_times(plan: ClipPlan, start: int, frames: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError
 from mol.common.workers import in_processes
 from mol.data.cache import Cache, CacheSettings, CacheWriter
-from mol.synth.clip_plan import ClipPlan, SynthSettings, plan_clips
+from mol.synth.clip_plan import FPS, ClipPlan, SynthSettings, plan_clips
 from mol.synth.faces import SOURCE_DISTRIBUTIONS, FaceImage, load_faces
 from mol.synth.render import render_clip
 from mol.vision.landmarks import LandmarkDetector
@@ -21,11 +21,12 @@ from mol.vision.video import sample_starts
 GENERATOR = 1
 
 
-CASME2_FPS = 200.0
-
-
 def clip_rows(plans: Sequence[ClipPlan], faces: Sequence[FaceImage], settings: SynthSettings) -> list[dict[str, Any]]:
-    """The index of the cache, one entry per sub-clip."""
+    """The index of the cache, one entry per sub-clip.
+
+    `SynthSettings` and `ClipPlan` explain the numbers. Amplitude 0 marks a clip without an expression; only clips with
+    a blink have the key ``blink``, the frame in which the eyes are closed.
+    """
     rows = []
     for plan in plans:
         interval, _ = sample_starts(plan.length, settings.frames)
@@ -36,15 +37,17 @@ def clip_rows(plans: Sequence[ClipPlan], faces: Sequence[FaceImage], settings: S
             "interval": interval,
             "label": settings.emotions.index(plan.emotion),
             "emotion": plan.emotion,
-            "action_units": sorted(plan.intensities),
+            "action_units": plan.action_units,
             "onset": plan.onset,
             "apex": plan.apex,
             "offset": plan.offset,
             "length": plan.length,
-            "fps": CASME2_FPS,
+            "fps": FPS,
             "amplitude": round(plan.amplitude, 6),
             "picture": faces[plan.face].name,
         }
+        if plan.blink is not None:
+            row["blink"] = plan.blink.closed
         rows += [{**row, "start": start} for start in plan.starts]
     return rows
 
@@ -81,7 +84,7 @@ def synthesize(
     cache_settings = CacheSettings(
         kind="synthetic",
         classes=settings.emotions,
-        settings={"generator": GENERATOR, **asdict(settings)},
+        settings={"generator": GENERATOR, **recorded(settings)},
         versions=_versions(settings.sources),
         frames=settings.frames,
         size=settings.size,
@@ -99,6 +102,14 @@ def synthesize(
             done += 1
             report(done, total)
         return Cache.open(writer.finish())
+
+
+def recorded(settings: SynthSettings) -> dict[str, Any]:
+    """The settings as a cache records them: without blinks unless there are any, as before there was that setting."""
+    content = asdict(settings)
+    if not settings.blinks:
+        del content["blinks"]
+    return content
 
 
 def _versions(sources: Sequence[str]) -> dict[str, str]:

@@ -23,6 +23,9 @@ PURE = SynthSettings(sources=("astronaut",), noise=0, lighting=0, amplitude=(3.0
 STILL = replace(PURE, head_shift=0, head_turn=0, head_zoom=0)
 
 
+NOTHING = replace(PURE, emotions=("neutral",), amplitude=(0.3, 3.0))
+
+
 TINY = SynthSettings(sources=("astronaut", "grace_hopper"), clips=3, subclips=2, seed=1)
 
 

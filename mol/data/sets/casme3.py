@@ -9,7 +9,8 @@ confirmed this. The replacements are used, each with a note, where the row is in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name
+from mol.data.sets.neutral import LongVideo, neutral_segments
 from mol.data.sets.sheets import SheetRow, read_sheet
 
 _COLUMNS = {
@@ -35,6 +37,7 @@ _EMOTIONS = spellings(
     sad="sadness",
     other="others",
 )
+_MACRO_SHEETS = ("*part_A_MaE_label_JpgIndex*.xlsx",)
 # Row of the sheet → the numbers that replace its own if it is impossible.
 _CORRECTED: dict[int, dict[str, int]] = {
     130: {"apex": 160},
@@ -46,12 +49,14 @@ _CORRECTED: dict[int, dict[str, int]] = {
 }
 
 
-def load_casme3(root: Path, on_error: OnError = "raise") -> Loaded:
+def load_casme3(root: Path, on_error: OnError = "raise", neutral: int = 0) -> Loaded:
     """Read the micro-expressions of CAS(ME)³, part A.
 
     Args:
         root: folder with the sheet and ``part_A`` or ``Part_A_ME_clip``.
         on_error: ``"skip"`` drops a row that cannot be used and lists it.
+        neutral: at most this many neutral clips per person, away from all micro- and macro-expressions. They need the
+            long videos and the sheet of macro-expressions.
 
     Raises:
         DataError: the sheet, a folder or a row is missing or not as expected.
@@ -67,7 +72,10 @@ def load_casme3(root: Path, on_error: OnError = "raise") -> Loaded:
             onset = required(row.whole("onset"), "Onset")
             folder = find_folder(subject, row.text("file"), onset)
             collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
-    return collector.loaded(sheet)
+    loaded = collector.loaded(sheet)
+    if neutral:
+        loaded.clips.extend(_neutral_clips(root, rows, loaded.clips, collector, neutral))
+    return loaded
 
 
 SET = DataSet(
@@ -98,7 +106,12 @@ CASME3/
         ),
         ("depth pictures", "not read"),
     ),
-    remarks="The sheet has 860 rows with 7 emotions. No counts are checked, because no published ones are known.",
+    remarks=(
+        "The sheet has 860 rows with 7 emotions. No counts are checked, because no published ones are known. "
+        "`--neutral N` adds up to N neutral clips per person. It needs the long videos and the sheet of "
+        "macro-expressions, `cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx`, whose columns are taken to be those "
+        "of the other (?)."
+    ),
     fps=30.0,
     sheets=("*part_A_ME_label_JpgIndex*.xlsx",),
     telltales=("cas(me)3*",),
@@ -106,6 +119,41 @@ CASME3/
     subject_pattern=r"spNO\.\d+",
     stated_clips=860,
 )
+
+
+def _neutral_clips(
+    root: Path, rows: Sequence[SheetRow], clips: Sequence[Clip], collector: ClipCollector, most: int
+) -> list[Clip]:
+    """Neutral clips out of the long videos that the sheet of micro-expressions lists."""
+    bases = find_folders(root, ("part_A",))
+    if not bases:
+        raise DataError(
+            f"--neutral needs the long videos, but {root} has no folder part_A; unpack them or omit --neutral."
+        )
+    macro_sheet = find_sheet(root, _MACRO_SHEETS, "sheet of CAS(ME)³'s macro-expressions, which --neutral needs")
+    find_folder = _whole_videos(bases)
+
+    @cache
+    def video_of(subject: str, file: str) -> LongVideo:
+        folder = find_folder(subject, file, 0)
+        return LongVideo(subject, file, relative_path(folder, root), sorted(numbered_frames(folder)))
+
+    found = {clip.source: clip for clip in clips}
+    videos: dict[str, LongVideo] = {}
+    for row in rows:
+        if (clip := found.get(row.source)) is None:
+            with suppress(DataError):  # a dropped row, which has its note
+                video_of(_subject(row.text("subject")), row.text("file").lower()).block()
+            continue
+        video = video_of(clip.subject, row.text("file").lower())
+        video.busy.append((clip.onset, clip.offset))
+        videos[video.path] = video
+    for row in read_sheet(macro_sheet, _COLUMNS, required={"subject", "file", "onset", "offset"}):
+        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+            video = video_of(_subject(row.text("subject")), row.text("file").lower())
+            video.block()
+            video.unblock(required(row.whole("onset"), "Onset"), row.whole("offset") or None)
+    return neutral_segments(SET.name, videos.values(), clips, SET.fps, most)
 
 
 def _clip(

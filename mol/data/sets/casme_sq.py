@@ -17,6 +17,7 @@ from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name, subfolders
+from mol.data.sets.neutral import LongVideo, neutral_segments
 from mol.data.sets.sheets import SheetRow, as_text, read_cells
 
 _PICTURES = ("rawpic", "longVideoFaceCropped")
@@ -26,12 +27,13 @@ _EMOTIONS = spellings(
 )
 
 
-def load_casme_sq(root: Path, on_error: OnError = "raise") -> Loaded:
+def load_casme_sq(root: Path, on_error: OnError = "raise", neutral: int = 0) -> Loaded:
     """Read the micro-expressions of CAS(ME)².
 
     Args:
         root: folder with ``code_final.xlsx`` and ``rawpic``, or the face-cropped ``longVideoFaceCropped``.
         on_error: ``"skip"`` drops a row that cannot be used and lists it.
+        neutral: at most this many neutral clips per person, away from all micro- and macro-expressions.
 
     Raises:
         DataError: a worksheet, folder or row is missing or not as expected.
@@ -43,18 +45,29 @@ def load_casme_sq(root: Path, on_error: OnError = "raise") -> Loaded:
         raise SetNotFoundError(f"no folder {' or '.join(_PICTURES)} under {root}; unpack CAS(ME)² there.")
     collector, macro = ClipCollector(on_error), 0
     frames_of = cache(numbered_frames)
+    videos: dict[Path, LongVideo] = {}
     for row in _rows(sheet):
         with collector.row(row.source, row.text("video")):
-            if _is_macro(row):
+            if not neutral and _is_macro(row):
                 macro += 1
                 continue
             subject = _look_up(subjects, row.text("subject"), "subject", "second")
             folder = _video_folder(pictures[0], subject, _look_up(codes, _video(row), "video", "third"))
-            collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
+            own = LongVideo(subject, _video(row), relative_path(folder, root), sorted(frames_of(folder)))
+            video = videos.setdefault(folder, own)
+            video.block()
+            if _is_macro(row):
+                macro += 1
+            else:
+                collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
+            video.unblock(required(row.whole("onset"), "onset"), row.whole("offset") or None)
     if macro:
         what = f"{macro} macro-expressions were ignored; only micro-expressions become clips."
         collector.note("warning", sheet.name, what)
-    return collector.loaded(sheet)
+    loaded = collector.loaded(sheet)
+    if neutral:
+        loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, SET.fps, neutral))
+    return loaded
 
 
 SET = DataSet(
@@ -81,7 +94,10 @@ CASMESQ/
         ),
         ("worksheets 2 and 3 map subject numbers and video names to folders", "used to find the folders"),
         ("a video has several expressions", "a clip is named by video and onset, such as `anger1_557`"),
-        ("macro-expressions are in the same sheet", "ignored and counted; *warning*"),
+        (
+            "macro-expressions are in the same sheet",
+            "ignored and counted; *warning*. `--neutral` keeps away from them as well",
+        ),
         (
             "an offset of 0 means that it is missing",
             "the clip ends at its apex, as in the spotting challenges, because the last frame of the folder is minutes "
@@ -89,7 +105,11 @@ CASMESQ/
         ),
         ("an apex of 0 means that it is missing", "the clip has no apex; *repaired*"),
     ),
-    remarks="No counts are checked. Use the protocol `as-labelled` (positive, negative, surprise, others).",
+    remarks=(
+        "No counts are checked. Use the protocol `as-labelled` (positive, negative, surprise, others). `--neutral N` "
+        "adds up to N neutral clips per person from the videos with annotations; what follows an expression without an "
+        "offset is not used."
+    ),
     fps=30.0,
     sheets=("*code_final*.xlsx",),
     subject="s15",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from mol.common.errors import DataError
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.manifest import NEUTRAL, Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import (
@@ -23,6 +23,7 @@ from mol.data.sets.folders import (
     subfolders,
     subject_folders,
 )
+from mol.data.sets.neutral import spread
 from mol.vision.video import PICTURE_SUFFIXES
 
 Part = Literal["HS", "VIS", "NIR"]
@@ -40,6 +41,7 @@ def load_smic(
     on_error: OnError = "raise",
     part: Part = "HS",
     frames: Literal["cropped", "raw"] | None = None,
+    neutral: int = 0,
 ) -> Loaded:
     """Read the short clips of SMIC as they were distributed.
 
@@ -48,6 +50,7 @@ def load_smic(
         on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
         part: the camera; protocols use HS.
         frames: which frames to use; None for the cropped ones if present, else the raw ones.
+        neutral: at most this many of each person's clips in ``non_micro``, which become neutral.
 
     Raises:
         DataError: a folder is missing or not as expected, or a clip's folder and name give different classes.
@@ -67,7 +70,10 @@ def load_smic(
             found.check_interval(first, None, last, numbers, folder)
             path = relative_path(folder, root)
             found.add(Clip(SET.name, subject, folder.name, path, first, None, last, name_class, "", FPS[part], path))
-    return found.loaded(base)
+    loaded = found.loaded(base)
+    if neutral:
+        loaded.clips.extend(_neutral_clips(found, subjects, root, FPS[part], neutral))
+    return loaded
 
 
 SET = DataSet(
@@ -84,6 +90,7 @@ SET = DataSet(
 SMIC/
   SMIC_all_cropped/                      or SMIC_all_raw/
     HS/s1/micro/negative/s1_ne_01/reg_image000001.bmp
+    HS/s1/non_micro/<any name>/reg_image000001.bmp
     VIS/…  NIR/…                         the other cameras
 """,
     quirks=(
@@ -93,11 +100,15 @@ SMIC/
         ),
         ("no apex", "the clips have no apex"),
         ("s18_sur_03 can be empty", "*dropped*; it is not one of the 164"),
-        ("folders `non_micro` next to `micro`", "not read"),
+        (
+            "folders `non_micro` next to `micro`",
+            "not read, unless `--neutral` asks for their clips; the names in them can be anything",
+        ),
     ),
     remarks=(
         "If both archives are present, the cropped frames are used; `--frames raw` selects the others. `--part VIS` or "
-        "`--part NIR` selects another camera; protocols use HS."
+        "`--part NIR` selects another camera; protocols use HS. `--neutral N` adds up to N clips per person from "
+        "`non_micro` as neutral. They show no micro-expression, but may show blinks and other movements (?)."
     ),
     fps=FPS["HS"],
     telltales=tuple(_FOLDERS.values()),
@@ -145,6 +156,28 @@ def _clip_folders(found: ClipCollector, subjects: list[Path]) -> Iterator[Path]:
             continue
         for emotion in subfolders(micro):
             yield from subfolders(emotion)
+
+
+def _neutral_clips(found: ClipCollector, subjects: list[Path], root: Path, fps: float, most: int) -> list[Clip]:
+    """Clips of the folders ``non_micro``, of people who also have a folder ``micro``."""
+    clips: list[Clip] = []
+    for subject in subjects:
+        folders = folders_by_name(subject)
+        name, own = f"s{int(subject.name[1:])}", []
+        for folder in subfolders(folders["non_micro"]) if {"micro", "non_micro"} <= set(folders) else ():
+            path = relative_path(folder, root)
+            with found.row(path):
+                named = re.match(r"(?i)s0*(\d+)_", folder.name)
+                if named and f"s{named[1]}" != name:
+                    raise DataError(f"the clip is in a folder of {name}, but its name says s{named[1]}; move it.")
+                numbers = numbered_frames(folder)
+                first, last = min(numbers), max(numbers)
+                found.check_interval(first, None, last, numbers, folder)
+                own.append(Clip(SET.name, name, folder.name, path, first, None, last, NEUTRAL, "", fps, path))
+        clips += spread(own, most)
+    if not clips:
+        raise DataError(f"no person in {subjects[0].parent} has clips in a folder non_micro; omit --neutral.")
+    return clips
 
 
 def _check_place(folder: Path, subject: str, name_class: str) -> None:

@@ -15,6 +15,7 @@ from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, require_folder, subfolders
+from mol.data.sets.neutral import LongVideo, neutral_segments
 from mol.data.sets.sheets import SheetRow, read_sheet, read_titles
 from mol.data.sets.smic import CLASSES, CLIP_NAME, EMOTIONS, FPS, Part, parse_name
 
@@ -34,7 +35,7 @@ _REQUIRED = {"subject", "clip", "onset", "offset"}
 _MISSING = frozenset({"s3_ne_03", "s3_ne_20", "s4_ne_05", "s4_ne_06", "s9_sur_02"})
 
 
-def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS") -> Loaded:
+def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS", neutral: int = 0) -> Loaded:
     """Read the expressions of the extended set, as far as its sheet is known (see the module).
 
     A row with several intervals gives several clips: ``s1_ne_01``, ``s1_ne_01.2``, ``s1_ne_01.3``.
@@ -43,6 +44,7 @@ def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS") -> L
         root: folder with ``SMIC-HS-E`` and ``SMIC-HS-E_annotation.xlsx``, at most three levels deep.
         on_error: ``"skip"`` drops a clip that cannot be used and lists it, instead of raising.
         part: the camera.
+        neutral: at most this many neutral clips per person, away from all micro-expressions.
 
     Raises:
         DataError: a sheet or folder is missing or not as expected, or the sheet has an unknown title.
@@ -53,13 +55,19 @@ def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS") -> L
     _check_titles(sheet)
     folders = _clip_folders(root, part)
     found = ClipCollector(on_error)
+    videos: dict[Path, LongVideo] = {}
     for row in read_sheet(sheet, _COLUMNS, required=_REQUIRED):
         if not row.text("subject") and not row.text("clip"):
             found.note("warning", row.source, "the row is ignored: it has no clip name.")
             continue
         with found.row(row.source, row.text("clip")) as where:
             _add(found, where, row, folders, root, FPS[part])
-    return found.loaded(sheet)
+            if neutral:
+                _note_intervals(videos, row, folders, root)
+    loaded = found.loaded(sheet)
+    if neutral:
+        loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, FPS[part], neutral))
+    return loaded
 
 
 SET = DataSet(
@@ -93,7 +101,8 @@ SMIC-E/
     ),
     remarks=(
         "No protocol covers this data set, because all of them count the short clips; use `as-labelled`. `--part VIS` "
-        "or `--part NIR` selects another camera."
+        "or `--part NIR` selects another camera. `--neutral N` adds up to N neutral clips per person, away from all "
+        "intervals; only micro-expressions are annotated, so other movements may be in them."
     ),
     fps=FPS["HS"],
     sheets=("SMIC?HS?E_annotation*.xlsx", "SMIC?HS?E_annotation*.csv"),
@@ -158,3 +167,18 @@ def _add(
         found.check_interval(onset, None, offset, numbers, folder)
         clip = f"{row.text('clip')}.{place}" if place else row.text("clip")
         found.add(Clip(SET.name, subject, clip, path, onset, None, offset, emotion, "", fps, row.source))
+
+
+def _note_intervals(
+    videos: dict[Path, LongVideo], row: SheetRow, folders: dict[tuple[str, str, int], Path], root: Path
+) -> None:
+    """Add the intervals of one row to those of its recording."""
+    name = parse_name(row.text("clip"))
+    if name not in folders:
+        return
+    folder = folders[name]
+    own = LongVideo(name[0], row.text("clip"), relative_path(folder, root), sorted(numbered_frames(folder)))
+    busy = videos.setdefault(folder, own).busy
+    for place in ("", "2", "3"):
+        if (onset := row.whole(f"onset{place}")) is not None:
+            busy.append((onset, row.whole(f"offset{place}")))

@@ -7,7 +7,7 @@ from synth_clips import make_tiny_set
 
 from mol.common.errors import SettingsError
 from mol.data.cache import Cache
-from mol.pictures.contact_sheet import contact_sheet, motion_to_apex
+from mol.pictures.contact_sheet import contact_sheet, describe_row, motion_to_apex
 from mol.synth.render import _sample
 
 
@@ -41,3 +41,24 @@ def test_motion_to_the_apex_carries_the_first_frame_to_the_apex_frame(tiny_set):
         inside = ((first > 1) & (first < 142)).all(axis=-1)
         carried = first + np.stack([_sample(channel, first.T) for channel in motion], axis=-1)
         np.testing.assert_allclose(carried[inside], moved[inside], atol=0.05)
+
+
+def test_a_clip_without_expression_is_labelled_so():
+    row = {"subject": "orl-s01", "clip": "clip03", "action_units": [45], "apex": 20, "length": 47, "amplitude": 0.0}
+    assert describe_row({**row, "blink": 38}) == [
+        "AU 45",
+        "orl-s01 · clip03",
+        "no expression",
+        "blink at frame 38 of 47",
+    ]
+
+
+def test_a_clip_with_an_expression_is_labelled_with_its_peak():
+    row = {"subject": "orl-s01", "clip": "clip03", "action_units": [6, 12], "apex": 20, "length": 47, "amplitude": 2.04}
+    assert describe_row(row) == ["AU 6 + 12", "orl-s01 · clip03", "peak 2.0 px", "apex at frame 20 of 47"]
+    assert describe_row({"subject": "s1", "clip": "s1_ne_01", "apex": None}) == ["s1 · s1_ne_01"]
+
+
+def test_action_units_of_an_annotation_stay_as_they_were_written():
+    row = {"subject": "sub01", "clip": "EP02_01f", "action_units": "R4+L7"}
+    assert describe_row(row)[0] == "AU R4+L7"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,10 @@ def test_confusion_picture_refuses_a_matrix_of_other_classes(tmp_path: Path):
 def timeline(gaps=()) -> Timeline:
     times = np.array([0.2, 0.4, 1.0, 1.2])
     probabilities = np.random.default_rng(1).dirichlet(np.ones(3), 4)
-    return Timeline(times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps)
+    distances = np.array([0.1, 0.2, 0.3, 0.05])
+    return Timeline(
+        times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps, 1, distances, (0.02, 0.06), 0.09
+    )
 
 
 def test_probability_lines_do_not_bridge_skipped_windows():
@@ -123,6 +127,27 @@ def test_probability_lines_do_not_bridge_skipped_windows():
     x, y = line.get_data()
     assert x.tolist() == pytest.approx([0.2, 0.4, 0.7, 1.0, 1.2])
     assert np.isnan(y).tolist() == [False, False, True, False, False]
+
+
+def test_distances_have_the_band_of_the_still_clips_behind_them():
+    axes = Figure().subplots()
+    overview._draw_distances(axes, timeline([(0.5, 0.9)]))
+    line, limit = axes.lines
+    assert limit.get_ydata() == [0.09, 0.09]
+    assert line.get_ydata()[[0, 1, 3, 4]].tolist() == [0.1, 0.2, 0.3, 0.05]
+    assert np.isnan(line.get_ydata()[2])
+    band = axes.patches[-1].get_extents().transformed(axes.transData.inverted())
+    assert (band.y0, band.y1) == pytest.approx((0.02, 0.06))
+    assert "up to 0.090" in axes.texts[0].get_text()
+    assert "0.020 to 0.060" in axes.texts[0].get_text()
+
+
+@pytest.mark.parametrize("winner", [None, 2])
+def test_only_the_winner_is_emphasised(winner):
+    axes = Figure().subplots()
+    overview._draw_timeline(axes, replace(timeline(), winner=winner))
+    bold = [text.get_text() for text in axes.texts if text.get_weight() == "bold"]
+    assert [name.split("  ")[0] for name in bold] == ([] if winner is None else [CLASSES[winner]])
 
 
 def test_every_class_is_named_beside_the_lines():

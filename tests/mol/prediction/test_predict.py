@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -177,7 +178,6 @@ def test_the_vote_is_the_mean_probability_over_the_windows():
     prediction = run(grey_video())
     expected = torch.softmax(torch.tensor([0.0, 2.0, 1.0]), 0).numpy()
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
-    assert prediction.predicted == "happiness"
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
@@ -401,6 +401,19 @@ def test_overlay_video_plays_all_frames_with_and_without_h264(tmp_path, monkeypa
     assert video.fps == pytest.approx(12.5)
     with av.open(str(tmp_path / "overlay.mp4")) as container:
         assert (container.streams.video[0].codec.name == "mpeg4") is not h264
+
+
+def test_a_window_like_a_still_face_has_no_winner_in_the_overlay():
+    frame = OverlayFrame(np.zeros((144, 176), np.uint8), 0.1, 3, probabilities=np.array([0.2, 0.7, 0.1]))
+    named = draw_frame(frame, style())
+    unnamed = draw_frame(
+        replace(frame, verdict="like a still face"), replace(style(), winners=np.array([[0, 0.4, -1]]))
+    )
+    panel, strip = np.s_[:-58, -304:], np.s_[-34:-24, 40:200]
+    assert (named[panel] != unnamed[panel]).any()
+    # The strip below has the winner's colour, or none.
+    assert np.ptp(named[strip], axis=-1).max() > 60
+    assert np.ptp(unnamed[strip], axis=-1).max() < 30
 
 
 def test_an_overlay_that_fails_half_way_leaves_the_old_file(tmp_path):

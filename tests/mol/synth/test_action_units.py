@@ -5,7 +5,7 @@ import pytest
 from synth_clips import aligned_points, move_points, people, unit_field
 
 from mol.synth import faces as faces_module
-from mol.synth.action_units import ACTION_UNITS, EMOTIONS, displacement_field
+from mol.synth.action_units import ACTION_UNITS, BLINK, EMOTIONS, displacement_field, eyelid_field
 
 
 @pytest.mark.parametrize("units", [units for sets in EMOTIONS.values() for units in sets])
@@ -16,6 +16,20 @@ def test_largest_motion_never_folds_the_face(units):
         slopes = np.stack([np.stack(np.gradient(channel)[::-1]) for channel in field(grid)])
         steepest = np.linalg.svd(slopes.transpose(2, 3, 0, 1), compute_uv=False).max()
         assert steepest < 0.7
+
+
+def test_closed_eyelids_never_fold_the_face():
+    for face in people():
+        points = aligned_points(face)
+        step = 0.25
+        grid = np.stack(np.meshgrid(np.arange(0, 144, step), np.arange(20, 100, step)))
+        slopes = np.stack([np.stack(np.gradient(channel, step)[::-1]) for channel in eyelid_field(points)(grid)])
+        assert np.linalg.svd(slopes.transpose(2, 3, 0, 1), compute_uv=False).max() < 0.82
+
+
+def test_no_emotion_has_a_blink_and_neutral_has_no_action_unit():
+    assert EMOTIONS["neutral"] == ((),)
+    assert BLINK not in {unit for sets in EMOTIONS.values() for units in sets for unit in units}
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,7 @@ def test_seed_changes_what_is_drawn():
         ({"pictures": 0}, "pictures"),
         ({"length": (8, 20)}, "length"),
         ({"amplitude": (0.0, 3.0)}, "amplitude"),
+        ({"neutral": -1}, "neutral"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(change, name):
@@ -300,6 +301,42 @@ def test_settings_that_cannot_work_are_refused_by_name(change, name):
 def test_unknown_layout_is_refused_with_the_nearest_name():
     with pytest.raises(SettingsError, match="did you mean casme2"):
         plan_layout("casme22")
+
+
+# Neutral clips
+
+
+def test_smic_can_have_neutral_clips_that_its_loader_finds(tmp_path):
+    settings = replace(TINY, neutral=2)
+    plan = write_tiny("smic", tmp_path, settings)
+    loaded = load_set("smic", tmp_path, neutral=5)
+    found = [clip for clip in loaded.clips if clip.emotion == "neutral"]
+    planned = [clip for clip in plan.clips if clip.emotion == "neutral"]
+    assert [(clip.subject, clip.clip, clip.path) for clip in found] == [
+        (clip.subject, clip.clip, clip.folder) for clip in planned
+    ]
+    assert [clip.subject for clip in found] == ["s1", "s1", "s2", "s2"]
+    assert all(clip.motion.amplitude == 0 for clip in planned)
+    truth = json.loads((tmp_path / "truth.json").read_text())
+    assert {entry["amplitude"] for entry in truth["clips"] if entry["emotion"] == "neutral"} == {0}
+
+
+def test_neutral_clips_leave_the_others_as_they_are():
+    with_neutral, without = (plan_layout("smic", replace(TINY, neutral=count)).clips for count in (2, 0))
+    assert [(clip.clip, clip.names, clip.person, clip.motion.noise_seed) for clip in with_neutral[: len(without)]] == [
+        (clip.clip, clip.names, clip.person, clip.motion.noise_seed) for clip in without
+    ]
+    assert {(clip.subject, clip.person) for clip in with_neutral} == {(clip.subject, clip.person) for clip in without}
+
+
+def test_a_layout_without_a_place_for_neutral_clips_says_so():
+    with pytest.raises(SettingsError, match="casme2 has no place for neutral clips; smic has"):
+        plan_layout("casme2", LayoutSettings(neutral=1))
+
+
+def test_a_set_without_neutral_clips_is_recorded_as_before_there_were_any(tmp_path):
+    write_tiny("smic", tmp_path)
+    assert "neutral" not in json.loads((tmp_path / "layout.json").read_text())
 
 
 # Pictures

@@ -90,3 +90,23 @@ def test_no_worker_is_refused(tmp_path):
 def test_opened_set_is_the_written_one(tiny_set):
     made, _ = tiny_set
     np.testing.assert_array_equal(Cache.open(made.path).frames[4], made.frames[4])
+
+
+def test_a_set_without_blinks_is_recorded_as_before_there_were_any(tiny_set):
+    made, _ = tiny_set
+    assert "blinks" not in made.settings.settings
+    assert not any("blink" in row for row in made.rows)
+
+
+def test_neutral_clips_have_no_amplitude_and_blinks_have_their_action_unit(tmp_path):
+    settings = replace(TINY, clips=8, subclips=1, emotions=("happiness", "neutral"), blinks=0.5)
+    made = synthesize(tmp_path / "set", settings, workers=1, detector=dlib_detector())
+    made.verify()
+    assert made.settings.settings["blinks"] == 0.5
+    neutral = [row for row in made.rows if row["emotion"] == "neutral"]
+    assert len(neutral) == 8
+    assert all(row["label"] == 1 and row["amplitude"] == 0 for row in neutral)
+    assert all(row["amplitude"] > 0 for row in made.rows if row["emotion"] == "happiness")
+    for row in made.rows:
+        assert ("blink" in row) == (45 in row["action_units"])
+    assert {tuple(row["action_units"]) for row in neutral} == {(), (45,)}

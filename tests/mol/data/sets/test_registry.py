@@ -35,7 +35,7 @@ def test_help_has_one_line_per_set_with_its_title_and_options() -> None:
     assert [line.split()[0] for line in lines] == list(SETS)
     assert all(entry.title in line for line, entry in zip(lines, SETS.values(), strict=True))
     (smic,) = (line for line in lines if line.split()[0] == "smic")
-    assert smic.endswith("[--part --frames]")
+    assert smic.endswith("[--part --frames --neutral]")
 
 
 @pytest.mark.parametrize(
