@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -37,3 +39,14 @@ def start_fabric(device: str, precision: str) -> Any:
     return fabric.Fabric(
         accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
     )
+
+
+@contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch compute with this many threads, and restore its setting afterwards; None changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

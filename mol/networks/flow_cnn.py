@@ -89,6 +89,7 @@ class FlowCNNNetwork(Network):
     )
     defaults = Defaults(steps=300, batch_size=32, learning_rate=1e-2, schedule="cosine")
     window_note = WINDOW_NOTE
+    threads = 1
 
     def hold(
         self,

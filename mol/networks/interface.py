@@ -163,6 +163,8 @@ class Network(ABC):
         estimates: what it gives besides logits, of `FLOW` and `LANDMARKS`.
         terms: names of its losses, in the order of its `Terms` after the total.
         window_note: how it reads a window of a new video, where that needs saying.
+        threads: of PyTorch in training on a CPU; None leaves its setting. Several threads spend longer waiting for one
+            another than a layer of a small network takes.
     """
 
     name: ClassVar[str]
@@ -174,6 +176,7 @@ class Network(ABC):
     estimates: ClassVar[tuple[str, ...]] = ()
     terms: ClassVar[tuple[str, ...]] = ("emotion",)
     window_note: ClassVar[str] = ""
+    threads: ClassVar[int | None] = None
 
     def has_setting(self, name: str) -> bool:
         """Whether a dotted setting such as "model.k" is among `settings`, or in a section that is."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mol.common.devices import start_fabric
+from mol.common.devices import cpu_threads, start_fabric
 from mol.common.environment import describe_environment, versions
 from mol.common.errors import SettingsError
 from mol.common.extras import require
@@ -113,16 +113,17 @@ def train_on(
     run = Path(config.run)
     resumed = checkpoint_to_resume(config)
     data = _load_data(config, cache, take)
-    console = require("rich.console", "train").Console()
+    console, network = require("rich.console", "train").Console(), find_network(config.network)
     # The caller's random numbers are not affected.
-    with torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
+    own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
+    with own_numbers, cpu_threads(network.threads):
         model, optimizer = _build(config, cache, data, fabric.device)
         state = {**_facts(config, cache, data), "step": 0, "best": None}
         if resumed:
             saved = load_checkpoint(resumed, model, optimizer)
             state |= {"step": saved["step"], "best": saved["best"]}
         _describe_run(run, config, resumed is not None)
-        about = (run, find_network(config.network), config.steps, state["step"], config.batch_size, console)
+        about = (run, network, config.steps, state["step"], config.batch_size, console)
         with StopSignal() as stop, open_log(*about) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
             for note in absent_classes(state["classes"], state["training_videos"]):

@@ -110,6 +110,22 @@ def test_a_baseline_resumes_bit_for_bit(config: TrainConfig) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_small_network_trains_with_one_thread_and_leaves_the_setting(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    real = torch.nn.Conv2d.forward
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda *a: threads.append(torch.get_num_threads()) or real(*a))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        train(config)
+        assert set(threads) == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_a_class_without_a_training_clip_is_named(
     cache: Cache, config: TrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
