@@ -20,7 +20,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_ext")]
 NAV = {
     "Start": ["docs/install", "docs/quickstart", "docs/demonstration"],
     "Tutorials": ["docs/tutorials/f5c", "docs/tutorials/archives", "docs/tutorials/video"],
-    "Guides": ["docs/operators", "docs/network", "docs/datasets", "docs/protocols", "docs/released-training"],
+    "Guides": [
+        "docs/operators",
+        "docs/network",
+        "docs/baselines",
+        "docs/datasets",
+        "docs/protocols",
+        "docs/released-training",
+    ],
     "Reference": [
         "docs/reference/commands",
         "docs/reference/molkernels",

@@ -91,7 +91,7 @@ class ApexDifference(Network):
         augmentation: Augmentation | None = None,
         balanced: bool = False,
     ) -> HeldMaps:
-        """The differences."""
+        """The differences; TV-L1 finds the apex where the index has none, on all cores."""
         chosen = [int(row) for row in rows]
         if not chosen:
             raise SettingsError("no clips to hold: the list of rows is empty")

@@ -18,8 +18,8 @@ WINDOW_NOTE = "each window is read from its first frame to the frame of greatest
 """What `window_pair` does."""
 
 
-def onset_and_apex(cache: ClipSet, row: int) -> tuple[int, int]:
-    """Positions among the T sampled frames of the ones nearest to onset and apex; the second is the later one.
+def row_pair(cache: ClipSet, row: int) -> np.ndarray:
+    """The sampled frames of a row that are nearest to onset and apex, (2, S, S) uint8.
 
     A row without onset has the first frame in its place; one without apex the frame of greatest motion.
 
@@ -27,44 +27,39 @@ def onset_and_apex(cache: ClipSet, row: int) -> tuple[int, int]:
         cache: an opened cache or pool.
         row: of its index.
     """
-    entry, count = cache.rows[row], cache.settings.frames
-    numbers = _frame_numbers(entry, count)
+    frames, entry = np.asarray(cache.frames[row]), cache.rows[row]
+    numbers = _frame_numbers(entry, len(frames))
     onset = 0 if entry.get("onset") is None else _nearest(numbers, entry["onset"])
     if entry.get("apex") is None:
         # There must be a frame after the onset.
-        onset = min(onset, count - 2)
-        return onset, onset + greatest_motion(np.asarray(cache.flow[row], np.float32)[onset:])
+        return window_pair(frames[min(onset, len(frames) - 2) :])
     apex = max(1, _nearest(numbers, entry["apex"]))
-    return min(onset, apex - 1), apex
+    return frames[[min(onset, apex - 1), apex]]
 
 
 def window_pair(frames: np.ndarray) -> np.ndarray:
-    """The first frame of a window and that of greatest motion.
+    """The first of some frames and that of greatest motion, (2, S, S) uint8.
 
     Args:
-        frames: (T, S, S) uint8.
-    Returns:
-        (2, S, S) uint8.
+        frames: (T, S, S) uint8, T at least 2.
     """
-    return frames[[0, greatest_motion(tvl1_flow(frames, SMOOTH))]]
+    motion = np.concatenate([tvl1_flow(frames[[0, later]], SMOOTH) for later in range(1, len(frames))])
+    return frames[[0, 1 + greatest_motion(motion)]]
 
 
-def row_pair(cache: ClipSet, row: int) -> np.ndarray:
-    """The frames of `onset_and_apex`, (2, S, S) uint8."""
-    return np.asarray(cache.frames[row])[list(onset_and_apex(cache, row))]
+def greatest_motion(motion: np.ndarray) -> int:
+    """Position of the flow that is longest on average once its affine part is taken off.
 
-
-def greatest_motion(flow: np.ndarray) -> int:
-    """Position of the frame that has moved farthest from the first one; at least 1.
-
-    The flow from frame to frame is added up; its mean is taken off, so that motion of the head counts less.
+    The affine part is what a head does that moves, turns or comes nearer, which can last when the expression is over.
 
     Args:
-        flow: (T-1, 2, S, S) float32, pixels, from each frame to the next.
+        motion: (n, 2, S, S) float32, pixels, from one frame to each of n later ones.
     """
-    motion = flow.cumsum(axis=0)
-    motion -= motion.mean(axis=(-2, -1), keepdims=True)
-    return 1 + int(np.hypot(motion[:, 0], motion[:, 1]).mean(axis=(-2, -1)).argmax())
+    y, x = np.mgrid[: motion.shape[-2], : motion.shape[-1]]
+    basis, _ = np.linalg.qr(np.stack([np.ones(x.size), x.ravel(), y.ravel()], axis=1))
+    flat = motion.reshape(*motion.shape[:2], -1)
+    rest = flat - (flat @ basis) @ basis.T
+    return int(np.hypot(rest[:, 0], rest[:, 1]).mean(axis=-1).argmax())
 
 
 def pair_notes(cache: ClipSet, title: str) -> list[str]:

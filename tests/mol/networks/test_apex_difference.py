@@ -13,11 +13,9 @@ from tiny_cache import write_tiny_cache
 from mol.data.cache import Cache
 from mol.networks.apex_difference import FORM, NETWORK, DifferenceCNN, difference_map
 from mol.networks.maps import centre_inputs
-from mol.networks.onset_apex import SMOOTH
 from mol.scoring.evaluate import EvaluateConfig, evaluate
 from mol.training.settings import TrainConfig
 from mol.training.train import train
-from mol.vision.tvl1 import tvl1_flow
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +49,7 @@ def test_the_input_is_the_centre_of_the_difference(cache: Cache) -> None:
 
 def test_a_window_of_a_video_is_fed_as_a_row_without_onset_and_apex(cache: Cache) -> None:
     frames = np.asarray(cache.frames[1])
-    flow = tvl1_flow(frames, SMOOTH).astype(np.float16)
-    row = replace(cache, frames=frames[None], flow=flow[None], rows=[cache.rows[1]])
+    row = replace(cache, frames=frames[None], rows=[cache.rows[1]])
     expected = NETWORK.hold(row, [0]).evaluation_batch([0]).inputs
     torch.testing.assert_close(NETWORK.window_inputs(frames[None], torch.device("cpu")), expected)
 

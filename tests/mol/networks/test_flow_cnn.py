@@ -70,8 +70,7 @@ def test_the_flow_is_that_between_onset_and_apex(cache: Cache) -> None:
 
 def test_a_window_of_a_video_is_fed_as_a_row_without_onset_and_apex(cache: Cache) -> None:
     frames = np.asarray(cache.frames[1])
-    flow = tvl1_flow(frames, SMOOTH).astype(np.float16)
-    row = replace(cache, frames=frames[None], flow=flow[None], rows=[cache.rows[1]])
+    row = replace(cache, frames=frames[None], rows=[cache.rows[1]])
     expected = NETWORK.hold(row, [0]).evaluation_batch([0]).inputs
     torch.testing.assert_close(NETWORK.window_inputs(frames[None], torch.device("cpu")), expected)
 

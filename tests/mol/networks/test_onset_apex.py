@@ -10,7 +10,7 @@ import pytest
 from tiny_cache import write_tiny_cache
 
 from mol.data.cache import Cache
-from mol.networks.onset_apex import greatest_motion, onset_and_apex, pair_notes, row_pair, window_pair
+from mol.networks.onset_apex import greatest_motion, pair_notes, row_pair, window_pair
 
 
 @pytest.fixture(scope="module")
@@ -41,35 +41,39 @@ def with_row(cache: Cache, **entries: Any) -> Cache:
 def test_the_sampled_frames_nearest_to_onset_and_apex(
     cache: Cache, entries: dict[str, Any], expected: tuple[int, int]
 ) -> None:
-    changed = with_row(cache, **entries)
-    assert onset_and_apex(changed, 0) == expected
-    np.testing.assert_array_equal(row_pair(changed, 0), cache.frames[0][list(expected)])
+    np.testing.assert_array_equal(row_pair(with_row(cache, **entries), 0), cache.frames[0][list(expected)])
+
+
+def mouth(shift: float) -> np.ndarray:
+    """A picture whose lower middle has moved to the right."""
+    y, x = np.mgrid[:144, :144]
+    moved = np.where(np.hypot(x - 72, y - 100) < 30, shift, 0.0)
+    return (127 + 60 * np.sin((x - moved) / 5) + 50 * np.cos(y / 6)).round().astype(np.uint8)
+
+
+WINDOW = np.stack([mouth(shift) for shift in (0, 0.5, 1, 1.5, 2, 1.4, 0.8, 0.2)])
 
 
 def test_without_an_apex_the_frame_of_greatest_motion(cache: Cache) -> None:
-    flow = np.zeros_like(np.asarray(cache.flow))
-    # A head that moves on and on, and a mouth that moves for three frames and comes back.
-    flow[0, :, 0] = 2.0
-    flow[0, :3, 1, 90:110, 50:90] = 0.5
-    flow[0, 3:, 1, 90:110, 50:90] = -0.3
-    changed = replace(cache, flow=flow)
-    assert onset_and_apex(changed, 0) == (0, 3)
-    assert onset_and_apex(with_row(changed, onset=7), 0) == (6, 7)
-
-
-def test_a_still_clip_has_a_pair_all_the_same() -> None:
-    assert greatest_motion(np.zeros((7, 2, 16, 16), np.float32)) == 1
+    changed = replace(cache, frames=np.concatenate([WINDOW[None], np.asarray(cache.frames)[1:]]))
+    np.testing.assert_array_equal(row_pair(changed, 0), WINDOW[[0, 4]])
+    # From the onset on: 2 pixels to the right are 1.8 back.
+    np.testing.assert_array_equal(row_pair(with_row(changed, start=0, interval=1, onset=4), 0), WINDOW[[4, 7]])
+    np.testing.assert_array_equal(row_pair(with_row(changed, start=0, interval=1, onset=7), 0), WINDOW[[6, 7]])
 
 
 def test_a_window_is_read_from_its_first_frame_to_that_of_greatest_motion() -> None:
-    y, x = np.mgrid[:144, :144]
+    np.testing.assert_array_equal(window_pair(WINDOW), WINDOW[[0, 4]])
 
-    def frame(shift: float) -> np.ndarray:
-        moved = np.where(np.hypot(x - 72, y - 100) < 30, shift, 0.0)
-        return (127 + 60 * np.sin((x - moved) / 5) + 50 * np.cos(y / 6)).round().astype(np.uint8)
 
-    window = np.stack([frame(shift) for shift in (0, 0.5, 1, 1.5, 2, 1.4, 0.8, 0.2)])
-    np.testing.assert_array_equal(window_pair(window), window[[0, 4]])
+def test_what_a_head_does_is_no_greatest_motion() -> None:
+    """The head moves, turns and comes nearer on and on; the mouth moves most in the third of four."""
+    y, x = np.mgrid[:64, :64].astype(np.float32)
+    head = np.stack([3 + 0.02 * x - 0.03 * y, 1 + 0.03 * x + 0.02 * y])
+    lips = np.stack([np.zeros_like(x), np.where(np.hypot(x - 32, y - 45) < 8, 1.0, 0.0)])
+    motion = np.stack([t * head + a * lips for t, a in zip((1, 2, 3, 4), (0.3, 0.6, 1.0, 0.5), strict=True)])
+    assert greatest_motion(motion.astype(np.float32)) == 2
+    assert np.hypot(*np.moveaxis(motion, 1, 0)).mean((-1, -2)).argmax() == 3
 
 
 def test_what_is_missing_is_said_once_with_its_sets(cache: Cache) -> None:
