@@ -19,9 +19,9 @@ def comparison_page(comparison: Comparison, command: str) -> str:
     sections = [
         _scores_section(comparison),
         _classes_section(comparison),
+        _paired_section(comparison),
         _people_section(comparison),
         _settings_section(comparison),
-        _paired_section(comparison),
         section("Reproduce", None, element("pre", command)),
     ]
     footer = (
