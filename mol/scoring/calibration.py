@@ -80,7 +80,7 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int] | np.ndarray) -> T
         return Temperature(None, f"the best temperature is below {LOWEST:g}: the classes' probabilities hardly differ")
     if _slope(scores, truth, HIGHEST) >= 0:
         return Temperature(
-            None, f"the best temperature is above {HIGHEST:g}: the probabilities say nothing of the class"
+            None, f"the best temperature is above {HIGHEST:g}: the probabilities say nothing about the class"
         )
     for _ in range(60):
         middle = (low + high) / 2

@@ -31,6 +31,7 @@ from mol.scoring.estimate import validation_scores
 from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
+from mol.training.temperature import calibration_facts
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
@@ -138,6 +139,7 @@ def _fit(
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
     model, stepper = fabric.setup(torch.compile(network) if config.compile else network, optimizer)
     loss = MOLLoss(**dataclasses.asdict(config.loss))
+    calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
@@ -166,9 +168,10 @@ def _fit(
                 if _is_better(config.selection, scores, state["best"]):
                     score, _ = _CHOOSES[config.selection]
                     state["best"] = {"step": done, score: scores[score]}
-                    save_checkpoint(checkpoints / "best", network, None, state)
+                    save_checkpoint(checkpoints / "best", network, None, state | calibrate())
             if saving:
-                save_checkpoint(checkpoints / "last", network, optimizer, state)
+                last = calibrate() if done == config.steps else {}
+                save_checkpoint(checkpoints / "last", network, optimizer, state | last)
         if stopped:
             raise _interrupted(config, log, stopped, done)
     if stop.requested:
@@ -192,12 +195,13 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
 
 
 class _Data(NamedTuple):
-    """What a run trains and validates on."""
+    """What a run trains, validates and is calibrated on."""
 
     split: Split
     training: ResidentClips
     watched: ResidentClips | None
     watched_name: str
+    set_aside: ResidentClips | None
     inner_people: list[str]
     mean_shape: torch.Tensor
 
@@ -220,7 +224,10 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
         # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
         watched = take(_evenly(watched_rows, most))
-    return _Data(split, training, watched, name, inner, training.mean_shape())
+    set_aside = None
+    if inner:
+        set_aside = watched if watched and len(watched) == len(watched_rows) else take(watched_rows)
+    return _Data(split, training, watched, name, set_aside, inner, training.mean_shape())
 
 
 def _build(config: TrainConfig, cache: ClipSet, data: _Data, device: torch.device) -> tuple[MOL, torch.optim.Optimizer]:
