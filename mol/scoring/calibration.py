@@ -300,6 +300,10 @@ class Confidence:
     bins: list[Bin]
 
 
+CONFIDENCE_TITLES = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
+"""What tables call the fields of `Confidence` that they show, in their order."""
+
+
 def confidence_scores(probabilities: np.ndarray, labels: Sequence[int] | np.ndarray) -> Confidence:
     """All scores of the probabilities of videos.
 

@@ -13,6 +13,7 @@ from mol.common.errors import ClipError
 from mol.data.cache import CacheSettings
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
+from mol.scoring.calibration import apply_temperature
 from mol.scoring.metrics import (
     endpoint_error,
     normalised_mean_error,
@@ -46,16 +47,35 @@ class Estimates(NamedTuple):
 
 
 class Videos(NamedTuple):
-    """One vote per video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+    """One vote per video.
+
+    Attributes:
+        names: (dataset, subject, clip) of each.
+        labels: (videos,) true classes.
+        probabilities: (videos, C), the mean over its sub-clips, at the temperature if there is one.
+        uncalibrated: the mean over its sub-clips, if there is a temperature.
+    """
 
     names: list[tuple[str, str, str]]
     labels: np.ndarray
     probabilities: np.ndarray
+    uncalibrated: np.ndarray | None = None
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean probabilities over the sub-clips, without a temperature."""
+        return self.probabilities if self.uncalibrated is None else self.uncalibrated
 
     @property
     def predictions(self) -> np.ndarray:
-        """Class of the highest mean probability of each video."""
-        return self.probabilities.argmax(1)
+        """Class of the highest mean probability of each video, which no temperature changes."""
+        return self.means.argmax(1)
+
+    def at(self, temperature: float | None) -> Videos:
+        """The same votes at a temperature; None leaves them as they are."""
+        if temperature is None:
+            return self
+        return self._replace(probabilities=apply_temperature(self.means, temperature), uncalibrated=self.means)
 
 
 @torch.inference_mode()

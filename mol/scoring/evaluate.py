@@ -3,6 +3,7 @@
 flow        end-point error          beside zero flow and TV-L1
 landmarks   NME, failure rate        beside the mean shape of the training clips
 emotion     scores per video         beside the most frequent class of the training videos
+confidence  calibration per video    beside that without the checkpoint's temperature
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from mol.network.losses import MOLLoss
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
 from mol.scoring.baselines import flow_scores
+from mol.scoring.calibration import Temperature, confidence_scores, temperature_of
 from mol.scoring.estimate import FAILURE_THRESHOLD, Estimates, Videos, by_video, estimate, notes, predictions_table
-from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores, write_evaluation
+from mol.scoring.evaluation import Calibration, Evaluation, FlowScores, LandmarkScores, write_evaluation
 from mol.scoring.metrics import confusion_matrix, failure_rate, recognition_scores
-from mol.scoring.table import evaluation_table
+from mol.scoring.reliability import draw_reliability
+from mol.scoring.table import describe_confidence, evaluation_table
 from mol.vision.tvl1 import tvl1_flow
 
 _GALLERY_ROWS = 5
@@ -54,7 +57,7 @@ class EvaluateConfig:
         precision: "32" or "bf16-mixed".
         tvl1_pairs: pairs of frames on which TV-L1 is compared; 0 leaves it out.
         workers: processes for TV-L1; the number of cores when 0.
-        pictures: draw the confusion matrix (needs the extra "report").
+        pictures: draw the confusion matrix and the reliability diagram (needs the extra "report").
     """
 
     weights: str
@@ -77,6 +80,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
     """Score a trained network on people that it has never seen."""
     result = evaluate(config)
     console().print(evaluation_table(result))
+    say(describe_confidence(result))
     say(f"written to {config.out or config.weights}")
 
 
@@ -107,11 +111,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     mean_shape = torch.tensor(state["mean_shape"])
     model = fabric.setup_module(trained.model)
     found = estimate(model, clips, MOLLoss(**state["config"]["loss"]), mean_shape, config.batch_size)
-    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    temperature = temperature_of(state)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     # In extracted caches the targets themselves come from TV-L1, so it is not a baseline.
     pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
     workers = config.workers or available_cores()
-    result = _result(folder, state, cache, clips, found, videos, flow_scores(found, clips, pairs, workers))
+    flow = flow_scores(found, clips, pairs, workers)
+    result = _result(folder, state, cache, clips, found, videos, flow, _calibration(videos, temperature))
     out = Path(config.out) if config.out else _run_of(folder)
     _write_tables(out, result, videos)
     if config.pictures:
@@ -145,6 +151,7 @@ def _result(
     found: Estimates,
     videos: Videos,
     flow: FlowScores,
+    calibration: Calibration,
 ) -> Evaluation:
     count = len(cache.classes)
     majority = int(np.argmax(state["training_videos"]))
@@ -170,7 +177,14 @@ def _result(
         majority_class=cache.classes[majority],
         majority=recognition_scores(videos.labels, np.full(len(videos.labels), majority), count),
         confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
+        calibration=calibration,
     )
+
+
+def _calibration(videos: Videos, temperature: Temperature) -> Calibration:
+    before = confidence_scores(videos.means, videos.labels)
+    after = confidence_scores(videos.probabilities, videos.labels) if temperature.value is not None else None
+    return Calibration(temperature, before, after)
 
 
 def _run_of(folder: Path) -> Path:
@@ -183,6 +197,10 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
     write_csv(out / "predictions.csv", *predictions_table(videos, classes))
+    uncalibrated = out / "predictions-uncalibrated.csv"
+    uncalibrated.unlink(missing_ok=True)  # that of an earlier evaluation
+    if videos.uncalibrated is not None:
+        write_csv(uncalibrated, *predictions_table(videos._replace(probabilities=videos.uncalibrated), classes))
 
 
 def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:
@@ -190,9 +208,18 @@ def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentCli
     confusion_picture(
         folder / "confusion.png", np.array(result.confusion), result.classes, "Confusion, per video", subtitle
     )
+    if result.calibration:
+        _draw_reliability(folder / "reliability.png", result.calibration, result.videos)
     if gallery:
         examples = [_example(model, clips, i, result.classes) for i in _different_people(clips, _GALLERY_ROWS)]
         evaluation_gallery(folder / "gallery.png", examples)
+
+
+def _draw_reliability(path: Path, calibration: Calibration, videos: int) -> None:
+    temperature = calibration.temperature.value
+    fitted = "" if temperature is None else f"temperature {temperature:.3g}"
+    subtitle = f"{videos} videos of people never trained on; vertical lines: 95 % intervals"
+    draw_reliability(path, calibration.before, calibration.after, fitted, "Reliability, per video", subtitle)
 
 
 def _different_people(clips: ResidentClips, count: int) -> list[int]:
