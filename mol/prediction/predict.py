@@ -20,6 +20,7 @@ from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint, load_model
 from mol.network.model import FRAMES
 from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, Window, predict_video
+from mol.scoring.calibration import temperature_of
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
@@ -102,6 +103,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
+    temperature = temperature_of(trained.state)
     video = read_video(config.video, **({"folder_fps": config.fps} if config.fps else {}))
     if config.fps:
         video = replace(video, fps=config.fps)
@@ -120,6 +122,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         precision=config.precision,
         track=track,
     )
+    prediction = replace(prediction, calibration=temperature)
     return prediction, write_prediction(prediction, config, trained.state, track)
 
 
@@ -167,10 +170,12 @@ def write_prediction(
 
 def _arrays(prediction: Prediction) -> dict[str, Any]:
     windows = prediction.windows
+    probabilities = np.stack([window.probabilities for window in windows])
     return {
         "frames": np.stack([window.frames for window in windows]),
         "picture_to_crop": np.stack([window.matrix for window in windows]),
-        "probabilities": np.stack([window.probabilities for window in windows]),
+        "probabilities": prediction.calibrated(probabilities),
+        "uncalibrated_probabilities": probabilities,
         "flow": np.stack([window.flow for window in windows]),
         "landmarks": np.stack([window.landmarks for window in windows]),
         "detected": np.stack([window.detected for window in windows]),
@@ -197,11 +202,13 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
         "classes": prediction.classes,
         "still_clips": _describe_stillness(prediction),
         "vote": {
-            "rule": "mean probability over the windows",
+            "rule": _rule(prediction),
             "predicted": prediction.predicted,
             "verdict": prediction.verdict,
             "distance_from_still": _rounded([prediction.stillness.distance(prediction.probabilities)])[0],
-            "probabilities": _named(prediction.classes, prediction.probabilities),
+            "probabilities": _named(prediction.classes, prediction.calibrated(prediction.probabilities)),
+            "temperature": prediction.temperature,
+            "calibration": prediction.calibration.describe() if prediction.calibration else None,
             "windows": len(prediction.windows),
             "skipped": len(prediction.skipped),
         },
@@ -219,12 +226,17 @@ def _describe_stillness(prediction: Prediction) -> dict[str, Any]:
         "clips": len(stillness.probabilities),
         "noise_grey_levels": round(stillness.noise, 3),
         "probabilities": _named(prediction.classes, stillness.mean),
-        "distance": "total variation",
+        "distance": "total variation, before calibration",
         "distance_between_them": {"smallest": round(smallest, 4), "largest": round(largest, 4)},
         "still_up_to": round(stillness.limit, 4),
         "network_has_class_neutral": prediction.knows_neutral,
         **({} if prediction.knows_neutral else {"note": NO_NEUTRAL_CLASS}),
     }
+
+
+def _rule(prediction: Prediction) -> str:
+    mean = "mean probability over the windows"
+    return mean if prediction.temperature is None else f"{mean}, at temperature {prediction.temperature:.3g}"
 
 
 def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
@@ -238,7 +250,7 @@ def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
         "predicted": prediction.class_of(window.probabilities),
         "verdict": prediction.verdict_of(window.probabilities),
         "distance_from_still": _rounded([prediction.stillness.distance(window.probabilities)])[0],
-        "probabilities": _named(prediction.classes, window.probabilities),
+        "probabilities": _named(prediction.classes, prediction.calibrated(window.probabilities)),
         "picture_to_crop": np.round(window.matrix, 5).tolist(),
         "flow_px": {"mean": _rounded(lengths.mean(axis=1)), "largest": _rounded(lengths.max(axis=1))},
         "landmarks_px": {
@@ -273,8 +285,12 @@ def describe_prediction(prediction: Prediction) -> str:
     count = len(prediction.windows)
     lines = [f"{count} window{'s' if count != 1 else ''} over {prediction.duration:.1f} s: {prediction.verdict}"]
     if prediction.verdict != STILL_FACE:
-        ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
-        lines[0] += "; mean probability: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])
+        probabilities = prediction.calibrated(prediction.probabilities)
+        ranked = sorted(zip(prediction.classes, probabilities, strict=True), key=lambda pair: -pair[1])
+        named = ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])
+        lines[0] += f"; {prediction.kind_of_probability}: {named}"
+    if prediction.calibration:
+        lines.append(f"probabilities: {prediction.calibration.describe()}")
     verdicts = [prediction.verdict_of(window.probabilities) for window in prediction.windows]
     shares = [(kind, verdicts.count(kind)) for kind in (NO_EXPRESSION, STILL_FACE) if kind in verdicts]
     lines += [f"{kind}: {found} of {count} windows" for kind, found in shares]

@@ -10,8 +10,23 @@ from torch import Tensor, nn
 from mol.data.clips import ResidentClips
 from mol.data.split import person
 from mol.network.losses import MOLLoss
-from mol.scoring.calibration import fit_temperature, vote_logits
+from mol.scoring.calibration import MINIMUM_VIDEOS, fit_temperature, vote_logits
 from mol.scoring.estimate import by_video, estimate
+
+
+def too_few_videos(set_aside: ResidentClips | None) -> str:
+    """A warning if the people set aside have too few videos to fit a temperature on; empty otherwise.
+
+    Args:
+        set_aside: all clips of the people of ``inner_validation``; None if there are none.
+    """
+    videos = len({(person(row), row["clip"]) for row in set_aside.rows}) if set_aside is not None else MINIMUM_VIDEOS
+    if videos >= MINIMUM_VIDEOS:
+        return ""
+    return (
+        f"note: the people set aside have {videos} videos; confidence can't be calibrated on fewer than "
+        f"{MINIMUM_VIDEOS}: raise inner_validation"
+    )
 
 
 def calibration_facts(

@@ -31,7 +31,7 @@ from mol.scoring.estimate import validation_scores
 from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
-from mol.training.temperature import calibration_facts
+from mol.training.temperature import calibration_facts, too_few_videos
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
@@ -122,6 +122,8 @@ def train_on(
         _describe_run(run, config, resumed is not None)
         with StopSignal() as stop, open_log(run, config.steps, state["step"], config.batch_size, console) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
+            if note := too_few_videos(data.set_aside):
+                log.say(note)
             _fit(config, fabric, data, network, optimizer, state, log, stop)
     return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 

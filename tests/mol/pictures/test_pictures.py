@@ -117,7 +117,7 @@ def timeline(gaps=()) -> Timeline:
     probabilities = np.random.default_rng(1).dirichlet(np.ones(3), 4)
     distances = np.array([0.1, 0.2, 0.3, 0.05])
     return Timeline(
-        times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps, 1, distances, (0.02, 0.06), 0.09
+        times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps, 1, distances, (0.02, 0.06), 0.09, False
     )
 
 

@@ -106,12 +106,15 @@ def test_the_checkpoint_that_is_chosen_has_the_temperature_of_its_own_weights(
     assert calibration_of(chosen, "last") != calibration_of(shorter)
 
 
-def test_too_few_people_set_aside_leave_a_note(config: TrainConfig, tmp_path: Path) -> None:
+def test_too_few_videos_set_aside_are_named_before_and_after(
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = write_tiny_cache(tmp_path / "few", people=4, videos=3, windows=2)
     train(replace(config, cache=str(few.path), steps=4))
     found = calibration_of(config)
     assert (found["value"], found["videos"], found["clips"], found["people"]) == (None, 3, 5, 1)
     assert "only 3 videos of the people set aside" in found["note"]
+    assert "people set aside have 3 videos" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_checkpoint_of_an_unfinished_training_has_none(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
