@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.metrics import TITLES
 
 SCORES = tuple(TITLES)
@@ -58,4 +59,5 @@ MEASURES = {
     "nme": Measure("NME", "%", 100, 2),
     "mean_shape_nme": Measure("NME of the mean shape", "%", 100, 2),
     "failure_rate": Measure("Failure rate", "%", 100, 2),
+    **{name: Measure(title) for name, title in CONFIDENCE_TITLES.items()},
 }

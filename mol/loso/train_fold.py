@@ -13,16 +13,17 @@ from typing import Any, NamedTuple
 import torch
 
 from mol.common.errors import SettingsError
-from mol.common.storage import write_csv, write_json
+from mol.common.storage import write_json
 from mol.data.clips import ResidentClips, ResidentPart
 from mol.data.pool import Pool
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan
-from mol.loso.results import FACTS, PREDICTIONS
+from mol.loso.results import FACTS
 from mol.loso.settings import LosoConfig
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, load_model
 from mol.network.losses import MOLLoss
-from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, predictions_table
+from mol.scoring.calibration import temperature_of
+from mol.scoring.estimate import FAILURE_THRESHOLD, by_video, estimate, write_predictions
 from mol.scoring.metrics import failure_rate, recognition_scores
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
@@ -66,10 +67,11 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
     model = opened.fabric.setup_module(trained.model)
     mean_shape = torch.tensor(trained.state["mean_shape"])
     found = estimate(model, clips, MOLLoss(**dataclasses.asdict(config.loss)), mean_shape, config.batch_size)
-    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    temperature = temperature_of(trained.state)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
     folder = Path(training.run)
-    write_csv(folder / PREDICTIONS, *predictions_table(videos, opened.pool.classes))
+    write_predictions(folder, videos, opened.pool.classes)
     facts = {
         "seed": fold.seed,
         "dataset": fold.dataset,
@@ -86,6 +88,7 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
         "nme": float(found.nme.mean()),
         "mean_shape_nme": float(found.mean_shape_nme.mean()),
         "failure_rate": failure_rate(found.nme, FAILURE_THRESHOLD),
+        "calibration": dataclasses.asdict(temperature),
         "seconds": round(time.monotonic() - started, 3),
         "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},
     }

@@ -134,10 +134,10 @@ def apply_temperature(probabilities: np.ndarray, temperature: float | None) -> n
 
 
 def temperature_of(state: Mapping[str, Any]) -> Temperature:
-    """The temperature in the facts of a checkpoint, or why it has none.
+    """The temperature in the facts of a checkpoint or fold, or why it has none.
 
     Args:
-        state: of a checkpoint, as in its state.json.
+        state: of a checkpoint, as in its state.json, or of a fold, as in its fold.json.
     Raises:
         CheckpointError: the facts are damaged.
     """
@@ -149,10 +149,10 @@ def temperature_of(state: Mapping[str, Any]) -> Temperature:
         result = Temperature(**found)
         value = None if result.value is None else float(result.value)
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the calibration in the checkpoint is damaged ({error}); train again") from error
+        raise CheckpointError(f"the recorded calibration is damaged ({error}); train again") from error
     if value is not None and not LOWEST <= value <= HIGHEST:
         raise CheckpointError(
-            f"the checkpoint's temperature is {value:g}; it must be in [{LOWEST:g}, {HIGHEST:g}]: train again"
+            f"the recorded temperature is {value:g}; it must be in [{LOWEST:g}, {HIGHEST:g}]: train again"
         )
     return result
 
@@ -300,8 +300,14 @@ class Confidence:
     bins: list[Bin]
 
 
-CONFIDENCE_TITLES = {"ece": "ECE", "nll": "NLL", "brier": "Brier score"}
-"""What tables call the fields of `Confidence` that they show, in their order."""
+CONFIDENCE_TITLES = {
+    "ece": "ECE",
+    "ece_by_chance": "ECE by chance",
+    "mce": "MCE",
+    "nll": "NLL",
+    "brier": "Brier score",
+}
+"""What tables call the fields of `Confidence` that are numbers, in their order."""
 
 
 def confidence_scores(probabilities: np.ndarray, labels: Sequence[int] | np.ndarray) -> Confidence:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mol.common.errors import ClipError
+from mol.common.storage import write_csv
 from mol.data.cache import CacheSettings
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
@@ -173,6 +175,24 @@ def prediction_row(
         classes: C names.
     """
     return [*name, classes[label], classes[prediction], *(f"{value:.6f}" for value in probabilities)]
+
+
+PREDICTIONS, UNCALIBRATED = "predictions.csv", "predictions-uncalibrated.csv"
+"""The votes on videos, and if there is a temperature, the same without it."""
+
+
+def write_predictions(folder: Path, videos: Videos, classes: Sequence[str]) -> None:
+    """Write predictions.csv and, if there is a temperature, predictions-uncalibrated.csv.
+
+    Raises:
+        StorageError: a file could not be written.
+    """
+    if videos.uncalibrated is None:
+        (folder / UNCALIBRATED).unlink(missing_ok=True)  # that of an earlier evaluation
+    else:
+        plain = videos._replace(probabilities=videos.uncalibrated)
+        write_csv(folder / UNCALIBRATED, *predictions_table(plain, classes))
+    write_csv(folder / PREDICTIONS, *predictions_table(videos, classes))
 
 
 def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:

@@ -33,7 +33,7 @@ from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluatio
 from mol.pictures.faces import strongest_pair
 from mol.scoring.baselines import flow_scores
 from mol.scoring.calibration import Temperature, confidence_scores, temperature_of
-from mol.scoring.estimate import FAILURE_THRESHOLD, Estimates, Videos, by_video, estimate, notes, predictions_table
+from mol.scoring.estimate import FAILURE_THRESHOLD, Estimates, Videos, by_video, estimate, notes, write_predictions
 from mol.scoring.evaluation import Calibration, Evaluation, FlowScores, LandmarkScores, write_evaluation
 from mol.scoring.metrics import confusion_matrix, failure_rate, recognition_scores
 from mol.scoring.reliability import draw_reliability
@@ -196,11 +196,7 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     write_evaluation(out / "evaluation.json", result)
     confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
-    write_csv(out / "predictions.csv", *predictions_table(videos, classes))
-    uncalibrated = out / "predictions-uncalibrated.csv"
-    uncalibrated.unlink(missing_ok=True)  # that of an earlier evaluation
-    if videos.uncalibrated is not None:
-        write_csv(uncalibrated, *predictions_table(videos._replace(probabilities=videos.uncalibrated), classes))
+    write_predictions(out, videos, classes)
 
 
 def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips, gallery: bool) -> None:
@@ -216,10 +212,12 @@ def _draw(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentCli
 
 
 def _draw_reliability(path: Path, calibration: Calibration, videos: int) -> None:
-    temperature = calibration.temperature.value
-    fitted = "" if temperature is None else f"temperature {temperature:.3g}"
+    before, after = calibration.before, calibration.after
+    scores = {f"not calibrated: ECE {before.ece:.3f}": before}
+    if after is not None:
+        scores = {f"temperature {calibration.temperature.value:.3g}: ECE {after.ece:.3f}": after, **scores}
     subtitle = f"{videos} videos of people never trained on; vertical lines: 95 % intervals"
-    draw_reliability(path, calibration.before, calibration.after, fitted, "Reliability, per video", subtitle)
+    draw_reliability(path, scores, "Reliability, per video", subtitle)
 
 
 def _different_people(clips: ResidentClips, count: int) -> list[int]:

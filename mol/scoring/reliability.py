@@ -1,7 +1,8 @@
-"""The reliability diagram of scored probabilities, before and after a temperature."""
+"""The reliability diagram of scored probabilities."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,27 +11,22 @@ from mol.pictures.reliability import ReliabilityCurve, reliability_picture
 from mol.scoring.calibration import Confidence
 
 
-def draw_reliability(
-    path: Path, before: Confidence, after: Confidence | None, temperature: str, title: str, subtitle: str
-) -> None:
-    """Draw the probabilities as the softmax gives them and, if there is a temperature, at that temperature.
+def draw_reliability(path: Path, scores: Mapping[str, Confidence], title: str, subtitle: str) -> None:
+    """Draw the reliability diagram of one or two kinds of probabilities.
 
     Args:
         path: the picture to write.
-        before, after: their scores; `after` is None without a temperature.
-        temperature: what the legend calls `after`.
+        scores: by the name in the legend; the first stands out.
         title, subtitle: first and second line.
     Raises:
         StorageError: the picture could not be written.
     """
-    plain = _curve("not calibrated", before)
-    curves = [plain] if after is None else [_curve(temperature, after), plain]
-    reliability_picture(path, curves, title, subtitle)
+    reliability_picture(path, [_curve(name, one) for name, one in scores.items()], title, subtitle)
 
 
 def _curve(name: str, scores: Confidence) -> ReliabilityCurve:
     return ReliabilityCurve(
-        name=f"{name}: ECE {scores.ece:.3f}",
+        name=name,
         edges=np.array([(one.low, one.high) for one in scores.bins]),
         counts=np.array([one.videos for one in scores.bins]),
         confidence=np.array([one.confidence for one in scores.bins]),

@@ -80,8 +80,12 @@ def _confidence_rows(evaluation: Evaluation) -> list[ScoreRow]:
             getattr(calibration.before, name),
             "not calibrated",
         )
-        for name, title in CONFIDENCE_TITLES.items()
+        for name, title in _shown_confidence()
     ]
+
+
+def _shown_confidence() -> list[tuple[str, str]]:
+    return [(name, CONFIDENCE_TITLES[name]) for name in ("ece", "nll", "brier")]
 
 
 def describe_confidence(evaluation: Evaluation) -> str:
@@ -90,7 +94,7 @@ def describe_confidence(evaluation: Evaluation) -> str:
     if calibration is None:
         return "confidence: not scored; evaluate again"
     scores = calibration.scores
-    values = ", ".join(f"{title} {getattr(scores, name):.3f}" for name, title in CONFIDENCE_TITLES.items())
+    values = ", ".join(f"{title} {getattr(scores, name):.3f}" for name, title in _shown_confidence())
     exact = f"a network of exact confidence has ECE {scores.ece_by_chance:.3f} on as many videos"
     return f"confidence: {values} ({exact})\n{calibration.temperature.describe()}"
 
