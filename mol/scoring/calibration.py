@@ -186,8 +186,8 @@ class CalibrationError:
     """How far the confidence of answers is from the share of right ones.
 
     Attributes:
-        expected: ECE, the mean over videos of their bin's |accuracy − confidence|.
-        maximum: MCE, the largest of these differences.
+        expected: ECE, the mean over videos of the distance from their bin's accuracy to its mean confidence.
+        maximum: MCE, the largest of these distances.
         by_chance: the ECE that is to be expected, on so few videos, of a network whose confidence is exact.
         bins: those that have videos, in ascending order.
     """
