@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from mol.networks.interface import FLOW, LANDMARKS
+from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.metrics import TITLES
 
 SCORES = tuple(TITLES)
@@ -61,4 +62,5 @@ MEASURES = {
     "nme": Measure("NME", "%", 100, 2),
     "mean_shape_nme": Measure("NME of the mean shape", "%", 100, 2),
     "failure_rate": Measure("Failure rate", "%", 100, 2),
+    **{name: Measure(title) for name, title in CONFIDENCE_TITLES.items()},
 }

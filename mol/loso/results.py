@@ -1,26 +1,28 @@
 """What a finished fold leaves in its folder: the votes on its videos, and its scores.
 
-predictions.csv     one row per video
-fold.json           scores, errors, times; written last, so a fold is done if this file exists
+predictions.csv                 one row per video
+predictions-uncalibrated.csv    the same without the temperature, if the fold has one
+fold.json                       scores, errors, times; written last, so a fold is done if this file exists
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mol.common.errors import DataError
+from mol.common.errors import CheckpointError, DataError
 from mol.common.storage import read_csv, read_json
 from mol.loso.folds import Fold
 from mol.loso.measures import ERRORS_OF, SCORES
 from mol.loso.plan import Plan
-from mol.scoring.estimate import prediction_columns
+from mol.scoring.calibration import Temperature, temperature_of
+from mol.scoring.estimate import PREDICTIONS, UNCALIBRATED, prediction_columns
 
-FACTS, PREDICTIONS = "fold.json", "predictions.csv"
+FACTS = "fold.json"
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class Video:
     Attributes:
         seed, dataset, subject, clip: which video.
         label, prediction: class indices.
-        probabilities: (C,), the mean over its sub-clips.
+        probabilities: (C,), the mean over its sub-clips, at the fold's temperature if it has one.
+        uncalibrated: (C,), that mean without the temperature, if there is one.
     """
 
     seed: int
@@ -40,6 +43,12 @@ class Video:
     label: int
     prediction: int
     probabilities: np.ndarray
+    uncalibrated: np.ndarray | None = None
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean probabilities over the sub-clips, without a temperature."""
+        return self.probabilities if self.uncalibrated is None else self.uncalibrated
 
     @property
     def right(self) -> bool:
@@ -70,6 +79,11 @@ class FoldResult:
     fold: Fold
     facts: Mapping[str, Any]
     videos: list[Video]
+
+    @property
+    def temperature(self) -> Temperature:
+        """Of the fold's network, or why it has none."""
+        return temperature_of(self.facts)
 
 
 def is_done(run: Path, fold: Fold) -> bool:
@@ -105,14 +119,30 @@ def read_result(run: Path, fold: Fold, classes: Sequence[str]) -> FoldResult:
     for name in ("videos", "clips", "correct", *SCORES, *errors):
         if not isinstance(facts.get(name), (int, float)):
             raise DataError(f"{folder / FACTS} is damaged ({name!r} is not a number); {remedy}")
-    table = folder / PREDICTIONS
-    videos = [
+    try:
+        temperature = temperature_of(facts)
+    except CheckpointError as error:
+        raise DataError(f"{folder / FACTS} is damaged ({error}); {remedy}") from error
+    videos = _read_votes(folder / PREDICTIONS, fold, classes, remedy)
+    if len(videos) != facts["videos"]:
+        raise DataError(f"{folder / PREDICTIONS} has {len(videos)} videos, {FACTS} says {facts['videos']}; {remedy}")
+    if temperature.value is not None:
+        videos = _with_means(videos, _read_votes(folder / UNCALIBRATED, fold, classes, remedy), folder, remedy)
+    return FoldResult(fold, facts, videos)
+
+
+def _with_means(videos: Sequence[Video], plain: Sequence[Video], folder: Path, remedy: str) -> list[Video]:
+    """The votes at a temperature together with the same votes without it."""
+    if [video.key for video in videos] != [video.key for video in plain]:
+        raise DataError(f"{folder / UNCALIBRATED} has other videos than {PREDICTIONS}; {remedy}")
+    return [replace(video, uncalibrated=other.probabilities) for video, other in zip(videos, plain, strict=True)]
+
+
+def _read_votes(table: Path, fold: Fold, classes: Sequence[str], remedy: str) -> list[Video]:
+    return [
         _video(row, fold, classes, f"{table}, line {line}", remedy)
         for line, row in read_csv(table, prediction_columns(classes), remedy)
     ]
-    if len(videos) != facts["videos"]:
-        raise DataError(f"{table} has {len(videos)} videos, {FACTS} says {facts['videos']}; {remedy}")
-    return FoldResult(fold, facts, videos)
 
 
 def _video(row: Mapping[str, str], fold: Fold, classes: Sequence[str], where: str, remedy: str) -> Video:
@@ -126,5 +156,7 @@ def _video(row: Mapping[str, str], fold: Fold, classes: Sequence[str], where: st
         probabilities = np.array([float(row[f"p_{name}"]) for name in classes])
     except ValueError as error:
         raise DataError(f"{where}: {error}; {remedy}") from error
+    if not ((probabilities >= 0).all() and abs(probabilities.sum() - 1) < 1e-3):
+        raise DataError(f"{where}: the probabilities must not be negative and must sum to 1; {remedy}")
     label, prediction = classes.index(row["label"]), classes.index(row["prediction"])
     return Video(fold.seed, fold.dataset, fold.subject, row["clip"], label, prediction, probabilities)

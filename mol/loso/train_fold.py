@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import torch
 
 from mol.common.errors import SettingsError
-from mol.common.storage import write_csv, write_json
+from mol.common.storage import write_json
 from mol.data.pool import Pool
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan
-from mol.loso.results import FACTS, PREDICTIONS
+from mol.loso.results import FACTS
 from mol.loso.settings import LosoConfig
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint
 from mol.networks.interface import HeldClips
 from mol.networks.trained import load_model
-from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, predictions_table
+from mol.scoring.calibration import temperature_of
+from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, write_predictions
 from mol.scoring.metrics import recognition_scores
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
@@ -67,10 +68,11 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
     mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     loss = trained.network.loss(dataclasses.asdict(config.loss))
     found = estimate(model, clips, loss, mean_shape, config.batch_size)
-    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    temperature = temperature_of(state)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
     folder = Path(training.run)
-    write_csv(folder / PREDICTIONS, *predictions_table(videos, opened.pool.classes))
+    write_predictions(folder, videos, opened.pool.classes)
     facts = {
         "seed": fold.seed,
         "dataset": fold.dataset,
@@ -84,6 +86,7 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
         **dataclasses.asdict(recognition),
         **fold_errors(found),
         "notes": absent_classes(trained.classes, state["training_videos"]),
+        "calibration": dataclasses.asdict(temperature),
         "seconds": round(time.monotonic() - started, 3),
         "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},
     }

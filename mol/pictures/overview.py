@@ -46,9 +46,11 @@ class Timeline:
         mean: (C,) the probabilities of the whole video.
         gaps: (start, end) in seconds of windows that were skipped.
         winner: the class to emphasise; None for none.
-        distances: (n,) how far each window's probabilities are from those of still clips of the face, 0 … 1.
+        distances: (n,) how far each window's probabilities, before calibration, are from those of still clips of the
+            face, 0 … 1.
         still: smallest and largest distance of two still clips from one another.
         limit: the distance up to which a window is like a still face.
+        is_calibrated: whether `probabilities` and `mean` are.
     """
 
     times: np.ndarray
@@ -61,6 +63,7 @@ class Timeline:
     distances: np.ndarray
     still: tuple[float, float]
     limit: float
+    is_calibrated: bool
 
 
 def _draw_timeline(axes: Any, timeline: Timeline) -> None:
@@ -154,7 +157,8 @@ def _label_lines(axes: Any, timeline: Timeline, winner: int | None) -> None:
             weight="bold" if index == winner else "normal",
             fontsize=8.5,
         )
-    axes.text(1.03, 1.06, "mean over windows", transform=axes.transAxes, fontsize=7.5, color=MUTED, va="center")
+    heading = "calibrated mean" if timeline.is_calibrated else "mean over windows"
+    axes.text(1.03, 1.06, heading, transform=axes.transAxes, fontsize=7.5, color=MUTED, va="center")
 
 
 def spread(values: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -225,9 +229,14 @@ def overview_picture(path: Path, overview: Overview) -> None:
         y -= 0.5 + 0.8
         distance = figure.add_axes((0.85 / width, y / height, (inner - 2.1) / width, 0.8 / height))
         _draw_distances(distance, overview.timeline)
+        calibrated = overview.timeline.is_calibrated
+        whose = "the uncalibrated" if calibrated else "these"
         for axes, title in (
-            (probability, "Probability of each class"),
-            (distance, "Distance of these probabilities from those of the same face without motion (total variation)"),
+            (probability, "Calibrated probability of each class" if calibrated else "Probability of each class"),
+            (
+                distance,
+                f"Distance of {whose} probabilities from those of the same face without motion (total variation)",
+            ),
         ):
             axes.set_title(title, x=(margin - 0.85) / (inner - 2.1))
             for time in (overview.crop_times[0], overview.crop_times[-1]):

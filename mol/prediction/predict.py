@@ -22,6 +22,7 @@ from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
 from mol.networks.trained import load_model
 from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, Window, predict_video
+from mol.scoring.calibration import temperature_of
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.video import read_video
@@ -104,6 +105,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
+    temperature = temperature_of(trained.state)
     video = read_video(config.video, **({"folder_fps": config.fps} if config.fps else {}))
     if config.fps:
         video = replace(video, fps=config.fps)
@@ -123,6 +125,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         track=track,
         network=trained.network,
     )
+    prediction = replace(prediction, calibration=temperature)
     return prediction, write_prediction(prediction, config, trained.state, track)
 
 
@@ -170,12 +173,21 @@ def write_prediction(
 
 def _arrays(prediction: Prediction) -> dict[str, Any]:
     windows = prediction.windows
-    names = {"frames": "frames", "picture_to_crop": "matrix", "probabilities": "probabilities"}
-    names |= {name: name for name in ("flow", "landmarks", "detected")}
-    every = {name: [getattr(window, field) for window in windows] for name, field in names.items()}
-    # What the network does not estimate is left out.
-    estimated = {name: np.stack(values) for name, values in every.items() if values[0] is not None}
-    return {**estimated, "still_probabilities": prediction.stillness.probabilities}
+    probabilities = np.stack([window.probabilities for window in windows])
+    estimated = {
+        "flow": [window.flow for window in windows if window.flow is not None],
+        "landmarks": [window.landmarks for window in windows if window.landmarks is not None],
+    }
+    return {
+        "frames": np.stack([window.frames for window in windows]),
+        "picture_to_crop": np.stack([window.matrix for window in windows]),
+        "probabilities": prediction.calibrated(probabilities),
+        "uncalibrated_probabilities": probabilities,
+        # What the network does not estimate is left out.
+        **{name: np.stack(values) for name, values in estimated.items() if values},
+        "detected": np.stack([window.detected for window in windows]),
+        "still_probabilities": prediction.stillness.probabilities,
+    }
 
 
 def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,11 +214,13 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
         "classes": prediction.classes,
         "still_clips": _describe_stillness(prediction),
         "vote": {
-            "rule": "mean probability over the windows",
+            "rule": _rule(prediction),
             "predicted": prediction.predicted,
             "verdict": prediction.verdict,
             "distance_from_still": _rounded([prediction.stillness.distance(prediction.probabilities)])[0],
-            "probabilities": _named(prediction.classes, prediction.probabilities),
+            "probabilities": _named(prediction.classes, prediction.calibrated(prediction.probabilities)),
+            "temperature": prediction.temperature,
+            "calibration": prediction.calibration.describe() if prediction.calibration else None,
             "windows": len(prediction.windows),
             "skipped": len(prediction.skipped),
         },
@@ -225,12 +239,17 @@ def _describe_stillness(prediction: Prediction) -> dict[str, Any]:
         "clips": len(stillness.probabilities),
         "noise_grey_levels": round(stillness.noise, 3),
         "probabilities": _named(prediction.classes, stillness.mean),
-        "distance": "total variation",
+        "distance": "total variation, before calibration",
         "distance_between_them": {"smallest": round(smallest, 4), "largest": round(largest, 4)},
         "still_up_to": round(stillness.limit, 4),
         "network_has_class_neutral": prediction.knows_neutral,
         **({} if prediction.knows_neutral else {"note": NO_NEUTRAL_CLASS}),
     }
+
+
+def _rule(prediction: Prediction) -> str:
+    mean = "mean probability over the windows"
+    return mean if prediction.temperature is None else f"{mean}, at temperature {prediction.temperature:.3g}"
 
 
 def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
@@ -241,7 +260,7 @@ def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
         "predicted": prediction.class_of(window.probabilities),
         "verdict": prediction.verdict_of(window.probabilities),
         "distance_from_still": _rounded([prediction.stillness.distance(window.probabilities)])[0],
-        "probabilities": _named(prediction.classes, window.probabilities),
+        "probabilities": _named(prediction.classes, prediction.calibrated(window.probabilities)),
         "picture_to_crop": np.round(window.matrix, 5).tolist(),
         **_describe_flow(window),
         **_describe_landmarks(window),
@@ -293,8 +312,12 @@ def describe_prediction(prediction: Prediction) -> str:
     count = len(prediction.windows)
     lines = [f"{count} window{'s' if count != 1 else ''} over {prediction.duration:.1f} s: {prediction.verdict}"]
     if prediction.verdict != STILL_FACE:
-        ranked = sorted(zip(prediction.classes, prediction.probabilities, strict=True), key=lambda pair: -pair[1])
-        lines[0] += "; mean probability: " + ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])
+        probabilities = prediction.calibrated(prediction.probabilities)
+        ranked = sorted(zip(prediction.classes, probabilities, strict=True), key=lambda pair: -pair[1])
+        named = ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])
+        lines[0] += f"; {prediction.kind_of_probability}: {named}"
+    if prediction.calibration:
+        lines.append(f"probabilities: {prediction.calibration.describe()}")
     verdicts = [prediction.verdict_of(window.probabilities) for window in prediction.windows]
     shares = [(kind, verdicts.count(kind)) for kind in (NO_EXPRESSION, STILL_FACE) if kind in verdicts]
     lines += [f"{kind}: {found} of {count} windows" for kind, found in shares]

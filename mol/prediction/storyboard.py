@@ -56,9 +56,10 @@ def _shown_window(prediction: Prediction) -> tuple[Window, str]:
         place = int(np.argmax(distances))
         return prediction.windows[place], f"The window furthest from a still face ({distances[place]:.3f})"
     winner = int(np.argmax(prediction.probabilities))
-    shown = max(prediction.windows, key=lambda window: float(window.probabilities[winner]))
+    probabilities = [float(prediction.calibrated(window.probabilities)[winner]) for window in prediction.windows]
+    place = int(np.argmax(probabilities))
     predicted = prediction.predicted.replace("_", " ")
-    return shown, f"The window that says {predicted} most ({shown.probabilities[winner]:.2f})"
+    return prediction.windows[place], f"The window that says {predicted} most ({probabilities[place]:.2f})"
 
 
 def _content_of(window: Window) -> str:
@@ -75,7 +76,8 @@ def _subtitle(prediction: Prediction) -> str:
         f"{len(prediction.windows)} windows of {FRAMES} {apart}",
     ]
     if prediction.predicted is not None:
-        parts.append(f"mean probability {prediction.probabilities.max():.2f}")
+        highest = prediction.calibrated(prediction.probabilities).max()
+        parts.append(f"{prediction.kind_of_probability} {highest:.2f}")
     if not prediction.knows_neutral:
         parts.append("trained without neutral clips")
     if prediction.skipped:
@@ -88,17 +90,19 @@ def _subtitle(prediction: Prediction) -> str:
 def timeline_of(prediction: Prediction) -> Timeline:
     """Probability over time; neighbouring skipped windows become one gap."""
     fps = prediction.video.fps
+    probabilities = np.stack([window.probabilities for window in prediction.windows])
     return Timeline(
         times=np.array([window.centre for window in prediction.windows]) / fps,
-        probabilities=np.stack([window.probabilities for window in prediction.windows]),
+        probabilities=prediction.calibrated(probabilities),
         classes=prediction.classes,
         duration=prediction.duration,
-        mean=prediction.probabilities,
+        mean=prediction.calibrated(prediction.probabilities),
         gaps=_gaps(prediction),
         winner=None if prediction.predicted is None else int(np.argmax(prediction.probabilities)),
-        distances=prediction.stillness.distance(np.stack([window.probabilities for window in prediction.windows])),
+        distances=prediction.stillness.distance(probabilities),
         still=prediction.stillness.between,
         limit=prediction.stillness.limit,
+        is_calibrated=prediction.temperature is not None,
     )
 
 
@@ -172,7 +176,7 @@ def _overlay_frames(prediction: Prediction, numbers: Any) -> Iterator[OverlayFra
                 "points": points_at(window, number),
                 "flow": flow_at(window, number),
                 "matrix": window.matrix,
-                "probabilities": window.probabilities,
+                "probabilities": prediction.calibrated(window.probabilities),
                 "verdict": _heading(prediction, window),
             }
         yield OverlayFrame(video.frames[number], number / video.fps, number, **known)

@@ -23,6 +23,7 @@ from mol.network.model import FRAMES
 from mol.networks.interface import FLOW, LANDMARKS, Network
 from mol.networks.mol import NETWORK as MOL
 from mol.prediction.stillness import NOISE_FACTORS, STILL_CLIPS, Stillness, sensor_noise, still_frames
+from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
 from mol.vision.video import Video, interpolate_frames
@@ -96,6 +97,8 @@ class Prediction:
         stillness: the network's probabilities of still clips of the face.
         interpolated_from: number of frames before interpolation in time, or None.
         notes: how the network reads a window, and what it does not estimate.
+        calibration: the network's temperature, or why it has none; None as `predict_video` gives it. Probabilities are
+            stored without it, so that it changes no verdict; `calibrated` applies it.
     """
 
     video: Video
@@ -108,6 +111,7 @@ class Prediction:
     stillness: Stillness
     interpolated_from: int | None = None
     notes: tuple[str, ...] = ()
+    calibration: Temperature | None = None
 
     @property
     def predicted(self) -> str | None:
@@ -123,6 +127,23 @@ class Prediction:
     def knows_neutral(self) -> bool:
         """Whether the network has a class for faces without an expression."""
         return NEUTRAL in self.classes
+
+    @property
+    def temperature(self) -> float | None:
+        """None if the network isn't calibrated."""
+        return self.calibration.value if self.calibration else None
+
+    @property
+    def kind_of_probability(self) -> str:
+        """What `calibrated` gives, for texts."""
+        return "mean probability" if self.temperature is None else "calibrated probability"
+
+    def calibrated(self, probabilities: np.ndarray) -> np.ndarray:
+        """Probabilities (..., C) of the vote or of windows at the temperature, as they are reported.
+
+        Each window is calibrated as if it were the only one; the order of the classes stays.
+        """
+        return apply_temperature(probabilities, self.temperature).astype(probabilities.dtype)
 
     def class_of(self, probabilities: np.ndarray) -> str | None:
         """The most probable class; None if the probabilities (C,) could be those of a still face.

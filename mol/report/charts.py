@@ -50,7 +50,7 @@ def curve_picture(paths: Sequence[Path], curves: Sequence[Curve], title: str, un
     if not thinned:
         raise SettingsError(f"{title}: no fold has logged a step; there is nothing to draw")
     for path in paths:
-        with _svg_text(), open_figure(path, 4.2, 2.35) as figure:
+        with svg_text(), open_figure(path, 4.2, 2.35) as figure:
             axes = figure.add_axes((0.135, 0.19, 0.835, 0.67))
             for curve in thinned:
                 axes.plot(*curve.T, color=MUTED, linewidth=0.6, alpha=max(0.12, min(0.6, 6 / len(thinned))), zorder=2)
@@ -89,7 +89,7 @@ def _scale_losses(axes: Any, curves: Sequence[np.ndarray]) -> None:
         axes.set_ylim(bottom=0)
 
 
-def _svg_text() -> Any:
+def svg_text() -> Any:
     """Keep letters as text in SVG, so that they take the page's font, and names inside the same each time."""
     return require("matplotlib", extra="report").rc_context({"svg.fonttype": "none", "svg.hashsalt": "mol"})
 

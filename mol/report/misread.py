@@ -20,6 +20,7 @@ from mol.loso.results import Video
 from mol.loso.saved_run import LosoRun
 from mol.networks.trained import load_model
 from mol.pictures.evaluation import Seen
+from mol.scoring.calibration import apply_temperature, temperature_of
 
 # Probabilities that other kernels, devices or precisions may move; a different checkpoint moves them further.
 _TOLERANCE = 0.05
@@ -125,7 +126,8 @@ def _seen(run: LosoRun, video: Video, cache: Cache, device: torch.device) -> See
     probabilities = (
         torch.cat([trained.model(batch.inputs).logits.double().softmax(1) for batch in batches]).cpu().numpy()
     )
-    _require_same_answer(video, probabilities.mean(0), folder)
+    voted = apply_temperature(probabilities.mean(0), temperature_of(trained.state).value)
+    _require_same_answer(video, voted, folder)
     index = int(mine[probabilities[:, video.prediction].argmax()])
     output = trained.model(clips.evaluation_batch([index]).inputs)
     # What the cache holds, whatever the network takes of it.

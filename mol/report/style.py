@@ -132,6 +132,7 @@ tr.total > * { font-weight: 650; }
 figure { margin: 0; }
 figcaption { font-size: 0.8125rem; margin-bottom: 0.4rem; }
 figure svg { display: block; width: 100%; height: auto; }
+.reliability { max-width: 30rem; break-inside: avoid; }
 .chart text { font-family: var(--sans) !important; }
 
 .failure { border-top: 1px solid var(--ink); padding: 0.8rem 0 0; margin: 0 0 2.2rem; break-inside: avoid; }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mol.common.errors import ClipError
+from mol.common.storage import write_csv
 from mol.data.cache import CacheSettings
 from mol.networks.interface import HeldClips, Loss
+from mol.scoring.calibration import apply_temperature
 from mol.scoring.metrics import (
     endpoint_error,
     failure_rate,
@@ -51,16 +54,35 @@ class Estimates(NamedTuple):
 
 
 class Videos(NamedTuple):
-    """One vote per video: names (dataset, subject, clip), true labels and mean probabilities (videos, C)."""
+    """One vote per video.
+
+    Attributes:
+        names: (dataset, subject, clip) of each.
+        labels: (videos,) true classes.
+        probabilities: (videos, C), the mean over its sub-clips, at the temperature if there is one.
+        uncalibrated: the mean over its sub-clips, if there is a temperature.
+    """
 
     names: list[tuple[str, str, str]]
     labels: np.ndarray
     probabilities: np.ndarray
+    uncalibrated: np.ndarray | None = None
+
+    @property
+    def means(self) -> np.ndarray:
+        """Mean probabilities over the sub-clips, without a temperature."""
+        return self.probabilities if self.uncalibrated is None else self.uncalibrated
 
     @property
     def predictions(self) -> np.ndarray:
-        """Class of the highest mean probability of each video."""
-        return self.probabilities.argmax(1)
+        """Class of the highest mean probability of each video, which no temperature changes."""
+        return self.means.argmax(1)
+
+    def at(self, temperature: float | None) -> Videos:
+        """The same votes at a temperature; None leaves them as they are."""
+        if temperature is None:
+            return self
+        return self._replace(probabilities=apply_temperature(self.means, temperature), uncalibrated=self.means)
 
 
 @torch.inference_mode()
@@ -203,6 +225,24 @@ def prediction_row(
         classes: C names.
     """
     return [*name, classes[label], classes[prediction], *(f"{value:.6f}" for value in probabilities)]
+
+
+PREDICTIONS, UNCALIBRATED = "predictions.csv", "predictions-uncalibrated.csv"
+"""The votes on videos, and if there is a temperature, the same without it."""
+
+
+def write_predictions(folder: Path, videos: Videos, classes: Sequence[str]) -> None:
+    """Write predictions.csv and, if there is a temperature, predictions-uncalibrated.csv.
+
+    Raises:
+        StorageError: a file could not be written.
+    """
+    if videos.uncalibrated is None:
+        (folder / UNCALIBRATED).unlink(missing_ok=True)  # that of an earlier evaluation
+    else:
+        plain = videos._replace(probabilities=videos.uncalibrated)
+        write_csv(folder / UNCALIBRATED, *predictions_table(plain, classes))
+    write_csv(folder / PREDICTIONS, *predictions_table(videos, classes))
 
 
 def predictions_table(videos: Videos, classes: Sequence[str]) -> tuple[list[str], list[list[Any]]]:

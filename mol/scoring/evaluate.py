@@ -3,6 +3,7 @@
 flow        end-point error          beside zero flow and TV-L1
 landmarks   NME, failure rate        beside the mean shape of the training clips
 emotion     scores per video         beside the most frequent class of the training videos
+confidence  calibration per video    beside that without the checkpoint's temperature
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mol.networks.trained import Trained, load_model
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
 from mol.scoring.baselines import flow_scores
+from mol.scoring.calibration import Temperature, confidence_scores, temperature_of
 from mol.scoring.estimate import (
     FAILURE_THRESHOLD,
     Errors,
@@ -41,11 +43,12 @@ from mol.scoring.estimate import (
     by_video,
     estimate,
     notes,
-    predictions_table,
+    write_predictions,
 )
-from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores, write_evaluation
+from mol.scoring.evaluation import Calibration, Evaluation, FlowScores, LandmarkScores, write_evaluation
 from mol.scoring.metrics import confusion_matrix, failure_rate, recognition_scores
-from mol.scoring.table import evaluation_table
+from mol.scoring.reliability import draw_reliability
+from mol.scoring.table import describe_confidence, evaluation_table
 from mol.vision.tvl1 import tvl1_flow
 
 _GALLERY_ROWS = 5
@@ -65,7 +68,7 @@ class EvaluateConfig:
         precision: "32" or "bf16-mixed".
         tvl1_pairs: pairs of frames on which TV-L1 is compared; 0 leaves it out.
         workers: processes for TV-L1; the number of cores when 0.
-        pictures: draw the confusion matrix (needs the extra "report").
+        pictures: draw the confusion matrix and the reliability diagram (needs the extra "report").
     """
 
     weights: str
@@ -88,6 +91,7 @@ def run_evaluate(config: EvaluateConfig) -> None:
     """Score a trained network on people that it has never seen."""
     result = evaluate(config)
     console().print(evaluation_table(result))
+    say(describe_confidence(result))
     say(f"written to {config.out or config.weights}")
 
 
@@ -119,16 +123,17 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     model = fabric.setup_module(trained.model)
     found = estimate(model, clips, network.loss(state["config"]["loss"]), mean_shape, config.batch_size)
-    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy())
+    temperature = temperature_of(state)
+    videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     # In extracted caches the targets themselves come from TV-L1, so it is not a baseline.
     pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
     workers = config.workers or available_cores()
     flow = None if found.flow is None else flow_scores(found.flow, cast(ResidentClips, clips), pairs, workers)
-    result = _result(folder, trained, cache, clips, found, videos, flow)
+    result = _result(folder, trained, cache, clips, found, videos, flow, _calibration(videos, temperature))
     out = Path(config.out) if config.out else _run_of(folder)
     _write_tables(out, result, videos)
     if config.pictures:
-        _draw_confusion(out / "pictures", result)
+        _draw_recognition(out / "pictures", result)
     if config.pictures and pairs and {FLOW, LANDMARKS} <= {*network.estimates}:
         _draw_gallery(out / "pictures", result, model, cast(ResidentClips, clips))
     return result
@@ -160,6 +165,7 @@ def _result(
     found: Estimates,
     videos: Videos,
     flow: FlowScores | None,
+    calibration: Calibration,
 ) -> Evaluation:
     state, count = trained.state, len(cache.classes)
     majority = int(np.argmax(state["training_videos"]))
@@ -186,6 +192,7 @@ def _result(
         majority_class=cache.classes[majority],
         majority=recognition_scores(videos.labels, np.full(len(videos.labels), majority), count),
         confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
+        calibration=calibration,
         network=trained.network.name,
     )
 
@@ -199,6 +206,12 @@ def _landmark_scores(found: Errors) -> LandmarkScores:
     )
 
 
+def _calibration(videos: Videos, temperature: Temperature) -> Calibration:
+    before = confidence_scores(videos.means, videos.labels)
+    after = confidence_scores(videos.probabilities, videos.labels) if temperature.value is not None else None
+    return Calibration(temperature, before, after)
+
+
 def _run_of(folder: Path) -> Path:
     return folder.parent.parent if folder.parent.name == "checkpoints" else folder
 
@@ -208,19 +221,30 @@ def _write_tables(out: Path, result: Evaluation, videos: Videos) -> None:
     write_evaluation(out / "evaluation.json", result)
     confusion = [[name, *counts] for name, counts in zip(classes, result.confusion, strict=True)]
     write_csv(out / "confusion.csv", ["true \\ predicted", *classes], confusion)
-    write_csv(out / "predictions.csv", *predictions_table(videos, classes))
+    write_predictions(out, videos, classes)
 
 
-def _draw_confusion(folder: Path, result: Evaluation) -> None:
+def _draw_recognition(folder: Path, result: Evaluation) -> None:
     subtitle = f"{result.videos} videos; UF1 {result.recognition.uf1:.3f}, UAR {result.recognition.uar:.3f}"
     confusion_picture(
         folder / "confusion.png", np.array(result.confusion), result.classes, "Confusion, per video", subtitle
     )
+    if result.calibration:
+        _draw_reliability(folder / "reliability.png", result.calibration, result.videos)
 
 
 def _draw_gallery(folder: Path, result: Evaluation, model: nn.Module, clips: ResidentClips) -> None:
     examples = [_example(model, clips, i, result.classes) for i in _different_people(clips, _GALLERY_ROWS)]
     evaluation_gallery(folder / "gallery.png", examples)
+
+
+def _draw_reliability(path: Path, calibration: Calibration, videos: int) -> None:
+    before, after = calibration.before, calibration.after
+    scores = {f"not calibrated: ECE {before.ece:.3f}": before}
+    if after is not None:
+        scores = {f"temperature {calibration.temperature.value:.3g}: ECE {after.ece:.3f}": after, **scores}
+    subtitle = f"{videos} videos of people never trained on; vertical lines: 95 % intervals"
+    draw_reliability(path, scores, "Reliability, per video", subtitle)
 
 
 def _different_people(clips: ResidentClips, count: int) -> list[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mol.common.environment import describe_environment
 from mol.common.errors import DataError
 from mol.common.storage import read_json, write_json
 from mol.networks.registry import DEFAULT
+from mol.scoring.calibration import Bin, Confidence, Temperature
 from mol.scoring.metrics import RecognitionScores
 
 
@@ -49,6 +52,26 @@ class LandmarkScores:
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How far the probabilities of videos can be read as frequencies.
+
+    Attributes:
+        temperature: of the checkpoint, or why it has none.
+        before: scores of the probabilities as the softmax gives them.
+        after: scores at the temperature; None without one.
+    """
+
+    temperature: Temperature
+    before: Confidence
+    after: Confidence | None
+
+    @property
+    def scores(self) -> Confidence:
+        """Scores of the probabilities that are reported."""
+        return self.after or self.before
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What evaluation.json holds.
 
@@ -66,6 +89,7 @@ class Evaluation:
         recognition: per video, by the mean probability over its sub-clips.
         majority: the same of always answering `majority_class`, the most frequent of the training videos.
         confusion: numbers of videos, rows true and columns predicted.
+        calibration: of the videos' probabilities; None in files of earlier versions.
         network: name of the kind of network.
     """
 
@@ -85,6 +109,7 @@ class Evaluation:
     majority_class: str
     majority: RecognitionScores
     confusion: list[list[int]]
+    calibration: Calibration | None = None
     network: str = DEFAULT
 
 
@@ -109,11 +134,21 @@ def read_evaluation(path: Path) -> Evaluation:
         "majority": RecognitionScores,
     }
     try:
-        return Evaluation(
-            **{
-                name: parts[name](**value) if name in parts and value is not None else value
-                for name, value in content.items()
-            }
-        )
-    except TypeError as error:
+        calibration = _calibration(**found) if (found := content.pop("calibration", None)) else None
+        scores = {
+            name: parts[name](**value) if name in parts and value is not None else value
+            for name, value in content.items()
+        }
+        return Evaluation(**scores, calibration=calibration)
+    except (TypeError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def _calibration(
+    temperature: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
+) -> Calibration:
+    return Calibration(Temperature(**temperature), _confidence(before), _confidence(after) if after else None)
+
+
+def _confidence(content: Mapping[str, Any]) -> Confidence:
+    return Confidence(**{**content, "bins": [Bin(**one) for one in content["bins"]]})

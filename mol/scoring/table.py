@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mol.common.extras import require
 from mol.networks.registry import title_of
+from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.estimate import FAILURE_THRESHOLD
 from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores
 from mol.scoring.metrics import TITLES
@@ -16,7 +17,7 @@ class ScoreRow(NamedTuple):
     """One score beside its baseline.
 
     Attributes:
-        task: "flow", "landmarks" or "emotion".
+        task: "flow", "landmarks", "emotion" or "confidence".
         score: its name.
         unit: "px", "%" or none.
         higher: whether higher is better.
@@ -57,7 +58,41 @@ def score_rows(evaluation: Evaluation) -> list[ScoreRow]:
     for name, title in TITLES.items():
         ours, baseline = getattr(evaluation.recognition, name), getattr(evaluation.majority, name)
         rows.append(ScoreRow("emotion", title, "", True, ours, baseline, always))
-    return rows
+    return rows + _confidence_rows(evaluation)
+
+
+def _confidence_rows(evaluation: Evaluation) -> list[ScoreRow]:
+    """Scores of the calibrated probabilities beside those without the temperature; none if there is no temperature."""
+    calibration = evaluation.calibration
+    if calibration is None or calibration.after is None:
+        return []
+    return [
+        ScoreRow(
+            "confidence",
+            title,
+            "",
+            False,
+            getattr(calibration.after, name),
+            getattr(calibration.before, name),
+            "not calibrated",
+        )
+        for name, title in _shown_confidence()
+    ]
+
+
+def _shown_confidence() -> list[tuple[str, str]]:
+    return [(name, CONFIDENCE_TITLES[name]) for name in ("ece", "nll", "brier")]
+
+
+def describe_confidence(evaluation: Evaluation) -> str:
+    """What is known of the probabilities of an evaluation, in a line or two."""
+    calibration = evaluation.calibration
+    if calibration is None:
+        return "confidence: not scored; evaluate again"
+    scores = calibration.scores
+    values = ", ".join(f"{title} {getattr(scores, name):.3f}" for name, title in _shown_confidence())
+    exact = f"a network of exact confidence has ECE {scores.ece_by_chance:.3f} on as many videos"
+    return f"confidence: {values} ({exact})\n{calibration.temperature.describe()}"
 
 
 def _flow_rows(flow: FlowScores) -> list[ScoreRow]:

@@ -93,8 +93,9 @@ class TrainingSettings:
         network: what to train: "mol", or a baseline; the list is at the end of this help.
         counts: what to do if the caches do not hold the numbers of videos and people that the protocol asserts:
             "require" stops, "warn" continues and says so (a partial set; its scores are not reportable).
-        inner_validation: share of the training people set aside for validation (and, with selection "inner-val", for
-            the choice of the checkpoint); 0 trains on all of them and validates on the held-out people.
+        inner_validation: share of the training people set aside for validation, to calibrate the network's confidence
+            and, with selection "inner-val", to choose the checkpoint; 0 trains on all of them, validates on the
+            held-out people and leaves confidence uncalibrated.
         selection: "last" keeps the last step; "inner-val" also keeps the step with the lowest loss on the people of
             inner_validation, in checkpoints/best; "test-peek" keeps the step with the highest accuracy on the held-out
             people, as the published code does; its scores are never reportable.

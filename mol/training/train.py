@@ -31,6 +31,7 @@ from mol.scoring.estimate import absent_classes, validation_scores
 from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
+from mol.training.temperature import calibration_facts, too_few_videos
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
 _CHOOSES = {"inner-val": ("loss", True), "test-peek": ("accuracy", False)}
@@ -128,6 +129,8 @@ def train_on(
             log.say(_greeting(config, data, state["step"], fabric.device))
             for note in absent_classes(state["classes"], state["training_videos"]):
                 log.note(note)
+            if note := too_few_videos(data.set_aside):
+                log.say(note)
             _fit(config, fabric, data, model, optimizer, state, log, stop)
     return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
@@ -145,6 +148,7 @@ def _fit(
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
     model, stepper = fabric.setup(torch.compile(module) if config.compile else module, optimizer)
     loss = find_network(config.network).loss(dataclasses.asdict(config.loss))
+    calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
@@ -173,9 +177,10 @@ def _fit(
                 if _is_better(config.selection, scores, state["best"]):
                     score, _ = _CHOOSES[config.selection]
                     state["best"] = {"step": done, score: scores[score]}
-                    save_checkpoint(checkpoints / "best", module, None, state)
+                    save_checkpoint(checkpoints / "best", module, None, state | calibrate())
             if saving:
-                save_checkpoint(checkpoints / "last", module, optimizer, state)
+                last = calibrate() if done == config.steps else {}
+                save_checkpoint(checkpoints / "last", module, optimizer, state | last)
         if stopped:
             raise _interrupted(config, log, stopped, done)
     if stop.requested:
@@ -199,12 +204,13 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
 
 
 class _Data(NamedTuple):
-    """What a run trains and validates on."""
+    """What a run trains, validates and is calibrated on."""
 
     split: Split
     training: HeldClips
     watched: HeldClips | None
     watched_name: str
+    set_aside: HeldClips | None
     inner_people: list[str]
     mean_shape: torch.Tensor | None
 
@@ -227,9 +233,12 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
         # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
         watched = take(_evenly(watched_rows, most))
+    set_aside = None
+    if inner:
+        set_aside = watched if watched and len(watched) == len(watched_rows) else take(watched_rows)
     estimates = find_network(config.network).estimates
     mean_shape = cast(ResidentClips, training).mean_shape() if LANDMARKS in estimates else None
-    return _Data(split, training, watched, name, inner, mean_shape)
+    return _Data(split, training, watched, name, set_aside, inner, mean_shape)
 
 
 def _build(

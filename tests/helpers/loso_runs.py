@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import json
+import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +20,7 @@ from mol.loso.plan import Plan, PlannedCache, write_plan
 from mol.loso.results import read_results
 from mol.loso.scores import write_tables
 from mol.loso.settings import LosoConfig
+from mol.scoring.calibration import apply_temperature
 from mol.scoring.metrics import recognition_scores
 
 ENVIRONMENT = {
@@ -46,6 +50,7 @@ def write_loso_run(
     settings: Mapping[str, Any] | None = None,
     not_reportable: Sequence[str] = (),
     number: int = 0,
+    temperature: float | None = None,
 ) -> Path:
     """Write a run folder.
 
@@ -59,6 +64,7 @@ def write_loso_run(
         settings: differences from the usual settings.
         not_reportable: reasons.
         number: seed of the random numbers.
+        temperature: of every fold; None if nobody was set aside.
     """
     generator = np.random.default_rng((7, number))
     people = [(dataset, subject) for dataset, subjects in sets.items() for subject in subjects]
@@ -69,6 +75,8 @@ def write_loso_run(
     ]
     for fold in folds[:done]:
         _write_fold(path / fold.folder, fold, videos, skill, classes, generator)
+        if temperature is not None:
+            _calibrate(path / fold.folder, temperature, classes)
     caches = [
         PlannedCache(str(path.parent / f"cache-{name}"), [name], sha256(name.encode()).hexdigest()) for name in sets
     ]
@@ -131,6 +139,21 @@ def _write_fold(
         "timing": {"steps": 400, "seconds": 300.0, "data_seconds": 3.0, "busy_share": 0.99},
     }
     write_json(folder / "fold.json", facts)
+
+
+def _calibrate(folder: Path, temperature: float, classes: Sequence[str]) -> None:
+    """Give a fold a temperature: the votes that it has become the uncalibrated ones."""
+    plain = folder / "predictions.csv"
+    with open(plain, newline="") as file:
+        header, *rows = csv.reader(file)
+    shutil.copy(plain, folder / "predictions-uncalibrated.csv")
+    count = len(classes)
+    shares = apply_temperature(np.array([row[-count:] for row in rows], float), temperature)
+    written = [[*row[:-count], *(f"{p:.6f}" for p in values)] for row, values in zip(rows, shares, strict=True)]
+    write_csv(plain, header, written)
+    facts = json.loads((folder / "fold.json").read_text())
+    fitted = {"value": temperature, "note": "", "videos": 24, "clips": 60, "people": 2}
+    write_json(folder / "fold.json", {**facts, "calibration": fitted})
 
 
 def _write_log(path: Path, generator: np.random.Generator) -> None:

@@ -68,6 +68,9 @@ def test_a_run_of_version_0_1_is_evaluated(folder: Path) -> None:
     assert result.flow.epe == pytest.approx(float(recorded["epe"]), rel=1e-4)
     assert result.landmarks.nme == pytest.approx(float(recorded["nme"]), rel=1e-4)
     assert result.recognition.accuracy == float(recorded["accuracy"])
+    assert result.calibration is not None
+    assert result.calibration.temperature.describe() == "not calibrated: train with --inner-validation 0.2"
+    assert not Path("evaluation/predictions-uncalibrated.csv").exists()
 
 
 def test_an_interrupted_run_of_version_0_1_goes_on_to_the_same_weights(folder: Path) -> None:

@@ -555,7 +555,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
     ("module", "broken", "call"),
     [
         (mol.loso.train_fold, "load_model", 2),
-        (mol.loso.train_fold, "write_csv", 2),
+        (mol.loso.train_fold, "write_predictions", 2),
         (mol.loso.train_fold, "write_json", 3),  # each fold writes fold.json, then the list of its checkpoint's files
         (mol.loso.run, "write_tables", 2),
     ],

@@ -17,6 +17,7 @@ from mol.pictures import evaluation, overview
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel, strongest_pair
 from mol.pictures.overview import Timeline, spread
+from mol.pictures.reliability import ReliabilityCurve, reliability_picture
 from mol.pictures.style import CLASS_COLOURS
 from mol.vision.video import read_picture
 
@@ -116,7 +117,7 @@ def timeline(gaps=()) -> Timeline:
     probabilities = np.random.default_rng(1).dirichlet(np.ones(3), 4)
     distances = np.array([0.1, 0.2, 0.3, 0.05])
     return Timeline(
-        times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps, 1, distances, (0.02, 0.06), 0.09
+        times, probabilities, CLASSES, 1.4, probabilities.mean(axis=0), gaps, 1, distances, (0.02, 0.06), 0.09, False
     )
 
 
@@ -195,3 +196,37 @@ def test_a_full_disk_leaves_the_old_picture(tmp_path: Path, monkeypatch):
         confusion_picture(path, np.eye(3, dtype=int), CLASSES)
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["confusion.png"]
+
+
+def reliability_curve(name: str, shift: float = 0.0) -> ReliabilityCurve:
+    confidence = np.array([0.35, 0.5, 0.9])
+    edges = np.stack([confidence - 0.04, confidence + 0.03], axis=1)
+    accuracy = (confidence - shift).clip(0, 1)
+    interval = np.stack([accuracy - 0.1, accuracy + 0.1], axis=1).clip(0, 1)
+    return ReliabilityCurve(name, edges, np.array([4, 12, 130]), confidence, accuracy, interval)
+
+
+def test_a_reliability_diagram_shows_both_curves_and_every_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Figure] = []
+    save = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *rest, **more: (drawn.append(figure), save(figure, *rest, **more))
+    )
+    curves = [reliability_curve("calibrated"), reliability_curve("not calibrated", 0.3)]
+    reliability_picture(tmp_path / "reliability.png", curves, "Reliability", "146 videos")
+    assert read_picture(tmp_path / "reliability.png").ndim == 2
+    panel, bars = drawn[0].axes
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["calibrated", "not calibrated"]
+    assert [text.get_text() for text in bars.texts] == ["4", "12", "130"] * 2
+    looks = {
+        (line.get_color(), line.get_marker(), line.get_linestyle())
+        for line in panel.lines
+        if line.get_label() in ("calibrated", "not calibrated")
+    }
+    assert [len(set(each)) for each in zip(*looks, strict=True)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_a_reliability_diagram_refuses_more_curves_than_can_be_told_apart(count: int, tmp_path: Path):
+    with pytest.raises(SettingsError, match=f"Reliability: {count} curves"):
+        reliability_picture(tmp_path / "a.png", [reliability_curve("one")] * count, "Reliability", "")

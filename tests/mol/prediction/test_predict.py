@@ -514,6 +514,44 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
     assert files["overview"].stat().st_size > 10_000
 
 
+def test_the_temperature_of_the_network_changes_all_probabilities_and_no_verdict(tmp_path, tiny_run, astronaut_frames):
+    write_frames_folder(astronaut_frames[:11], tmp_path / "frames")
+    config = PredictConfig(
+        str(tmp_path / "frames"), str(tiny_run), str(tmp_path / "plain"), interval=1, save_arrays=True, overlay=False
+    )
+    plain, files = predict(config)
+    raw = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    vote = raw["vote"]
+    assert (vote["rule"], vote["temperature"]) == ("mean probability over the windows", None)
+    assert "probabilities: not calibrated: train with --inner-validation 0.2" in describe_prediction(plain)
+
+    path = tiny_run / "checkpoints" / "last" / "state.json"
+    fitted = {"value": 0.25, "note": "", "videos": 24, "clips": 60, "people": 2}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": fitted}))
+    sharper, files = predict(replace(config, out=str(tmp_path / "calibrated")))
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    vote = written["vote"]
+    assert (vote["rule"], vote["temperature"]) == ("mean probability over the windows, at temperature 0.25", 0.25)
+    assert vote["calibration"] in describe_prediction(sharper)
+    assert vote["calibration"].startswith("temperature 0.25, fitted on 24 videos")
+    assert written["still_clips"] == raw["still_clips"]
+    for before, after in zip([raw["vote"], *raw["windows"]], [vote, *written["windows"]], strict=True):
+        for key in ("predicted", "verdict", "distance_from_still"):
+            assert after[key] == before[key]
+    found = np.stack([window.probabilities for window in plain.windows])
+    powers = found.astype(float) ** 4
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    assert np.abs(expected - found).max() > 0.01
+    np.testing.assert_allclose(
+        [list(window["probabilities"].values()) for window in written["windows"]], expected, atol=1e-4
+    )
+    powers = plain.probabilities.astype(float) ** 4
+    np.testing.assert_allclose(list(vote["probabilities"].values()), powers / powers.sum(), atol=1e-4)
+    with np.load(files["arrays"], allow_pickle=False) as arrays:
+        np.testing.assert_allclose(arrays["probabilities"], expected, rtol=1e-4)
+        np.testing.assert_allclose(arrays["uncalibrated_probabilities"], found, rtol=1e-4)
+
+
 def test_real_faces_are_found_where_they_are(tmp_path, tiny_run, astronaut_frames):
     write_frames_folder(astronaut_frames[:8], tmp_path / "frames")
     config = PredictConfig(str(tmp_path / "frames"), str(tiny_run), str(tmp_path / "out"), overlay=False)

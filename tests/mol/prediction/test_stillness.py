@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mol.prediction.predict import NO_NEUTRAL_CLASS, PredictConfig, describe_pre
 from mol.prediction.stillness import STILL_CLIPS, Stillness, sensor_noise, still_frames, total_variation
 from mol.prediction.storyboard import overview_of, timeline_of
 from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, predict_video
+from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.video import Video
 
 EMOTIONS = ["surprise", "happiness", "disgust"]
@@ -182,6 +184,31 @@ def test_the_timeline_emphasises_nothing_for_a_still_face():
     timeline = timeline_of(read(network(MotionReader, 3, 0), still_video(), EMOTIONS))
     assert timeline.winner is None
     assert timeline.distances.max() <= timeline.limit
+
+
+@pytest.mark.parametrize("temperature", [0.05, 20.0])
+@pytest.mark.parametrize("kind", [MotionReader, AppearanceReader])
+@pytest.mark.parametrize("video", [still_video, moving_video])
+def test_no_temperature_moves_a_verdict(temperature, kind, video):
+    plain = read(network(kind, 3, 0), video(), EMOTIONS)
+    prediction = replace(plain, calibration=Temperature(temperature))
+    before, after = timeline_of(plain), timeline_of(prediction)
+    assert np.abs(after.probabilities - before.probabilities).max() > 0.03
+    np.testing.assert_allclose(after.mean, apply_temperature(plain.probabilities, temperature), rtol=1e-5)
+    assert (after.winner, after.limit, after.still) == (before.winner, before.limit, before.still)
+    np.testing.assert_array_equal(after.distances, before.distances)
+    assert describe_prediction(prediction).splitlines()[0].split("; ")[0].endswith(f": {plain.verdict}")
+
+
+def test_the_overview_of_a_calibrated_network_says_which_probabilities_it_shows(tmp_path: Path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("mol.prediction.storyboard.overview_picture", lambda path, overview: shown.append(overview))
+    prediction = read(network(MotionReader, 3, 0), moving_video(), EMOTIONS)
+    for calibration in (None, Temperature(None, "no people set aside"), Temperature(2.0)):
+        overview_of(tmp_path / "overview.png", replace(prediction, calibration=calibration), "talk.mp4")
+    assert [overview.timeline.is_calibrated for overview in shown] == [False, False, True]
+    kinds = [overview.subtitle.split("  ·  ")[2].rsplit(" ", 1)[0] for overview in shown]
+    assert kinds == ["mean probability", "mean probability", "calibrated probability"]
 
 
 def test_the_overview_of_a_still_face_names_no_emotion(tmp_path: Path, monkeypatch):

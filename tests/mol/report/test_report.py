@@ -35,6 +35,7 @@ from mol.report.compare import compare_runs, paired_test
 from mol.report.html import Markup, element
 from mol.report.misread import confident_failures, read_again
 from mol.report.report import ReportConfig, report
+from mol.scoring.calibration import expected_calibration_error
 
 VOID = {"br", "hr", "img", "meta", "path", "use", "rect", "circle", "line", "polyline", "image"}
 
@@ -110,7 +111,9 @@ def test_page_is_well_formed(page: Page):
 def test_every_link_in_the_contents_has_its_section(page: Page, run: Path):
     text = (run / "report" / "report.html").read_text(encoding="utf-8")
     anchors = [link[1:] for link in page.links if link.startswith("#")]
-    assert {"scores", "confusion", "people", "training", "failures", "settings", "reproduce"} <= set(anchors)
+    assert {"scores", "confusion", "confidence", "people", "training", "failures", "settings", "reproduce"} <= set(
+        anchors
+    )
     assert [anchor for anchor in anchors if f'id="{anchor}"' not in text] == []
 
 
@@ -143,6 +146,88 @@ def test_confusion_counts_every_vote_once(run: Path):
         for said in CLASSES:
             expected = sum(vote["label"] == true and vote["prediction"] == said for vote in votes)
             assert int(table[true][said]) == expected
+
+
+# Confidence
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds, every fold with a temperature; with its report."""
+    path = write_loso_run(tmp_path_factory.mktemp("runs") / "calibrated", seeds=(0, 1), temperature=0.6, videos=8)
+    report(ReportConfig([str(path)], device="cpu", pictures=False))
+    return path
+
+
+def votes_in(path: Path, name: str, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Probabilities and labels in the tables of all folds of a seed."""
+    rows = [row for table in sorted(path.glob(f"folds/seed{seed}/*/{name}")) for row in rows_of(table)]
+    shares = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+    return shares, [CLASSES.index(row["label"]) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("calibrated", "predictions.csv"), ("not calibrated", "predictions-uncalibrated.csv")]
+)
+def test_confidence_is_scored_over_all_folds_with_and_without_temperature(calibrated: Path, kind: str, name: str):
+    expected = [expected_calibration_error(*votes_in(calibrated, name, seed)).expected for seed in (0, 1)]
+    rows = rows_of(calibrated / "report" / "calibration.csv")
+    (row,) = [row for row in rows if (row["set"], row["probabilities"]) == ("composite", kind)]
+    assert float(row["ece"]) == pytest.approx(np.mean(expected), abs=1e-5)
+    assert float(row["ece_sd"]) == pytest.approx(np.std(expected, ddof=1), abs=1e-5)
+    text = Page(calibrated / "report" / "report.html").text
+    assert f"{np.mean(expected):.3f} ± {np.std(expected, ddof=1):.3f}" in text
+    bins = [row for row in rows_of(calibrated / "report" / "reliability.csv") if row["probabilities"] == kind]
+    votes = len(rows_of(calibrated / "predictions.csv"))
+    assert sum(int(one["videos"]) for one in bins) == votes
+    for suffix in (".png", ".svg"):
+        assert (calibrated / "report" / "pictures" / f"reliability{suffix}").stat().st_size > 1000
+
+
+def test_the_temperatures_of_the_folds_are_told(calibrated: Path):
+    text = Page(calibrated / "report" / "report.html").text
+    assert "14 of 14 folds have a temperature: median 0.60" in text
+    assert "fitted on 24 videos of people set aside" in text
+
+
+def test_a_run_without_temperatures_says_how_to_get_them(page: Page, run: Path):
+    assert "Not calibrated: train with --inner-validation 0.2." in page.text
+    kinds = {row["probabilities"] for row in rows_of(run / "report" / "calibration.csv")}
+    assert kinds == {"not calibrated"}
+
+
+def test_folds_that_lack_a_temperature_are_counted_with_the_reason(tmp_path: Path):
+    path = write_loso_run(tmp_path / "run", temperature=1.5)
+    facts = path / "folds" / "seed0" / "samm-006" / "fold.json"
+    lacking = {"value": None, "note": "only 12 videos", "videos": 12, "clips": 30, "people": 1}
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "calibration": lacking}))
+    text = report_of(path, pictures=False).text
+    assert "6 of 7 folds have a temperature" in text
+    assert "The others are as the softmax gives them: only 12 videos (1 fold)." in text
+
+
+def test_a_fold_with_a_temperature_needs_its_uncalibrated_votes(tmp_path: Path):
+    path = write_loso_run(tmp_path / "run", temperature=1.5) / "folds" / "seed0" / "casme2-sub03"
+    table = path / "predictions-uncalibrated.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *lines[:0:-1]]))
+    with pytest.raises(DataError, match=r"predictions-uncalibrated\.csv has other videos than predictions\.csv"):
+        read_run(tmp_path / "run")
+    table.unlink()
+    with pytest.raises(DataError, match=r"predictions-uncalibrated\.csv is missing; delete the folder"):
+        read_run(tmp_path / "run")
+    facts = json.loads((path / "fold.json").read_text())
+    (path / "fold.json").write_text(json.dumps({**facts, "calibration": {"value": -1}}))
+    with pytest.raises(DataError, match=r"fold\.json is damaged .the recorded temperature is -1"):
+        read_run(tmp_path / "run")
+
+
+def test_probabilities_that_are_none_are_named(tmp_path: Path):
+    path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "predictions.csv"
+    header, first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([header, ",".join([*first.split(",")[:-1], "1.5\n"]), *rest]))
+    with pytest.raises(DataError, match=r"predictions\.csv, line 2: the probabilities must not be negative"):
+        read_run(tmp_path / "run")
 
 
 def test_people_have_their_right_videos_as_mean_over_seeds(run: Path, page: Page):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +19,17 @@ from tiny_model import TinyMOL, instead_of_mol
 from torch import nn
 
 from mol.common.devices import start_fabric
-from mol.common.errors import CheckpointError, ClipError, SettingsError
+from mol.common.errors import CheckpointError, ClipError, DataError, SettingsError
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.network.losses import MOLLoss
 from mol.network.model import MOLOutput
 from mol.scoring.baselines import tvl1_errors
+from mol.scoring.calibration import Temperature, apply_temperature, expected_calibration_error
 from mol.scoring.estimate import by_video, estimate
 from mol.scoring.evaluate import EvaluateConfig, evaluate
-from mol.scoring.evaluation import Evaluation
-from mol.scoring.table import evaluation_table
+from mol.scoring.evaluation import Evaluation, read_evaluation
+from mol.scoring.table import describe_confidence, evaluation_table
 from mol.training.settings import TrainConfig
 from mol.training.train import train
 from mol.vision.tvl1 import tvl1_flow
@@ -193,7 +195,7 @@ def test_tvl1_is_measured_on_the_crops_that_the_network_sees(cache: Cache) -> No
 def test_everything_is_drawn_and_tabled(config: EvaluateConfig) -> None:
     result = evaluate(replace(config, tvl1_pairs=5, pictures=True))
     out = Path(config.out or "")
-    for name in ("confusion.png", "gallery.png"):
+    for name in ("confusion.png", "gallery.png", "reliability.png"):
         assert (out / "pictures" / name).read_bytes()[:4] == b"\x89PNG"
     assert result.flow.tvl1_pairs == 5
     assert result.flow.tvl1_epe is not None
@@ -221,6 +223,99 @@ def table_text(result: Evaluation) -> str:
     text = io.StringIO()
     Console(file=text, width=140).print(evaluation_table(result))
     return text.getvalue()
+
+
+# Confidence
+
+
+FITTED = {"value": 3.0, "note": "", "videos": 24, "clips": 60, "people": 2}
+
+
+@pytest.fixture
+def calibrated(config: EvaluateConfig, run: Path, tmp_path: Path) -> EvaluateConfig:
+    """The same network with a temperature in its checkpoint."""
+    copy = tmp_path / "calibrated"
+    shutil.copytree(run, copy)
+    path = copy / "checkpoints" / "last" / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "calibration": FITTED}))
+    return replace(config, weights=str(copy), out=str(tmp_path / "out"))
+
+
+def probabilities_in(path: Path) -> tuple[list[str], list[str], np.ndarray]:
+    """Predictions, labels and probabilities of a table of predictions."""
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    shares = np.array([[float(row[f"p_{name}"]) for name in CLASSES] for row in rows])
+    return [row["prediction"] for row in rows], [row["label"] for row in rows], shares
+
+
+def test_a_temperature_changes_all_probabilities_and_no_prediction(
+    config: EvaluateConfig, calibrated: EvaluateConfig
+) -> None:
+    plain, result = evaluate(config), evaluate(replace(calibrated, pictures=True))
+    said_plain, _, before = probabilities_in(Path(config.out or "") / "predictions.csv")
+    out = Path(calibrated.out or "")
+    said, labels, after = probabilities_in(out / "predictions.csv")
+    assert said == said_plain
+    np.testing.assert_allclose(after, apply_temperature(before, 3.0), atol=1e-4)
+    assert np.abs(after - before).max() > 0.01
+    assert (out / "predictions-uncalibrated.csv").read_text() == (
+        Path(config.out or "") / "predictions.csv"
+    ).read_text()
+    assert (result.recognition, result.confusion) == (plain.recognition, plain.confusion)
+    assert plain.calibration is not None
+    assert result.calibration is not None
+    assert result.calibration.before == plain.calibration.before
+    assert result.calibration.after is not None
+    truth = [CLASSES.index(name) for name in labels]
+    assert result.calibration.after.ece == pytest.approx(expected_calibration_error(after, truth).expected, abs=1e-5)
+    assert (out / "pictures" / "reliability.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_scores_of_confidence_are_written_read_and_shown(calibrated: EvaluateConfig) -> None:
+    result = evaluate(calibrated)
+    assert read_evaluation(Path(calibrated.out or "") / "evaluation.json") == result
+    assert result.calibration is not None
+    assert result.calibration.temperature == Temperature(**FITTED)
+    rows = {line.split("│")[2].strip(): line for line in table_text(result).splitlines() if "not calibrated" in line}
+    assert rows.keys() == {"ECE", "NLL", "Brier score"}
+    for name, line in rows.items():
+        field = {"Brier score": "brier"}.get(name, name.lower())
+        for scores in (result.calibration.after, result.calibration.before):
+            assert f"{getattr(scores, field):.3f}" in line
+    text = describe_confidence(result)
+    assert "temperature 3, fitted on 24 videos (60 clips) of 2 people set aside from the training people" in text
+
+
+def test_without_a_temperature_the_way_to_one_is_shown(config: EvaluateConfig) -> None:
+    stale = Path(config.out or "") / "predictions-uncalibrated.csv"
+    stale.write_text("of an earlier evaluation")
+    result = evaluate(config)
+    assert not stale.exists()
+    assert result.calibration is not None
+    assert result.calibration.after is None
+    assert "not calibrated" not in table_text(result)
+    text = describe_confidence(result)
+    assert f"ECE {result.calibration.before.ece:.3f}" in text
+    assert text.endswith("not calibrated: train with --inner-validation 0.2")
+    assert read_evaluation(Path(config.out or "") / "evaluation.json") == result
+
+
+def test_an_evaluation_from_before_calibration_is_read(config: EvaluateConfig) -> None:
+    result = evaluate(config)
+    path = Path(config.out or "") / "evaluation.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in content.items() if name != "calibration"}))
+    assert read_evaluation(path) == replace(result, calibration=None)
+    assert describe_confidence(read_evaluation(path)) == "confidence: not scored; evaluate again"
+    for damage in (
+        {"temperature": {}},
+        {**content["calibration"], "before": {}},
+        {**content["calibration"], "warmth": 1},
+    ):
+        path.write_text(json.dumps({**content, "calibration": damage}))
+        with pytest.raises(DataError, match=r"damaged .* evaluate again"):
+            read_evaluation(path)
 
 
 def test_tvl1_is_no_baseline_where_the_truth_is_tvl1s(config: EvaluateConfig, monkeypatch: pytest.MonkeyPatch) -> None:
