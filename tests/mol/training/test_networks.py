@@ -110,6 +110,12 @@ def test_a_baseline_resumes_bit_for_bit(config: TrainConfig) -> None:
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_baseline_is_calibrated_on_the_people_set_aside(config: TrainConfig) -> None:
+    train(replace(config, inner_validation=0.5))
+    calibration = read_state(Path(config.run) / "checkpoints" / "last")["calibration"]
+    assert (calibration["people"], calibration["videos"]) == (1, 3)
+
+
 def test_a_small_network_trains_with_one_thread_and_leaves_the_setting(
     config: TrainConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
