@@ -36,6 +36,7 @@ class Batch(NamedTuple):
         landmarks: (B, T-1, 68, 2) float32, (x, y) in pixels of the crop, frames 2..T.
         label: (B,) int64, class index.
         row: (B,) int64, row of the cache.
+        pairs: (2, M) int64, clip and first frame of the pairs whose flow is trained; None for all.
     """
 
     clips: Tensor
@@ -43,6 +44,7 @@ class Batch(NamedTuple):
     landmarks: Tensor
     label: Tensor
     row: Tensor
+    pairs: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:

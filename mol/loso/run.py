@@ -29,7 +29,8 @@ from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
-from mol.training.resume import TrainingInterrupted
+from mol.training.resume import TrainingInterrupted, as_begun
+from mol.training.settings import read_saved_config
 
 
 class LosoResult(NamedTuple):
@@ -73,6 +74,8 @@ def loso(config: LosoConfig) -> LosoResult:
         TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
         CacheError, DataError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
+    if config.resume and (Path(config.run) / "loso.yaml").is_file():
+        config = as_begun(config, read_saved_config(Path(config.run) / "loso.yaml"))
     fabric = start_fabric(config.device, config.precision)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)

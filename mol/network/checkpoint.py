@@ -279,10 +279,12 @@ def _fingerprint(path: Path) -> dict[str, int]:
 
 
 def _with_switches(settings: Any) -> dict[str, Any]:
-    """Model settings with the switches that early checkpoints lack; their networks were complete."""
+    """Model settings with those that early checkpoints of MOL lack; their networks were complete."""
     settings = settings if isinstance(settings, Mapping) else {}
-    graph = GRAPH_OF_VARIANT.get(settings.get("variant", ""))
-    return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, **settings}
+    if "variant" not in settings:
+        return dict(settings)
+    graph = GRAPH_OF_VARIANT.get(settings["variant"])
+    return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, "meeting": "side-by-side", **settings}
 
 
 def _some(names: list[str]) -> str:

@@ -98,21 +98,23 @@ class FlowNetC(nn.Module):
         self.register_buffer("live_inputs", torch.tensor(channels), persistent=False)
 
     @torch.no_grad()
-    def initialise(self) -> None:
+    def initialise(self, differences: bool) -> None:
         """Start at values from which motion is visible.
 
         Two frames of a face differ by a few hundredths of what two faces differ by. Half of the filters of conv3_1
-        start on the difference of both frames' features and on a similar part of their sum, so that flow, which is
-        change over slope, is not hidden; the norm scales them to the size of the others.
+        start on the features alone. With `differences`, for features that are those of both frames side by side, they
+        start on their difference and on a similar part of their sum, so that flow, which is change over slope, is not
+        hidden; the norm scales them to the size of the others.
 
         The decoder has no norms; each level starts by keeping the variance of its input. Its flow starts at zero and as
         a pyramid: each predictor passes on the coarser flow, bilinearly enlarged, and learns to add to it. So the
         gradient reaches every level at once.
         """
-        first, second = self.conv3_1.conv.weight[:128, -256:].chunk(2, 1)
-        change, both = first.clone(), SMALL_CHANGE * second.clone()
-        first.copy_(both - change)
-        second.copy_(both + change)
+        if differences:
+            first, second = self.conv3_1.conv.weight[:128, -256:].chunk(2, 1)
+            change, both = first.clone(), SMALL_CHANGE * second.clone()
+            first.copy_(both - change)
+            second.copy_(both + change)
         self.conv3_1.conv.weight[:128, :-256] = 0
         for level in (self.upsample5, self.upsample4, self.upsample3, self.upsample2, self.upsample1, self.upsample0):
             # A stride of 2 leaves 4 of the 16 taps to each output.

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mol.network.normal_flow import NormalFlow
 from mol.vision.points import POINTS
 
 
@@ -40,9 +41,42 @@ class LandmarkHead(nn.Module):
         return self.fc2(hidden).unflatten(1, (POINTS, 2))
 
 
+class MotionHead(nn.Module):
+    """Class logits of a clip from its normal flow since the first frame.
+
+    The features G of frames 2 to T meet those of the first frame, F_1 (`NormalFlow`): motion since the first frame is
+    several times as large as motion since the last one, and the noise is the same. Then, as in the paper's figure, a
+    3-D convolution, pooling and two linear layers, with batch norm before each activation.
+
+    Shapes:
+        first (B, 1 or more, 128, 16, 16), of which only frame 1 is read, and second (B, T−1, 128, 16, 16)
+        → (B, num_classes).
+    """
+
+    def __init__(self, num_classes: int, frames: int, dropout: float, channels: int = 64) -> None:
+        super().__init__()
+        self.motion = NormalFlow(128, channels)
+        self.conv = nn.Conv3d(channels, 32, (2, 2, 3), (2, 2, 1))
+        self.norm1 = nn.BatchNorm3d(32)
+        self.fc1 = nn.Linear(32 * 4 * 4 * ((frames - 3) // 2), 256)
+        self.norm2 = nn.BatchNorm1d(256)
+        self.fc2 = nn.Linear(256, num_classes)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
+        """Logits; in training, `groups` as in `NormalFlow`."""
+        batch, steps = second.shape[:2]
+        start = first[:, :1].expand(-1, steps, -1, -1, -1).flatten(0, 1)
+        motion = self.motion(start, second.flatten(0, 1), groups).unflatten(0, (batch, steps))
+        hidden = F.relu(self.norm1(self.conv(motion.permute(0, 2, 3, 4, 1))))
+        pooled = F.avg_pool3d(hidden, 2).flatten(1)
+        return self.fc2(self.dropout(F.relu(self.norm2(self.fc1(self.dropout(pooled))))))
+
+
 class EmotionHead(nn.Module):
     """Class logits of a clip from its F5C maps F (first frames) and G (second frames), (B, T−1, 128, 16, 16) each.
 
+    The released code's head, and the paper's variant before `MotionHead`.
     ``variant="released"``: the sequence F_1, G_2, F_2, G_3, … with a temporal kernel of 5;
     ``variant="paper"``: F and G side by side on the channels with a temporal kernel of 3.
     """
@@ -63,8 +97,8 @@ class EmotionHead(nn.Module):
         first.mul_(gain)
         second.copy_(-first)
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Logits (B, num_classes)."""
+    def forward(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
+        """Logits (B, num_classes); there is no norm, and `groups` changes nothing."""
         if self.variant == "paper":
             sequence = torch.cat([first, second], 2)
         else:

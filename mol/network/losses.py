@@ -9,8 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mol.network.model import MOLOutput
 from mol.vision.points import interocular_distance
+
+
+class Estimated(Protocol):
+    """What is scored: `mol.MOLOutput`, or a part of it."""
+
+    @property
+    def logits(self) -> Tensor:
+        """(B, C)."""
+
+    @property
+    def flow(self) -> Tensor | None:
+        """(B, T−1, 2, H, W), or (M, 2, H, W) of the targets' pairs; None if it was not estimated."""
+
+    @property
+    def landmarks(self) -> Tensor | None:
+        """(B, T−1, 68, 2); None if they were not estimated."""
 
 
 class Targets(Protocol):
@@ -30,7 +45,7 @@ class Targets(Protocol):
 
 
 class LossTerms(NamedTuple):
-    """Scalars on the device; `total` is the weighted sum of the others."""
+    """Scalars on the device; `total` is the weighted sum of the others. NaN: not estimated."""
 
     total: Tensor
     emotion: Tensor
@@ -53,17 +68,25 @@ class MOLLoss:
     w_ldm: float = 3.5
     """Weight of `landmark_loss`."""
 
-    def __call__(self, output: MOLOutput, targets: Targets) -> LossTerms:
+    def __call__(self, output: Estimated, targets: Targets) -> LossTerms:
         """The losses of a batch; float32 at least, no synchronisation with the host.
 
         Args:
-            output: of `mol.MOL` for B clips.
-            targets: flow (B, T−1, 2, H, W) px, landmarks (B, T−1, 68, 2) px, label (B,) long.
+            output: of `mol.MOL` for B clips; what was not estimated has no loss.
+            targets: flow (B, T−1, 2, H, W) px, landmarks (B, T−1, 68, 2) px, label (B,) long; if the flow of some pairs
+                only was estimated, also those, pairs (2, M) long, as in `mol.MOL.forward`.
         """
         emotion = F.cross_entropy(_wide(_watched(output.logits, self.w_me)), targets.label)
-        flow = flow_loss(_watched(output.flow, self.w_of), targets.flow)
-        landmarks = landmark_loss(_watched(output.landmarks, self.w_ldm), targets.landmarks)
-        weighted = ((self.w_me, emotion), (self.w_of, flow), (self.w_ldm, landmarks))
+        flow = landmarks = torch.full_like(emotion, torch.nan)
+        weighted = [(self.w_me, emotion)]
+        if output.flow is not None and output.flow.numel():
+            pairs = getattr(targets, "pairs", None)
+            wanted = targets.flow if pairs is None else targets.flow[pairs[0], pairs[1]]
+            flow = flow_loss(_watched(output.flow, self.w_of), wanted)
+            weighted.append((self.w_of, flow))
+        if output.landmarks is not None:
+            landmarks = landmark_loss(_watched(output.landmarks, self.w_ldm), targets.landmarks)
+            weighted.append((self.w_ldm, landmarks))
         # A sum of the terms that weigh something: 0 · NaN is NaN.
         total = sum((weight * term for weight, term in weighted if weight), torch.zeros_like(emotion))
         return LossTerms(total, emotion, flow, landmarks)

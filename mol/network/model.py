@@ -15,7 +15,8 @@ from torch import Tensor, nn
 import molkernels as mk
 from mol.common.errors import ClipError, SettingsError
 from mol.network.flownet import FlowNetC
-from mol.network.heads import EmotionHead, LandmarkHead, conv_stack, keep_variance
+from mol.network.heads import EmotionHead, LandmarkHead, MotionHead, conv_stack, keep_variance
+from mol.network.normal_flow import NormalFlow
 from mol.network.released import UnusedEntries, check_entries, class_count, to_ours, to_released
 from molkernels.modules import GRAPH_OF_VARIANT
 
@@ -25,6 +26,7 @@ CHANNELS = 128
 VARIANTS = ("paper", "released")
 BATCH_STATS = ("clip", "frame")
 GRAPHS = ("channel", "position")
+MEETINGS = ("normal-flow", "side-by-side")
 
 
 class MOLOutput(NamedTuple):
@@ -33,7 +35,7 @@ class MOLOutput(NamedTuple):
     logits: Tensor
     """(B, num_classes)."""
     flow: Tensor
-    """(B, T−1, 2, 128, 128), pixels (dx, dy), frame t to t+1."""
+    """(B, T−1, 2, 128, 128), pixels (dx, dy), frame t to t+1; of chosen pairs only, (M, 2, 128, 128)."""
     landmarks: Tensor
     """(B, T−1, 68, 2), pixels (x, y), of frames 2 to T."""
 
@@ -42,7 +44,7 @@ class MOL(nn.Module):
     """Recognise a micro-expression while estimating optical flow and 68 landmarks.
 
     All frames run as one batch: F_t = F5C_1(stack(I_t)), G_{t+1} = F5C_2(stack(I_{t+1})); landmarks from G, flow from
-    the frames and cat(F, G), the emotion from both sequences.
+    the frames and from F and G, the emotion from F and G.
 
     Args:
         num_classes: number of emotions, at least 2.
@@ -56,6 +58,8 @@ class MOL(nn.Module):
         fcc, ccc: False removes FCC (z = x) or CCC (y = z) from both F5C blocks.
         f5c: False replaces both blocks by the identity: all heads work on the convolution stack.
         graph: of CCC, "channel" or "position". Default: "channel" for paper, "position" for released.
+        meeting: how F and G meet: "normal-flow", change over slope (`mol.network.normal_flow`), or "side-by-side",
+            their channels one after another. Default: "normal-flow" for paper; released has "side-by-side" only.
     Shapes:
         clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`.
     Raises:
@@ -79,9 +83,11 @@ class MOL(nn.Module):
         ccc: bool = True,
         f5c: bool = True,
         graph: str | None = None,
+        meeting: str | None = None,
     ) -> None:
         super().__init__()
         _check_settings(num_classes, variant, batch_stats, dropout)
+        _check_meeting(meeting, variant)
         _check_switches({"fcc": fcc, "ccc": ccc, "f5c": f5c}, graph)
         self.variant = variant
         self.batch_stats = batch_stats or ("clip" if variant == "paper" else "frame")
@@ -96,44 +102,112 @@ class MOL(nn.Module):
             "ccc": ccc,
             "f5c": f5c,
             "graph": graph or GRAPH_OF_VARIANT[variant],
+            "meeting": meeting or ("normal-flow" if variant == "paper" else "side-by-side"),
         }
+        self.by_motion = self.config["meeting"] == "normal-flow"
         self.stack = conv_stack()
         self.f5c1 = f5c_block(mk.F5C(CHANNELS, 16, k, variant, backend, graph=graph), fcc and f5c, ccc and f5c)
         self.f5c2 = f5c_block(mk.F5C(CHANNELS, 16, k, variant, backend, graph=graph), fcc and f5c, ccc and f5c)
         self.flow = FlowNetC()
         self.landmarks = LandmarkHead()
-        self.emotion = EmotionHead(num_classes, FRAMES, variant, dropout)
+        if self.by_motion:
+            self.motion = NormalFlow(CHANNELS, CHANNELS)
+            self.emotion: MotionHead | EmotionHead = MotionHead(num_classes, FRAMES, dropout)
+        else:
+            self.emotion = EmotionHead(num_classes, FRAMES, variant, dropout)
+            if variant == "paper":
+                self.emotion.initialise()
         if variant == "paper":
             keep_variance(self.stack)
-            self.flow.initialise()
-            self.emotion.initialise()
+            self.flow.initialise(differences=not self.by_motion)
         elif not self._departures():
             self.unused = UnusedEntries()
 
-    def forward(self, clips: Tensor) -> MOLOutput:
-        """Logits, flow and landmarks of clips (B, 1, 8, 128, 128)."""
-        check_clips(clips)
-        batch = clips.shape[0]
-        if batch == 0:
-            return self._nothing(clips)
-        per_frame = self.batch_stats == "frame"
-        groups = FRAMES - 1 if per_frame else 1
-        frames = clips.transpose(1, 2).flatten(0, 1)  # (B·T, 1, H, W)
-        stacked = self.stack(frames).unflatten(0, (batch, FRAMES))
-        first = self.f5c1(stacked[:, :-1].flatten(0, 1), groups)
-        second = self.f5c2(stacked[:, 1:].flatten(0, 1), groups)
-        flow = self.flow(frames, torch.cat([first, second], 1), FRAMES, per_frame)
-        landmarks = self.landmarks(second)
-        pairs = (batch, FRAMES - 1)
-        logits = self.emotion(first.unflatten(0, pairs), second.unflatten(0, pairs))
-        return MOLOutput(logits, flow.unflatten(0, pairs), landmarks.unflatten(0, pairs))
+    def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput:
+        """Logits, flow and landmarks of clips (B, 1, 8, 128, 128).
 
-    def _nothing(self, clips: Tensor) -> MOLOutput:
-        pairs = FRAMES - 1
+        Args:
+            clips: normalised grey frames.
+            pairs: (2, M) int64, clip and first frame (0 to 6) of the pairs whose flow is wanted; all pairs by default.
+                The flow network is nine tenths of the work and the pairs of a clip are alike, so training on a few
+                pairs of many clips learns more in the same time.
+        Raises:
+            SettingsError: chosen pairs with ``batch_stats="frame"``, whose statistics need all of them.
+            ClipError: clips that the network cannot take.
+        """
+        check_clips(clips)
+        if pairs is not None and self.batch_stats == "frame":
+            raise SettingsError('batch_stats is "frame", which needs the flow of all pairs; use batch_stats="clip"')
+        if clips.shape[0] == 0:
+            return self._nothing(clips, pairs)
+        stacked = self._stacked(clips)
+        second = self._second(stacked)
+        landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
+        if pairs is None:
+            first = self._first(stacked)
+            logits = self.emotion(first, second, self._groups)
+            met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
+            flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame")
+            return MOLOutput(logits, flow.unflatten(0, (-1, FRAMES - 1)), landmarks)
+        clip, start = pairs
+        if self.by_motion:  # of the first frames it reads the opening one only
+            opening, first = self.f5c1(torch.cat([stacked[:, 0], stacked[clip, start]])).split([len(clips), len(clip)])
+            logits = self.emotion(opening[:, None], second)
+        else:
+            every = self._first(stacked)
+            logits, first = self.emotion(every, second), every[clip, start]
+        if not len(clip):
+            return MOLOutput(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks)
+        frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
+        return MOLOutput(logits, self.flow(frames, self._meet(first, second[clip, start]), 2, False), landmarks)
+
+    def recognise(self, clips: Tensor) -> Tensor:
+        """The logits alone, (B, num_classes), without flow and landmarks: a twentieth of the work of `forward`.
+
+        In evaluation mode they are those of `forward`.
+
+        Args:
+            clips: (B, 1, 8, 128, 128), normalised grey frames.
+        Raises:
+            ClipError: clips that the network cannot take.
+        """
+        check_clips(clips)
+        if clips.shape[0] == 0:
+            return clips.new_empty(0, self.num_classes)
+        stacked = self._stacked(clips)
+        first = self.f5c1(stacked[:, 0])[:, None] if self.by_motion else self._first(stacked)
+        return self.emotion(first, self._second(stacked), self._groups)
+
+    @property
+    def _groups(self) -> int:
+        """Frames that have batch statistics of their own."""
+        return FRAMES - 1 if self.batch_stats == "frame" else 1
+
+    def _stacked(self, clips: Tensor) -> Tensor:
+        """The stack's features of all frames, (B, T, 128, 16, 16)."""
+        return self.stack(_frames(clips)).unflatten(0, (-1, FRAMES))
+
+    def _first(self, stacked: Tensor) -> Tensor:
+        """F of frames 1 to T − 1, (B, T − 1, 128, 16, 16)."""
+        return self.f5c1(stacked[:, :-1].flatten(0, 1), self._groups).unflatten(0, (-1, FRAMES - 1))
+
+    def _second(self, stacked: Tensor) -> Tensor:
+        """G of frames 2 to T, (B, T − 1, 128, 16, 16)."""
+        return self.f5c2(stacked[:, 1:].flatten(0, 1), self._groups).unflatten(0, (-1, FRAMES - 1))
+
+    def _meet(self, first: Tensor, second: Tensor) -> Tensor:
+        """What the flow network gets of F and G of some pairs: (N, 128, 16, 16) each → (N, 256, 16, 16)."""
+        if not self.by_motion:
+            return torch.cat([first, second], 1)
+        motion = self.motion(first, second, self._groups)
+        return torch.cat([motion, first.to(motion.dtype)], 1)
+
+    def _nothing(self, clips: Tensor, pairs: Tensor | None) -> MOLOutput:
+        chosen = () if pairs is not None else (FRAMES - 1,)
         return MOLOutput(
             clips.new_empty(0, self.num_classes),
-            clips.new_empty(0, pairs, 2, SIZE, SIZE),
-            clips.new_empty(0, pairs, 68, 2),
+            clips.new_empty(0, *chosen, 2, SIZE, SIZE),
+            clips.new_empty(0, FRAMES - 1, 68, 2),
         )
 
     def _departures(self) -> list[str]:
@@ -252,6 +326,18 @@ def _check_switches(switches: Mapping[str, Any], graph: str | None) -> None:
         raise SettingsError(f"{', '.join(odd)}; must be True or False")
     if graph not in (None, *GRAPHS):
         raise SettingsError(f"graph is {graph!r}; must be 'channel' or 'position'")
+
+
+def _check_meeting(meeting: str | None, variant: str) -> None:
+    if meeting not in (None, *MEETINGS):
+        raise SettingsError(f"meeting is {meeting!r}; must be 'normal-flow' or 'side-by-side'")
+    if meeting == "normal-flow" and variant == "released":
+        raise SettingsError("meeting is 'normal-flow'; the released variant has 'side-by-side' only")
+
+
+def _frames(clips: Tensor) -> Tensor:
+    """(B, 1, T, H, W) → (B·T, 1, H, W)."""
+    return clips.transpose(1, 2).flatten(0, 1)
 
 
 def check_clips(clips: Any) -> None:

@@ -78,7 +78,7 @@ class ApexDifference(Network):
     title = "apex-difference"
     summary = "A small CNN on the grey difference between apex and onset."
     source = "a baseline of this project, on the apex frame as in Liong et al., Less is more, SPIC 62, 2018"
-    defaults = Defaults(steps=300, batch_size=32, learning_rate=2e-3, schedule="cosine")
+    usual = Defaults(steps=300, batch_size=32, learning_rate=2e-3, schedule="cosine")
     window_note = WINDOW_NOTE
     threads = 1
 

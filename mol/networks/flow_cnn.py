@@ -87,7 +87,7 @@ class FlowCNNNetwork(Network):
     source = (
         "Liong et al., Shallow Triple Stream Three-dimensional CNN (STSTNet) for Micro-expression Recognition, FG 2019"
     )
-    defaults = Defaults(steps=300, batch_size=32, learning_rate=1e-2, schedule="cosine")
+    usual = Defaults(steps=300, batch_size=32, learning_rate=1e-2, schedule="cosine")
     window_note = WINDOW_NOTE
     threads = 1
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -134,19 +134,27 @@ def emotion_loss(output: Output, batch: Batch) -> EmotionTerms:
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a network is trained where a run says nothing else.
+    """How a network is trained where a run says nothing else: values of settings of the same names.
 
     Attributes:
         steps: optimisation steps.
         batch_size: clips per step.
         learning_rate: of AdamW, at its peak.
         schedule: "constant" or "cosine".
+        warmup_steps: steps over which the learning rate rises.
+        flow_pairs: pairs of frames per step on which flow is trained; None for a network without flow.
+        model, loss, rates: values of those sections, for a network that has them.
     """
 
     steps: int = 1000
     batch_size: int = 32
     learning_rate: float = 1e-4
     schedule: str = "constant"
+    warmup_steps: int = 0
+    flow_pairs: int | str | None = None
+    model: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    rates: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Network(ABC):
@@ -157,9 +165,9 @@ class Network(ABC):
         title: in tables and pictures.
         summary: one sentence on what it is.
         source: the publication.
-        defaults: of its training.
+        usual: how it is trained unless a run says otherwise.
         settings: settings that only some networks have and this one does: of "model", "loss", "rates", "normalisation",
-            "augment.gamma", "augment.drift".
+            "augment.gamma", "augment.drift", "flow_pairs".
         estimates: what it gives besides logits, of `FLOW` and `LANDMARKS`.
         terms: names of its losses, in the order of its `Terms` after the total.
         window_note: how it reads a window of a new video, where that needs saying.
@@ -171,12 +179,16 @@ class Network(ABC):
     title: ClassVar[str]
     summary: ClassVar[str]
     source: ClassVar[str]
-    defaults: ClassVar[Defaults] = Defaults()
+    usual: ClassVar[Defaults] = Defaults()
     settings: ClassVar[tuple[str, ...]] = ()
     estimates: ClassVar[tuple[str, ...]] = ()
     terms: ClassVar[tuple[str, ...]] = ("emotion",)
     window_note: ClassVar[str] = ""
     threads: ClassVar[int | None] = None
+
+    def defaults(self, model: Mapping[str, Any]) -> Defaults:
+        """How it is trained where a run says nothing else, given the settings of the network, if it has any."""
+        return self.usual
 
     def has_setting(self, name: str) -> bool:
         """Whether a dotted setting such as "model.k" is among `settings`, or in a section that is."""
@@ -245,6 +257,31 @@ class Network(ABC):
             ``[{"params": […], "rate": 1.0}, …]``.
         """
         return [{"params": list(module.parameters()), "rate": 1.0}]
+
+    def training_batch(
+        self, clips: HeldClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
+    ) -> Batch:
+        """The batch of a training step, and what of it is trained on; equal for equal (seed, step).
+
+        Args:
+            clips: to draw from.
+            step: counted from 0.
+            seed: of the run.
+            batch_size: number of clips.
+            flow_pairs: the setting, for a network that estimates flow.
+        """
+        return clips.training_batch(step, seed, batch_size)
+
+    def run(self, model: Any, batch: Batch, loss: Loss) -> Output:
+        """The estimates that the losses of a training batch need.
+
+        Args:
+            model: of this network, in training mode.
+            batch: of `training_batch`.
+            loss: of `Network.loss`; what weighs nothing may be left out.
+        """
+        output: Output = model(batch.inputs)
+        return output
 
     def notes(self, cache: ClipSet) -> list[str]:
         """What a reader of scores must know of how this network takes the cache's rows; empty if nothing is unusual."""

@@ -10,10 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from mol.data.cache import ClipSet
-from mol.data.clips import CROP, Augmentation, ResidentClips, normalise_clips
+from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
 from mol.network.losses import LossTerms, MOLLoss
-from mol.network.model import MOL
-from mol.networks.interface import FLOW, LANDMARKS, HeldClips, Network
+from mol.network.model import FRAMES, MOL
+from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, HeldClips, Loss, Network, Output
+
+OWN = Defaults(
+    steps=1000,
+    batch_size=32,
+    learning_rate=1.5e-3,
+    schedule="cosine",
+    warmup_steps=20,
+    flow_pairs=16,
+    model={"dropout": 0.3},
+    loss={"w_me": 1.0, "w_of": 20.0, "w_ldm": 3.5},
+    rates={"flow": 0.3, "predictors": 0.02, "emotion": 1.0},
+)
+"""How the network with normal flow is trained (docs/learning.md)."""
+
+PUBLISHED = Defaults(
+    flow_pairs="all",
+    model={"dropout": 0.5},
+    loss={"w_me": MOLLoss.w_me, "w_of": MOLLoss.w_of, "w_ldm": MOLLoss.w_ldm},
+    rates={"flow": 1.0, "emotion": 1.0},
+)
+"""How the published code trains; in the terms of `mol.network.losses`."""
+
+# This module's stream of random numbers; 1 to 3 belong to mol.data.
+_PAIRS = 4
 
 
 class MOLNetwork(Network):
@@ -26,9 +50,14 @@ class MOLNetwork(Network):
         "Shao et al., MOL: Joint Estimation of Micro-Expression, Optical Flow, and Landmark via "
         "Transformer-Graph-Style Convolution, IEEE TPAMI 2025"
     )
-    settings = ("model", "loss", "rates", "normalisation", "augment.gamma", "augment.drift")
+    usual = OWN
+    settings = ("model", "loss", "rates", "normalisation", "augment.gamma", "augment.drift", "flow_pairs")
     estimates = (FLOW, LANDMARKS)
     terms = tuple(name for name in LossTerms._fields if name != "total")
+
+    def defaults(self, model: Mapping[str, Any]) -> Defaults:
+        """Those of the published code for its own form, and ours for the network with normal flow."""
+        return PUBLISHED if model["variant"] == "released" or model["meeting"] == "side-by-side" else OWN
 
     def hold(
         self,
@@ -49,8 +78,8 @@ class MOLNetwork(Network):
         return normalise_clips(torch.from_numpy(np.ascontiguousarray(crops)).to(device)).unsqueeze(1)
 
     def rebuild(self, **config: Any) -> nn.Module:
-        """`MOL` with these arguments."""
-        return MOL(**config)
+        """`MOL` with these arguments; checkpoints of versions up to 0.2 know one meeting only."""
+        return MOL(**{"meeting": "side-by-side", **config})
 
     def build(self, num_classes: int, model: Mapping[str, Any], clips: HeldClips) -> nn.Module:
         """MOL at the baselines: the mean shape of the clips, and no motion."""
@@ -62,13 +91,41 @@ class MOLNetwork(Network):
         """The weighted sum of three losses."""
         return MOLLoss(**weights)
 
-    def parameter_groups(self, module: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
+    def parameter_groups(self, module: nn.Module, rates: Mapping[str, float | None]) -> list[dict[str, Any]]:
         """A group for each part that has a rate of its own, and one for the rest."""
-        groups: dict[str, list[nn.Parameter]] = {"": [], **{part: [] for part in rates}}
+        given = {"rest": 1.0, **{part: rate for part, rate in rates.items() if rate is not None}}
+        groups: dict[str, list[nn.Parameter]] = {part: [] for part in given}
         for name, parameter in module.named_parameters():
             part = name.split(".")[0]
-            groups[part if part in rates else ""].append(parameter)
-        return [{"params": members, "rate": rates.get(part, 1.0)} for part, members in groups.items() if members]
+            if name.startswith("flow.predict") and "predictors" in given:
+                part = "predictors"
+            groups[part if part in given else "rest"].append(parameter)
+        return [{"params": members, "rate": given[part]} for part, members in groups.items() if members]
+
+    def training_batch(
+        self, clips: HeldClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
+    ) -> Batch:
+        """Random crops, and the pairs whose flow is trained: as evenly over the clips as their number allows."""
+        batch = cast(ResidentClips, clips).training_batch(step, seed, batch_size)
+        if flow_pairs == "all":
+            return batch
+        every = (FRAMES - 1) * batch_size
+        generator = np.random.default_rng((seed, _PAIRS, step))
+        # Row by row a permutation of the clips, column by column one of a clip's pairs.
+        starts = generator.permuted(np.tile(np.arange(FRAMES - 1), (batch_size, 1)), axis=1)
+        order = generator.permuted(np.tile(np.arange(batch_size), (FRAMES - 1, 1)), axis=1)
+        clip = order.flatten()
+        start = starts[order, np.arange(FRAMES - 1)[:, None]].flatten()
+        chosen = np.stack([clip, start])[:, : min(int(cast(int, flow_pairs)), every)]
+        return batch._replace(pairs=torch.from_numpy(chosen).to(batch.clips.device))
+
+    def run(self, model: Any, batch: Any, loss: Loss) -> Output:
+        """All three outputs; the emotion alone if no flow is trained and landmarks weigh nothing."""
+        if batch.pairs is None:
+            return cast(Output, model(batch.clips))
+        if not batch.pairs.shape[1] and not cast(MOLLoss, loss).w_ldm:
+            return Emotion(model.recognise(batch.clips))
+        return cast(Output, model(batch.clips, batch.pairs))
 
 
 NETWORK = MOLNetwork()

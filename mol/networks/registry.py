@@ -73,7 +73,7 @@ def describe_networks() -> str:
     """Every network with its defaults and a sentence, for the help of commands that train."""
     lines = []
     for network in NETWORKS.values():
-        own = network.defaults
+        own = network.usual
         lines += [
             f"  {network.name}: {network.summary}",
             f"    {own.steps} steps of {own.batch_size} clips, learning rate {own.learning_rate:g}, {own.schedule}",

@@ -9,16 +9,20 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from mol.common.differences import differences, flat
 from mol.common.errors import CheckpointError, SettingsError
 from mol.network.checkpoint import find_checkpoint, read_state
 from mol.networks.registry import DEFAULT
-from mol.training.settings import TrainConfig, resume_command
+from mol.training.settings import TrainConfig, TrainingSettings, resume_command
+
+_Settings = TypeVar("_Settings", bound=TrainingSettings)
 
 # Settings that may change when a run is resumed: they do not affect the weights.
 _FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
+# What runs did that were begun before these settings existed.
+_BEFORE: dict[str, Any] = {"model.meeting": "side-by-side", "rates.predictors": None, "flow_pairs": "all"}
 WATCHING = ("validate_every", "validation_clips")
 """Settings that only affect the weights if the selection chooses by the people who are watched."""
 
@@ -97,15 +101,51 @@ def checkpoint_to_resume(config: TrainConfig) -> Path | None:
     return last
 
 
+def as_it_began(config: TrainConfig) -> TrainConfig:
+    """The settings of a run to resume: those that it did not know when it began take the value that continues it.
+
+    Raises:
+        CheckpointError: the run's checkpoint is damaged.
+    """
+    if not config.resume:
+        return config
+    try:
+        last = find_checkpoint(Path(config.run) / "checkpoints" / "last")
+    except CheckpointError:
+        return config
+    return as_begun(config, read_state(last).get("config", {}))
+
+
+def as_begun(config: _Settings, saved: Mapping[str, Any]) -> _Settings:
+    """A configuration in which every setting that a saved one did not know continues what was done before it existed.
+
+    Args:
+        config: of today.
+        saved: the configuration with which a run was begun, as JSON or YAML gave it.
+    """
+    known = dict(flat(saved))
+    if config.network != DEFAULT or not known:
+        return config
+    for name in _BEFORE.keys() - known.keys():
+        section, _, setting = name.rpartition(".")
+        if section:
+            part = dataclasses.replace(getattr(config, section), **{setting: _BEFORE[name]})
+            config = dataclasses.replace(config, **{section: part})
+        else:
+            config = dataclasses.replace(config, **{setting: _BEFORE[name]})
+    return config
+
+
 def changed_settings(saved: Mapping[str, Any], config: Any, free: Collection[str]) -> list[str]:
     """Lines ``name: saved → now`` for every setting in which a saved configuration and one of today differ.
 
     Args:
-        saved: as JSON or YAML gave it; a setting that an older version did not know had today's default.
+        saved: as JSON or YAML gave it; a setting that an older version did not know has the value that continues what
+            the run did (`as_begun`), or today's default.
         config: the configuration, a dataclass.
         free: dotted names of settings that may differ.
     """
-    old = dict(flat(_defaults(type(config)))) | dict(flat(saved))
+    old = dict(flat(_defaults(type(config)))) | _BEFORE | dict(flat(saved))
     return differences(old, _as_json(config), free)
 
 

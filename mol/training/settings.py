@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +15,7 @@ from mol.common.errors import DataError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.data.clips import Augmentation
-from mol.network.losses import MOLLoss
-from mol.networks.interface import Network
+from mol.networks.interface import Defaults, Network
 from mol.networks.registry import DEFAULT, find_network, networks_with
 
 # Replaced by the network's own value when the settings are made, so that no one else ever sees it.
@@ -30,59 +30,69 @@ class ModelConfig:
         k: neighbours of a channel (or position) in the graph of CCC, including itself.
         variant: "paper", or "released" for the function that the published code computes.
         batch_stats: BatchNorm statistics per "frame" or per "clip"; the variant's own when empty.
-        dropout: probability, in the emotion head.
+        dropout: probability, in the emotion head; 0.3 when empty, 0.5 in the published form.
         backend: kernels to run: "auto" or one of `molkernels.available_backends`.
         fcc: the fully-connected convolution in the F5C blocks; false leaves it out.
         ccc: the channel correspondence convolution in the F5C blocks; false leaves it out.
         f5c: the F5C blocks; false puts the identity in their place.
         graph: nodes of CCC, "channel" or "position"; the variant's own when empty.
+        meeting: how the features of two frames meet: "normal-flow" (change over slope), or "side-by-side" as in the
+            released variant and in version 0.2; the variant's own when empty.
     """
 
     k: int = 4
     variant: Literal["paper", "released"] = "paper"
     batch_stats: Literal["frame", "clip"] | None = None
-    dropout: float = 0.5
+    dropout: float = _THE_NETWORKS
     backend: str = "auto"
     fcc: bool = True
     ccc: bool = True
     f5c: bool = True
     graph: Literal["channel", "position"] | None = None
+    meeting: Literal["normal-flow", "side-by-side"] | None = None
 
 
 @dataclass
 class LossConfig:
-    """Weights of the three losses; the defaults are the published code's in the terms of `mol.network.losses`.
+    """Weights of the three losses of `mol.network.losses`.
 
     A loss with weight 0 is only logged: it has no gradient, and its head keeps its initial weights.
 
     Attributes:
-        w_me: weight of the cross entropy of the emotion.
-        w_of: weight of the mean squared error of the flow (pixels squared).
-        w_ldm: weight of the landmark error in inter-ocular distances.
+        w_me: weight of the cross entropy of the emotion; 1 when empty.
+        w_of: weight of the mean squared error of the flow (pixels squared); 20 when empty, 10/7 in the published form.
+        w_ldm: weight of the landmark error in inter-ocular distances; 3.5 when empty.
     """
 
-    w_me: float = MOLLoss.w_me
-    w_of: float = MOLLoss.w_of
-    w_ldm: float = MOLLoss.w_ldm
+    w_me: float = _THE_NETWORKS
+    w_of: float = _THE_NETWORKS
+    w_ldm: float = _THE_NETWORKS
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
-        require_not_negative(self, *weights)
-        if not any(weights.values()):
+        require_not_negative(self, *(name for name, weight in weights.items() if weight is not None))
+        if not any(weight is None or weight for weight in weights.values()):
             raise SettingsError(f"{', '.join(weights)} are all 0, which leaves nothing to learn from")
 
 
 @dataclass
 class RateConfig:
-    """Learning rates of two parts of the network, relative to that of the rest.
+    """Learning rates of parts of the network, relative to that of the rest.
 
     Attributes:
-        flow: of the flow network; its predictors add up thousands of inputs, so small motion needs small steps.
-        emotion: of the emotion head.
+        flow: of the flow network; 0.3 when empty, 1 in the published form.
+        predictors: of its layers that put out flow: they add up thousands of inputs, so small motion needs small steps;
+            0.02 when empty, that of `flow` in the published form.
+        emotion: of the emotion head; 1 when empty.
     """
 
-    flow: float = 1.0
-    emotion: float = 1.0
+    flow: float = _THE_NETWORKS
+    predictors: float | None = None
+    emotion: float = _THE_NETWORKS
+
+    def __post_init__(self) -> None:
+        rates = dataclasses.asdict(self)
+        require_not_negative(self, *(name for name, rate in rates.items() if rate is not None))
 
 
 @dataclass
@@ -107,7 +117,9 @@ class TrainingSettings:
         weight_decay: of AdamW, on every parameter.
         clip_norm: maximum norm of the gradient; 0 for no clipping.
         schedule: "constant" (the published one) or "cosine" to zero at the last step; the network's own when empty.
-        warmup_steps: steps over which the learning rate rises from zero.
+        warmup_steps: steps over which the learning rate rises from zero; the network's own when empty.
+        flow_pairs: pairs of frames per step on which the flow of "mol" is trained, drawn anew from all clips of the
+            step: "all", or a number; with 0 the flow network is skipped. The network's own when empty.
         model: the network "mol"; a baseline has no such settings.
         loss: weights of the losses of "mol".
         rates: learning rates of the parts of "mol" relative to learning_rate.
@@ -135,7 +147,8 @@ class TrainingSettings:
     weight_decay: float = 1e-3
     clip_norm: float = 10.0
     schedule: Literal["constant", "cosine"] = _THE_NETWORKS
-    warmup_steps: int = 0
+    warmup_steps: int = _THE_NETWORKS
+    flow_pairs: int | Literal["all"] = _THE_NETWORKS
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     rates: RateConfig = field(default_factory=RateConfig)
@@ -152,16 +165,14 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         network = find_network(self.network)
-        for name, value in dataclasses.asdict(network.defaults).items():
-            if getattr(self, name) is None:
-                setattr(self, name, value)
         require_settings_of(network, self)
+        _fill(self, network.defaults(dataclasses.asdict(self.model)))
         require_positive(
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
-        if min(self.rates.flow, self.rates.emotion) < 0:
-            raise SettingsError(f"rates={self.rates} must not be negative")
+        if self.flow_pairs != "all" and self.flow_pairs < 0:
+            raise SettingsError(f'flow_pairs={self.flow_pairs} must be a number that is not negative, or "all"')
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
         require_one_of(self, "counts", ("require", "warn"))
@@ -196,14 +207,25 @@ class TrainConfig(TrainingSettings):
         require_not_negative(self, "seed")
 
 
+def _fill(config: TrainingSettings, defaults: Defaults) -> None:
+    """Put a network's own values where a configuration has none."""
+    for name, value in vars(defaults).items():
+        own = getattr(config, name)
+        if isinstance(value, Mapping):
+            given = {key: now for key, now in dataclasses.asdict(own).items() if now is not None}
+            setattr(config, name, type(own)(**{**value, **given}))
+        elif own is None:
+            setattr(config, name, value)
+
+
 def require_settings_of(network: Network, config: TrainingSettings) -> None:
-    """Refuse a setting that the network does not have, unless it has its usual value.
+    """Refuse a setting that the network does not have, unless it is empty or has its usual value.
 
     Raises:
         SettingsError: naming the settings, and the networks that have them.
     """
-    usual = _special(ModelConfig(), LossConfig(), RateConfig(), Augmentation(), "clip")
-    now = _special(config.model, config.loss, config.rates, config.augment, config.normalisation)
+    usual = _special(ModelConfig(), LossConfig(), RateConfig(), Augmentation(), "clip", _THE_NETWORKS)
+    now = _special(config.model, config.loss, config.rates, config.augment, config.normalisation, config.flow_pairs)
     foreign = [name for name in usual if now[name] != usual[name] and not network.has_setting(name)]
     if foreign:
         raise SettingsError(
@@ -213,13 +235,18 @@ def require_settings_of(network: Network, config: TrainingSettings) -> None:
 
 
 def _special(
-    model: ModelConfig, loss: LossConfig, rates: RateConfig, augment: Augmentation, normalisation: str
+    model: ModelConfig,
+    loss: LossConfig,
+    rates: RateConfig,
+    augment: Augmentation,
+    normalisation: str,
+    flow_pairs: int | str | None,
 ) -> dict[str, Any]:
     """The settings that not every network has, by their dotted names."""
     sections: dict[str, Any] = {"model": model, "loss": loss, "rates": rates, "augment": augment}
     named = dict(flat({name: dataclasses.asdict(section) for name, section in sections.items()}))
     del named["augment.flip"]
-    return {**named, "normalisation": normalisation}
+    return {**named, "normalisation": normalisation, "flow_pairs": flow_pairs}
 
 
 def save_config(config: Any, path: Path) -> None:

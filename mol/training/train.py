@@ -28,7 +28,7 @@ from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkp
 from mol.networks.interface import LANDMARKS, HeldClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
-from mol.training.resume import StopSignal, TrainingInterrupted, checkpoint_to_resume
+from mol.training.resume import StopSignal, TrainingInterrupted, as_it_began, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import TrainConfig, save_config
 from mol.training.temperature import calibration_facts, too_few_videos
@@ -84,6 +84,7 @@ def train(config: TrainConfig) -> TrainResult:
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     fabric = start_fabric(config.device, config.precision)
+    config = as_it_began(config)
     checkpoint_to_resume(config)  # before the data is read, which takes longer
     cache = open_clips(config.cache, config.protocol, config.counts)
     network = find_network(config.network)
@@ -147,8 +148,11 @@ def _fit(
 ) -> None:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
     model, stepper = fabric.setup(torch.compile(module) if config.compile else module, optimizer)
-    loss = find_network(config.network).loss(dataclasses.asdict(config.loss))
+    network = find_network(config.network)
+    loss = network.loss(dataclasses.asdict(config.loss))
     calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
+    if hasattr(module, "recognise"):
+        model.mark_forward_method("recognise")
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
@@ -156,8 +160,8 @@ def _fit(
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
         rate = _set_learning_rate(optimizer, config, step)
         with log.preparing(fabric.device):
-            batch = data.training.training_batch(step, config.seed, config.batch_size)
-        terms = loss(model(batch.inputs), batch)
+            batch = network.training_batch(data.training, step, config.seed, config.batch_size, config.flow_pairs)
+        terms = loss(network.run(model, batch, loss), batch)
         fabric.backward(terms.total)
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm or math.inf)
         stepper.step()

@@ -37,7 +37,7 @@ class LabNetwork(Network):
     title = "Lab"
     summary = "A linear layer on the last frame."
     source = "made up"
-    defaults = Defaults(steps=7, batch_size=3)
+    usual = Defaults(steps=7, batch_size=3)
 
     def hold(
         self,
