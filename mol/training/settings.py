@@ -171,7 +171,7 @@ class TrainingSettings:
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
-        if self.flow_pairs != "all" and self.flow_pairs < 0:
+        if isinstance(self.flow_pairs, int) and self.flow_pairs < 0:
             raise SettingsError(f'flow_pairs={self.flow_pairs} must be a number that is not negative, or "all"')
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")

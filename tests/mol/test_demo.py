@@ -19,7 +19,6 @@ from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precisi
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
 from mol.training.resume import TrainingInterrupted
-from mol.training.settings import LossConfig, RateConfig
 from molkernels.installation import install_command
 
 TINY = Recipe(
@@ -27,10 +26,7 @@ TINY = Recipe(
     held_out=0.25,
     steps=3,
     batch_size=2,
-    learning_rate=1e-3,
-    warmup_steps=1,
-    loss=LossConfig(),
-    rates=RateConfig(),
+    flow_pairs=4,
     tvl1_pairs=2,
 )
 

@@ -47,7 +47,7 @@ def config(cache: Cache, tmp_path: Path) -> TrainConfig:
 def test_a_run_takes_the_defaults_of_its_network() -> None:
     for name, network in NETWORKS.items():
         config = TrainConfig(cache="c", network=name)
-        own = network.defaults
+        own = network.usual
         assert (config.steps, config.batch_size) == (own.steps, own.batch_size)
         assert (config.learning_rate, config.schedule) == (own.learning_rate, own.schedule)
     assert TrainConfig(cache="c").steps == 1000
@@ -64,7 +64,7 @@ def test_a_configuration_comes_back_from_its_file(config: TrainConfig, tmp_path:
     path.write_text(yaml.safe_dump(settings))
     assert read_config(TrainConfig, ["--config", str(path)], "mol train").network == "mol"
     typed = read_config(TrainConfig, ["--cache", "c", "--network", "flow-cnn", "--batch_size", "8"], "mol train")
-    assert (typed.steps, typed.batch_size) == (NETWORKS["flow-cnn"].defaults.steps, 8)
+    assert (typed.steps, typed.batch_size) == (NETWORKS["flow-cnn"].usual.steps, 8)
 
 
 def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
