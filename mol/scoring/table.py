@@ -144,11 +144,14 @@ def evaluation_table(evaluation: Evaluation) -> Any:
     return table
 
 
-def short_table(evaluation: Evaluation, scores: Sequence[str] = ("EPE", "NME", "Accuracy", "UF1")) -> Any:
+def short_table(
+    evaluation: Evaluation, rival: Evaluation | None = None, scores: Sequence[str] = ("EPE", "NME", "Accuracy", "UF1")
+) -> Any:
     """The main scores beside their baselines, the better one bold, narrow enough for 80 columns.
 
     Args:
         evaluation: the scores.
+        rival: those of another network on the same videos, for a column of its own.
         scores: which rows: the first words of their names.
     """
     table = require("rich.table", extra="train").Table(
@@ -161,6 +164,9 @@ def short_table(evaluation: Evaluation, scores: Sequence[str] = ("EPE", "NME", "
     table.add_column(title_of(evaluation.network), justify="right")
     table.add_column("baseline", justify="right")
     table.add_column("which is")
+    others = {row.score: row.shown()[0] for row in score_rows(rival)} if rival is not None else {}
+    if rival is not None:
+        table.add_column(title_of(rival.network), justify="right")
     for row in score_rows(evaluation):
         if not row.score.startswith(tuple(scores)):
             continue
@@ -170,5 +176,6 @@ def short_table(evaluation: Evaluation, scores: Sequence[str] = ("EPE", "NME", "
             f"[bold]{ours}[/bold]" if winner == "better" else ours,
             f"[bold]{baseline}[/bold]" if winner == "worse" else baseline,
         )
-        table.add_row(f"{row.task}: {row.score} {'↑' if row.higher else '↓'}", *cells, row.rival)
+        last = [others.get(row.score, "–")] if rival is not None else []
+        table.add_row(f"{row.task}: {row.score} {'↑' if row.higher else '↓'}", *cells, row.rival, *last)
     return table
