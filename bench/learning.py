@@ -1,4 +1,4 @@
-"""Why the emotion is learned, in numbers: `python -m bench.learning probe | gradients | emotion` (docs/learning.md).
+"""Why the emotion is learned, in numbers: `python -m bench.learning probe` and others (docs/learning.md).
 
 All of it uses synthetic clips (`mol demo`) and the people who are trained on: a quarter of them is set aside to compare
 on, and the people held out by the demonstration are never looked at.
@@ -23,7 +23,7 @@ from bench.tables import markdown_table
 from mol.common.errors import SettingsError
 from mol.common.storage import write_json
 from mol.data.cache import Cache
-from mol.data.clips import ResidentClips, normalise_clips
+from mol.data.clips import Batch, ResidentClips, normalise_clips
 from mol.data.split import split_by_subject
 from mol.demo import DEMO, choose_precision
 from mol.network.heads import EmotionHead, MotionHead
@@ -227,6 +227,58 @@ def gradients(cache: Cache, weights: str | None) -> None:
             )
 
 
+def step_rates(rounds: int = 5, threads: int | None = None) -> dict[str, float]:
+    """Clips per second of training steps, median of rounds in which all take turns; random clips, all of AdamW's work.
+
+    Returns:
+        "whole": 4 clips with all 28 pairs; "few pairs": 32 clips with 16 pairs, the default; "emotion": 32 clips,
+        the emotion alone.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    kinds = {"whole": (4, "all", OWN.loss), "few pairs": (32, 16, OWN.loss), "emotion": (32, 0, _EMOTION_ONLY)}
+    networks = {}
+    for kind in kinds:
+        torch.manual_seed(0)
+        model = MOL(6)
+        networks[kind] = model, torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for turn in range(rounds + 1):
+        for kind, (clips, pairs, weights) in kinds.items():
+            batch = _random_batch(clips, pairs)
+            started = time.perf_counter()
+            _step(*networks[kind], batch, NETWORK.loss(weights))
+            if turn:  # the first round allocates
+                rates[kind].append(clips / (time.perf_counter() - started))
+    torch.set_num_threads(before)
+    return {kind: statistics.median(values) for kind, values in rates.items()}
+
+
+_EMOTION_ONLY = {"w_me": 1.0, "w_of": 0.0, "w_ldm": 0.0}
+
+
+def _step(model: MOL, optimizer: torch.optim.Optimizer, batch: Batch, loss: Any) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=_precision() == "bf16-mixed"):
+        terms = loss(NETWORK.run(model, batch, loss), batch)
+    terms.total.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def _random_batch(clips: int, flow_pairs: int | str) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    pairs = FRAMES - 1
+    every = torch.cartesian_prod(torch.arange(clips), torch.arange(pairs)).T
+    return Batch(
+        torch.randn(clips, 1, FRAMES, 128, 128, generator=generator),
+        0.1 * torch.randn(clips, pairs, 2, 128, 128, generator=generator),
+        128 * torch.rand(clips, pairs, 68, 2, generator=generator),
+        torch.arange(clips) % 6,
+        torch.arange(clips),
+        None if flow_pairs == "all" else every[:, :: every.shape[1] // max(1, int(flow_pairs))][:, : int(flow_pairs)],
+    )
+
+
 def _inner_split(cache: Cache) -> tuple[ResidentClips, ResidentClips]:
     """Clips to train on and to compare on, both of people on whom the demonstration trains."""
     outer = split_by_subject(cache.rows, DEMO.held_out, 0)
@@ -249,7 +301,7 @@ def _mean(results: Sequence[dict[str, float]], column: str) -> float:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("probe", "gradients", "emotion"))
+    parser.add_argument("what", choices=("probe", "gradients", "emotion", "speed"))
     parser.add_argument("--cache", default="learning/clips", help="rendered as for mol demo if it is not there")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200)
@@ -261,6 +313,11 @@ def main() -> None:
         raise SettingsError(f"unknown heads: {', '.join(sorted(unknown))} (heads: {'; '.join(HEADS)})")
     if options.what == "probe":
         probe()
+        return
+    if options.what == "speed":
+        rates = step_rates()
+        rows = [[kind, f"{rate:.1f}", f"{rate / rates['whole']:.1f} ×"] for kind, rate in rates.items()]
+        print(markdown_table(["training step", "clips/s", "of the whole step"], rows))
         return
     cache = synthesize(options.cache, DEMO.synth)
     if options.what == "gradients":
