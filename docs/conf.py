@@ -23,6 +23,7 @@ NAV = {
     "Guides": [
         "docs/operators",
         "docs/network",
+        "docs/learning",
         "docs/baselines",
         "docs/datasets",
         "docs/protocols",
