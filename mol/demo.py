@@ -260,6 +260,7 @@ def _baseline_config(training: TrainConfig, out: Path) -> TrainConfig:
         cache=training.cache,
         run=str(out / _BASELINE),
         held_out=training.held_out,
+        batch_size=training.batch_size,
         seed=training.seed,
         device=training.device,
         validate_every=0,

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mol.common.errors import SettingsError
 from mol.network.normal_flow import NormalFlow
 from mol.vision.points import POINTS
 
@@ -64,8 +65,14 @@ class MotionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
-        """Logits; in training, `groups` as in `NormalFlow`."""
+        """Logits; in training, `groups` as in `NormalFlow`.
+
+        Raises:
+            SettingsError: in training, a batch of one clip.
+        """
         batch, steps = second.shape[:2]
+        if self.training and batch == 1:
+            raise SettingsError("a single clip has no batch statistics; train with at least 2 clips per step")
         start = first[:, :1].expand(-1, steps, -1, -1, -1).flatten(0, 1)
         motion = self.motion(start, second.flatten(0, 1), groups).unflatten(0, (batch, steps))
         hidden = F.relu(self.norm1(self.conv(motion.permute(0, 2, 3, 4, 1))))

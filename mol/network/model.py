@@ -66,7 +66,7 @@ class MOL(nn.Module):
         SettingsError: an argument is wrong.
         ClipError: clips have a wrong shape or dtype, or (on the CPU) are not finite.
 
-    Parameters with 5 classes: paper 43,776,415, released 44,103,583. Without FCC 50,432 fewer (released 33,792),
+    Parameters with 5 classes: paper 43,754,017, released 44,103,583. Without FCC 50,432 fewer (released 33,792),
     without CCC 296,192 (263,168), without F5C both. From one seed, all that remains starts with the same values.
     """
 

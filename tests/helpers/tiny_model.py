@@ -33,12 +33,17 @@ class TinyMOL(nn.Module):
             self.flow.weight.zero_()
             self.flow.bias.zero_()
 
-    def forward(self, clips: Tensor) -> MOLOutput:
-        """Clips (B, 1, 8, 128, 128) → MOLOutput."""
+    def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput:
+        """Clips (B, 1, 8, 128, 128) → MOLOutput; flow of chosen pairs only, as MOL does."""
         maps = F.relu(self.norm(self.conv(F.avg_pool2d(clips[:, 0], 8))))
         features = self.dropout(F.avg_pool2d(maps, 4).flatten(1))
         flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
-        return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
+        chosen = flow if pairs is None else flow[pairs[0], pairs[1]]
+        return MOLOutput(self.emotion(features), chosen, self.landmarks(features).unflatten(1, (7, 68, 2)))
+
+    def recognise(self, clips: Tensor) -> Tensor:
+        """Clips (B, 1, 8, 128, 128) → logits."""
+        return self(clips).logits
 
 
 class SmallestMOL(TinyMOL):
@@ -52,12 +57,13 @@ class SmallestMOL(TinyMOL):
         self.landmarks = nn.Linear(32, 7 * 68 * 2)
         self.flow = nn.Conv2d(8, 14, 1)
 
-    def forward(self, clips: Tensor) -> MOLOutput:
-        """Clips (B, 1, 8, 128, 128) → MOLOutput."""
+    def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput:
+        """Clips (B, 1, 8, 128, 128) → MOLOutput; flow of chosen pairs only, as MOL does."""
         maps = self.norm(F.avg_pool2d(clips[:, 0], 32))
         features = F.avg_pool2d(maps, 2).flatten(1)
         flow = F.interpolate(self.flow(maps), size=128, mode="nearest").unflatten(1, (7, 2))
-        return MOLOutput(self.emotion(features), flow, self.landmarks(features).unflatten(1, (7, 68, 2)))
+        chosen = flow if pairs is None else flow[pairs[0], pairs[1]]
+        return MOLOutput(self.emotion(features), chosen, self.landmarks(features).unflatten(1, (7, 68, 2)))
 
 
 def instead_of_mol(patch: pytest.MonkeyPatch, network: type[nn.Module] = TinyMOL) -> None:

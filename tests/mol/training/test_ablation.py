@@ -41,7 +41,7 @@ class SmallFlow(nn.Module):
         super().__init__()
         self.predict0 = nn.Conv2d(256, 2, 1)
 
-    def initialise(self) -> None:
+    def initialise(self, differences: bool) -> None:
         nn.init.zeros_(self.predict0.weight)
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
@@ -71,6 +71,7 @@ def config(cache: Cache, tmp_path: Path, small_flow: None) -> TrainConfig:
         validate_every=2,
         validation_clips=1,
         learning_rate=1e-3,
+        schedule="constant",
         weight_decay=1.0,
         device="cpu",
     )
@@ -182,12 +183,13 @@ def test_gradients_reach_all_that_remains(name: str, variant: str, small_flow: N
 @pytest.mark.parametrize(
     ("variant", "switches", "parameters"),
     [
-        ("paper", {}, 43_776_415),
-        ("paper", {"fcc": False}, 43_776_415 - 50_432),
-        ("paper", {"ccc": False}, 43_776_415 - 296_192),
-        ("paper", {"f5c": False}, 43_776_415 - 50_432 - 296_192),
-        ("paper", {"fcc": False, "ccc": False}, 43_776_415 - 50_432 - 296_192),
-        ("paper", {"graph": "position"}, 43_776_415),
+        ("paper", {}, 43_754_017),
+        ("paper", {"fcc": False}, 43_754_017 - 50_432),
+        ("paper", {"ccc": False}, 43_754_017 - 296_192),
+        ("paper", {"f5c": False}, 43_754_017 - 50_432 - 296_192),
+        ("paper", {"fcc": False, "ccc": False}, 43_754_017 - 50_432 - 296_192),
+        ("paper", {"graph": "position"}, 43_754_017),
+        ("paper", {"meeting": "side-by-side"}, 43_776_415),
         ("released", {}, 44_103_583),
         ("released", {"fcc": False}, 44_103_583 - 33_792),
         ("released", {"ccc": False}, 44_103_583 - 263_168),
@@ -277,7 +279,7 @@ def test_ablations_train_with_the_flow_network_of_the_paper(name: str, cache: Ca
     model, loss = apply_ablation(ModelConfig(), LossConfig(), name)
     run = str(tmp_path / "run")
     config = TrainConfig(cache=str(cache.path), run=run, held_out=["s3"], model=model, loss=loss)
-    train(replace(config, steps=2, batch_size=1, device="cpu"))
+    train(replace(config, steps=2, batch_size=2, device="cpu"))
     assert load_model(run).state["step"] == 2
     shutil.rmtree(run)  # half a gigabyte, which pytest would keep
 
