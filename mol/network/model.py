@@ -130,25 +130,23 @@ class MOL(nn.Module):
             clips: normalised grey frames.
             pairs: (2, M) int64, clip and first frame (0 to 6) of the pairs whose flow is wanted; all pairs by default.
                 The flow network is nine tenths of the work and the pairs of a clip are alike, so training on a few
-                pairs of many clips learns more in the same time.
+                pairs of many clips learns more in the same time. With ``batch_stats="frame"``, whose statistics need all
+                of them, all are computed.
         Raises:
-            SettingsError: chosen pairs with ``batch_stats="frame"``, whose statistics need all of them.
             ClipError: clips that the network cannot take.
         """
         check_clips(clips)
-        if pairs is not None and self.batch_stats == "frame":
-            raise SettingsError('batch_stats is "frame", which needs the flow of all pairs; use batch_stats="clip"')
         if clips.shape[0] == 0:
             return self._nothing(clips, pairs)
         stacked = self._stacked(clips)
         second = self._second(stacked)
         landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
-        if pairs is None:
+        if pairs is None or self.batch_stats == "frame":
             first = self._first(stacked)
             logits = self.emotion(first, second, self._groups)
             met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
-            flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame")
-            return MOLOutput(logits, flow.unflatten(0, (-1, FRAMES - 1)), landmarks)
+            flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame").unflatten(0, (-1, FRAMES - 1))
+            return MOLOutput(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks)
         clip, start = pairs
         if self.by_motion:  # of the first frames it reads the opening one only
             opening, first = self.f5c1(torch.cat([stacked[:, 0], stacked[clip, start]])).split([len(clips), len(clip)])

@@ -126,7 +126,7 @@ def as_begun(config: _Settings, saved: Mapping[str, Any]) -> _Settings:
     known = dict(flat(saved))
     if config.network != DEFAULT or not known:
         return config
-    for name in _BEFORE.keys() - known.keys():
+    for name in (name for name in _BEFORE if name not in known):  # the network first: other defaults follow from it
         section, _, setting = name.rpartition(".")
         if section:
             part = dataclasses.replace(getattr(config, section), **{setting: _BEFORE[name]})

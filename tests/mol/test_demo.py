@@ -141,7 +141,7 @@ def test_the_demonstration_leaves_scores_pictures_and_a_prediction(tmp_path, tin
 
     weights = (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes()
     run_demo(DemoConfig(str(out), precision="32"), TINY, real_frames)
-    assert capsys.readouterr().out.count("done before") == 4
+    assert capsys.readouterr().out.count("done before") == 5
     assert len(tiny_parts) == 1
     assert (out / "run" / "checkpoints" / "last" / "weights.safetensors").read_bytes() == weights
 

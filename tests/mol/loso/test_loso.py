@@ -106,6 +106,7 @@ def config(caches: list[str], tmp_path: Path) -> LosoConfig:
         batch_size=4,
         checkpoint_every=2,
         learning_rate=3e-3,
+        schedule="constant",
         device="cpu",
     )
 

@@ -344,7 +344,7 @@ def test_an_unknown_ablation_is_refused_with_the_nearest_name() -> None:
 def test_switches_come_from_the_command_line_and_back_from_a_file(tmp_path: Path) -> None:
     line = ["--cache", "c", "--model.fcc", "false", "--model.graph", "position", "--model.k", "2", "--loss.w_of", "0"]
     config = read_config(TrainConfig, spell_out(TrainConfig, (), line), "mol train")
-    assert config.model == ModelConfig(k=2, fcc=False, graph="position")
+    assert config.model == ModelConfig(k=2, dropout=0.3, fcc=False, graph="position")
     assert config.loss == LossConfig(w_of=0.0)
     save_config(config, tmp_path / "config.yaml")
     assert read_config(TrainConfig, ["--config", str(tmp_path / "config.yaml")], "mol train") == config

@@ -59,6 +59,8 @@ def real_config(cache: Cache, tmp_path: Path) -> TrainConfig:
         held_out=["s4"],
         steps=4,
         batch_size=2,
+        schedule="constant",
+        warmup_steps=0,
         log_every=1,
         validate_every=0,
         device="cpu",
@@ -92,9 +94,9 @@ class Modes:
         self.training: list[bool] = []
         real = TinyMOL.forward
 
-        def forward(model: TinyMOL, clips: torch.Tensor):
+        def forward(model: TinyMOL, clips: torch.Tensor, pairs: torch.Tensor | None = None):
             self.training.append(model.training and model.norm.training and model.dropout.training)
-            return real(model, clips)
+            return real(model, clips, pairs)
 
         monkeypatch.setattr(TinyMOL, "forward", forward)
 
@@ -362,7 +364,7 @@ def test_a_terminal_gets_a_bar_with_losses_speed_and_time_left(tmp_path: Path) -
 
 
 def test_training_starts_at_the_baselines_and_learns(config: TrainConfig, cache: Cache) -> None:
-    train(replace(config, steps=15, batch_size=6, learning_rate=5e-3, validate_every=15))
+    train(replace(config, steps=15, batch_size=6, learning_rate=5e-3, validate_every=15, flow_pairs="all"))
     rows = log_rows(config.run)
     clips = ResidentClips(cache, [i for i, row in enumerate(cache.rows) if row["subject"] != "s4"])
     batch = clips.training_batch(step=0, seed=0, batch_size=6)
