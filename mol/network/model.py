@@ -130,8 +130,8 @@ class MOL(nn.Module):
             clips: normalised grey frames.
             pairs: (2, M) int64, clip and first frame (0 to 6) of the pairs whose flow is wanted; all pairs by default.
                 The flow network is nine tenths of the work and the pairs of a clip are alike, so training on a few
-                pairs of many clips learns more in the same time. With ``batch_stats="frame"``, whose statistics need all
-                of them, all are computed.
+                pairs of many clips learns more in the same time. All are computed with ``batch_stats="frame"``, whose
+                statistics need them.
         Raises:
             ClipError: clips that the network cannot take.
         """

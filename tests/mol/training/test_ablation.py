@@ -345,7 +345,7 @@ def test_switches_come_from_the_command_line_and_back_from_a_file(tmp_path: Path
     line = ["--cache", "c", "--model.fcc", "false", "--model.graph", "position", "--model.k", "2", "--loss.w_of", "0"]
     config = read_config(TrainConfig, spell_out(TrainConfig, (), line), "mol train")
     assert config.model == ModelConfig(k=2, dropout=0.3, fcc=False, graph="position")
-    assert config.loss == LossConfig(w_of=0.0)
+    assert config.loss == LossConfig(w_me=1.0, w_of=0.0, w_ldm=3.5)
     save_config(config, tmp_path / "config.yaml")
     assert read_config(TrainConfig, ["--config", str(tmp_path / "config.yaml")], "mol train") == config
 
@@ -353,7 +353,7 @@ def test_switches_come_from_the_command_line_and_back_from_a_file(tmp_path: Path
 def test_settings_from_before_the_switches_are_those_of_the_whole_network(tmp_path: Path) -> None:
     path = tmp_path / "old.yaml"
     path.write_text("cache: c\nmodel: {k: 4, variant: paper, batch_stats: null, dropout: 0.5, backend: auto}\n")
-    assert read_config(TrainConfig, ["--config", str(path)], "mol train").model == ModelConfig()
+    assert read_config(TrainConfig, ["--config", str(path)], "mol train").model == ModelConfig(dropout=0.5)
 
 
 @pytest.mark.parametrize(

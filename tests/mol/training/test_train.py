@@ -235,7 +235,7 @@ def signal_in_step(step: int, number: signal.Signals, patch: pytest.MonkeyPatch)
 
 
 def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig) -> None:
-    config = replace(real_config, batch_size=1, steps=1)
+    config = replace(real_config, steps=1)
     train(config)
     train(replace(config, run=config.run + "-last", channels_last=True))
     (plain,), (last,) = (log_rows(run) for run in (config.run, config.run + "-last"))
@@ -243,7 +243,7 @@ def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig
 
 
 def test_the_real_network_resumes_bit_for_bit(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = replace(real_config, batch_size=1, steps=2, checkpoint_every=1)
+    config = replace(real_config, steps=2, checkpoint_every=1)
     other = replace(config, run=config.run + "-resumed", resume=True)
     save = mol.training.train.save_checkpoint
 
