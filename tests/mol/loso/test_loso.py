@@ -126,6 +126,7 @@ def done(caches: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterato
                 batch_size=4,
                 checkpoint_every=2,
                 learning_rate=3e-3,
+                schedule="constant",
                 device="cpu",
             )
         )
@@ -293,9 +294,9 @@ def test_every_fold_trains_in_training_mode(config: LosoConfig, monkeypatch: pyt
     modes: list[bool] = []
     real = TinyMOL.forward
 
-    def forward(model: TinyMOL, clips: torch.Tensor) -> Any:
+    def forward(model: TinyMOL, clips: torch.Tensor, pairs: torch.Tensor | None = None) -> Any:
         modes.append(model.training and model.norm.training and model.dropout.training)
-        return real(model, clips)
+        return real(model, clips, pairs)
 
     monkeypatch.setattr(TinyMOL, "forward", forward)
     result = loso(replace(config, folds=["1", "2"], batch_size=5, validate_every=1, validation_clips=2))

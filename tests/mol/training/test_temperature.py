@@ -36,6 +36,7 @@ def config(cache: Cache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tra
         steps=60,
         batch_size=4,
         learning_rate=1e-2,
+        schedule="constant",
         validate_every=0,
         device="cpu",
     )

@@ -35,13 +35,13 @@ from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
 from mol.network.checkpoint import read_state
-from mol.network.losses import LossTerms, landmark_loss
+from mol.network.losses import LossTerms, MOLLoss, landmark_loss
 from mol.networks.registry import find_network
 from mol.networks.trained import load_model
 from mol.scoring.evaluate import EvaluateConfig
 from mol.training.resume import StopSignal, TrainingInterrupted
 from mol.training.runlog import RunLog
-from mol.training.settings import LossConfig, ModelConfig, TrainConfig, save_config
+from mol.training.settings import LossConfig, ModelConfig, RateConfig, TrainConfig, save_config
 from mol.training.train import learning_rate, train
 
 
@@ -364,7 +364,8 @@ def test_a_terminal_gets_a_bar_with_losses_speed_and_time_left(tmp_path: Path) -
 
 
 def test_training_starts_at_the_baselines_and_learns(config: TrainConfig, cache: Cache) -> None:
-    train(replace(config, steps=15, batch_size=6, learning_rate=5e-3, validate_every=15, flow_pairs="all"))
+    config = replace(config, steps=15, batch_size=6, learning_rate=5e-3, validate_every=15, flow_pairs="all")
+    train(replace(config, loss=LossConfig(w_of=MOLLoss.w_of), rates=RateConfig(flow=1.0)))
     rows = log_rows(config.run)
     clips = ResidentClips(cache, [i for i, row in enumerate(cache.rows) if row["subject"] != "s4"])
     batch = clips.training_batch(step=0, seed=0, batch_size=6)
