@@ -45,12 +45,12 @@ class Targets(Protocol):
 
 
 class LossTerms(NamedTuple):
-    """Scalars on the device; `total` is the weighted sum of the others. NaN: not estimated."""
+    """Scalars on the device; `total` is the weighted sum of the others. None: not estimated."""
 
     total: Tensor
     emotion: Tensor
-    flow: Tensor
-    landmarks: Tensor
+    flow: Tensor | None
+    landmarks: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class MOLLoss:
                 only was estimated, also those, pairs (2, M) long, as in `mol.MOL.forward`.
         """
         emotion = F.cross_entropy(_wide(_watched(output.logits, self.w_me)), targets.label)
-        flow = landmarks = torch.full_like(emotion, torch.nan)
+        flow = landmarks = None
         weighted = [(self.w_me, emotion)]
         if output.flow is not None and output.flow.numel():
             pairs = getattr(targets, "pairs", None)

@@ -105,13 +105,16 @@ class Emotion(NamedTuple):
 
 
 class Terms(Protocol):
-    """The losses of a batch: a named tuple of scalars, `total` first, then one for each of `Network.terms`."""
+    """The losses of a batch: a named tuple of scalars, `total` first, then one for each of `Network.terms`.
+
+    None: what the term scores was not estimated.
+    """
 
     @property
     def total(self) -> Tensor:
         """What is minimised."""
 
-    def __iter__(self) -> Iterator[Tensor]: ...
+    def __iter__(self) -> Iterator[Tensor | None]: ...
 
 
 class EmotionTerms(NamedTuple):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +77,9 @@ class RunLog:
         self._path = run / "log.csv"
         self._steps, self._batch_size = steps, batch_size
         self._sums: Tensor | None = None
+        # Per column: steps in which it was given, and steps for which its sum stayed finite.
+        self._given: Counter[str] = Counter()
+        self._sound: Tensor | None = None
         self._count = 0
         self._first_step, self._started = first_step, time.monotonic()
         self._interval = self._started
@@ -102,9 +105,14 @@ class RunLog:
             self._board.close()
 
     def add(self, losses: Terms, gradient_norm: Tensor) -> None:
-        """Add one step's losses without waiting for the device."""
-        values = torch.stack([value.detach().float() for value in (*losses, gradient_norm)])
+        """Add one step's losses without waiting for the device; a loss that is None was not estimated."""
+        columns = dict(zip(training_columns(self._network), (*losses, gradient_norm), strict=True))
+        self._given.update(name for name, value in columns.items() if value is not None)
+        nothing = torch.zeros_like(gradient_norm)
+        values = torch.stack([(nothing if value is None else value).detach().float() for value in columns.values()])
         self._sums = values if self._sums is None else self._sums + values
+        sound = torch.isfinite(self._sums).float()
+        self._sound = sound if self._sound is None else self._sound + sound
         self._count += 1
         if self._bar:
             self._bar.advance(self._task)
@@ -113,18 +121,17 @@ class RunLog:
         """Write the means since the last call as the row of `step` (steps done).
 
         Raises:
-            SettingsError: a loss or the gradient is no longer finite: the training has diverged.
+            SettingsError: the total loss or the gradient is no longer finite: the training has diverged. The message
+                names the first step in which that was so, and the terms to blame.
             StorageError: the log cannot be written.
         """
-        if self._sums is None:
+        if self._sums is None or self._sound is None:
             return
-        values = dict(zip(training_columns(self._network), (self._sums / self._count).tolist(), strict=True))
-        if not all(map(math.isfinite, values.values())):
-            raise SettingsError(
-                f"training diverged before step {step} ({self._losses(values)}, gradient "
-                f"{values['gradient_norm']:.3g}); the last checkpoint is kept. Try a lower learning_rate, a warm-up or "
-                "a smaller clip_norm"
-            )
+        sums, sound = torch.stack([self._sums, self._sound]).tolist()
+        columns = training_columns(self._network)
+        self._require_convergence(step, dict(zip(columns, sound, strict=True)))
+        given = {name: total for name, total in zip(columns, sums, strict=True) if self._given[name]}
+        values = {name: total / self._given[name] for name, total in given.items()}
         now = time.monotonic()
         rate = self._count * self._batch_size / max(now - self._interval - self._paused, 1e-9)
         self._write(step, "train", {**values, "learning_rate": learning_rate, "clips_per_second": rate})
@@ -179,9 +186,25 @@ class RunLog:
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def _require_convergence(self, step: int, sound: Mapping[str, float]) -> None:
+        """Raise an error if what is minimised, or its gradient, stayed finite for fewer steps than there were."""
+        least = min(sound["loss"], sound["gradient_norm"])
+        if least == self._count:
+            return
+        # One step later the weights are not finite either, and nothing that is computed from them.
+        first = [name for name in sound if self._given[name] and sound[name] == least]
+        terms = [f"the {name} loss" for name in self._network.terms if f"loss_{name}" in first]
+        blamed = terms or ["the loss" if "loss" in first else "the gradient"]
+        raise SettingsError(
+            f"training diverged in step {step - self._count + int(least) + 1}: {' and '.join(blamed)} "
+            f"{'are' if len(blamed) > 1 else 'is'} not finite; the last checkpoint is kept. Try a lower learning_rate, "
+            "a warm-up or a smaller clip_norm"
+        )
+
     def _losses(self, values: Mapping[str, float]) -> str:
         terms = self._network.terms
-        each = ", ".join(f"{name} {values[f'loss_{name}']:.4f}" for name in terms)
+        losses = {name: values.get(f"loss_{name}") for name in terms}
+        each = ", ".join(f"{name} –" if loss is None else f"{name} {loss:.4f}" for name, loss in losses.items())
         # A single term is the loss itself.
         return f"loss {values['loss']:.3f}" + (f" ({each})" if len(terms) > 1 else "")
 
@@ -191,7 +214,8 @@ class RunLog:
         # The losses have been read, so all of these batches are done.
         self._data_seconds += sum(start.elapsed_time(end) for start, end in self._batches) / 1000
         self._batches.clear()
-        self._sums, self._count = None, 0
+        self._sums, self._sound, self._count = None, None, 0
+        self._given.clear()
         self._interval, self._paused = now, 0.0
 
     def _say_training(self, step: int, values: Mapping[str, float], rate: float, now: float) -> None:

@@ -467,7 +467,7 @@ def test_a_diverged_training_stops_and_keeps_the_last_checkpoint(config: TrainCo
     before = weights(config.run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mol.training.train, "learning_rate", lambda *_: 1e30)
-        with pytest.raises(SettingsError, match=r"training diverged before step \d+ .*lower learning_rate"):
+        with pytest.raises(SettingsError, match=r"training diverged in step \d+: .*lower learning_rate"):
             train(replace(config, steps=9, resume=True))
     assert same(weights(config.run), before)
 
