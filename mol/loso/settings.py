@@ -8,9 +8,8 @@ from pathlib import Path
 
 from mol.common.errors import SettingsError
 from mol.loso.folds import names_of
-from mol.networks.registry import find_network
 from mol.training.ablation import apply_ablation
-from mol.training.settings import TrainingSettings, require_settings_of
+from mol.training.settings import TrainingSettings
 
 
 @dataclass
@@ -42,12 +41,11 @@ class LosoConfig(TrainingSettings):
     validate_every: int = 0
 
     def __post_init__(self) -> None:
+        if self.ablation is not None:  # first, because how a network is trained by default depends on what it is
+            self.model, self.loss = apply_ablation(self.model, self.loss, self.ablation)
         super().__post_init__()
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds={self.seeds} must be different numbers, none negative, at least one")
-        if self.ablation is not None:
-            self.model, self.loss = apply_ablation(self.model, self.loss, self.ablation)
-            require_settings_of(find_network(self.network), self)
 
 
 def resume_command(config: LosoConfig) -> str:

@@ -171,8 +171,8 @@ class TrainingSettings:
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
-        if isinstance(self.flow_pairs, int) and self.flow_pairs < 0:
-            raise SettingsError(f'flow_pairs={self.flow_pairs} must be a number that is not negative, or "all"')
+        if self.flow_pairs is not None:
+            _check_flow_pairs(self.flow_pairs, self.loss)
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
         require_one_of(self, "counts", ("require", "warn"))
@@ -216,6 +216,14 @@ def _fill(config: TrainingSettings, defaults: Defaults) -> None:
             setattr(config, name, type(own)(**{**value, **given}))
         elif own is None:
             setattr(config, name, value)
+
+
+def _check_flow_pairs(flow_pairs: Any, loss: LossConfig) -> None:
+    number = isinstance(flow_pairs, int) and not isinstance(flow_pairs, bool)
+    if flow_pairs != "all" and not (number and flow_pairs >= 0):
+        raise SettingsError(f'flow_pairs={flow_pairs!r} must be a whole number that is not negative, or "all"')
+    if flow_pairs == 0 and not (loss.w_me or loss.w_ldm):
+        raise SettingsError("flow_pairs=0 trains no flow, and w_me and w_ldm are 0, which leaves nothing to learn from")
 
 
 def require_settings_of(network: Network, config: TrainingSettings) -> None:

@@ -245,7 +245,7 @@ def test_pictures_lie_beside_the_page_as_files(run: Path):
 
 
 def test_settings_versions_hardware_and_commands_are_shown(page: Page, run: Path):
-    for words in ("learning_rate: 0.0001", "torch 2.10.0", "A GPU · memory, GiB 79.2", "mol loso --protocol megc2019"):
+    for words in ("learning_rate: 0.0015", "torch 2.10.0", "A GPU · memory, GiB 79.2", "mol loso --protocol megc2019"):
         assert words in page.text
     assert f"mol loso --config {run / 'loso.yaml'} --run {run}-again" in page.text
 
