@@ -104,7 +104,8 @@ def test_shapes_and_types_of_a_batch(clips: ResidentClips) -> None:
     assert batch.clips.shape == (3, 1, 8, 128, 128)
     assert batch.flow.shape == (3, 7, 2, 128, 128)
     assert batch.landmarks.shape == (3, 7, 68, 2)
-    assert [t.dtype for t in batch] == [torch.float32] * 3 + [torch.int64] * 2
+    assert [t.dtype for t in batch[:5]] == [torch.float32] * 3 + [torch.int64] * 2
+    assert batch.pairs is None
 
 
 def test_batches_depend_on_seed_and_step_alone(cache: Cache, clips: ResidentClips) -> None:
