@@ -133,15 +133,17 @@ class MOL(nn.Module):
                 pairs of many clips learns more in the same time. All are computed with ``batch_stats="frame"``, whose
                 statistics need them.
         Raises:
-            ClipError: clips that the network cannot take.
+            ClipError: clips or pairs that the network cannot take.
         """
         check_clips(clips)
+        if pairs is not None:
+            check_pairs(pairs, clips.shape[0])
         if clips.shape[0] == 0:
             return self._nothing(clips, pairs)
         stacked = self._stacked(clips)
         second = self._second(stacked)
         landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
-        if pairs is None or self.batch_stats == "frame":
+        if pairs is None or (self.batch_stats == "frame" and pairs.shape[1]):
             first = self._first(stacked)
             logits = self.emotion(first, second, self._groups)
             met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
@@ -150,10 +152,10 @@ class MOL(nn.Module):
         clip, start = pairs
         if self.by_motion:  # of the first frames it reads the opening one only
             opening, first = self.f5c1(torch.cat([stacked[:, 0], stacked[clip, start]])).split([len(clips), len(clip)])
-            logits = self.emotion(opening[:, None], second)
+            logits = self.emotion(opening[:, None], second, self._groups)
         else:
             every = self._first(stacked)
-            logits, first = self.emotion(every, second), every[clip, start]
+            logits, first = self.emotion(every, second, self._groups), every[clip, start]
         if not len(clip):
             return MOLOutput(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks)
         frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
@@ -355,3 +357,27 @@ def check_clips(clips: Any) -> None:
     if clips.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.isfinite(clips).all():
         bad = (~torch.isfinite(clips)).flatten(1).any(1).nonzero().flatten().tolist()
         raise ClipError(f"clips holds NaN or infinite values in clip(s) {bad}; leave them out or repair their frames")
+
+
+def check_pairs(pairs: Any, clips: int) -> None:
+    """Raise an error for pairs whose flow the network cannot estimate.
+
+    Args:
+        pairs: of `MOL.forward`.
+        clips: how many clips there are.
+    Raises:
+        ClipError: not an int64 tensor of shape (2, M); on the CPU also a clip or a first frame that does not exist.
+    """
+    if not isinstance(pairs, Tensor) or pairs.dtype != torch.int64 or pairs.ndim != 2 or pairs.shape[0] != 2:
+        found = f"{pairs.dtype} of shape {tuple(pairs.shape)}" if isinstance(pairs, Tensor) else type(pairs).__name__
+        raise ClipError(f"pairs is {found}; int64 of shape (2, M) is needed: clips, and their first frames")
+    # On an accelerator this would wait for the device, as in `check_clips`.
+    if pairs.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    bad = ((pairs < 0) | (pairs >= torch.tensor([[clips], [FRAMES - 1]]))).any(0)
+    if bad.any():
+        clip, start = pairs[:, bad][:, 0].tolist()
+        raise ClipError(
+            f"pairs holds clip {clip} with first frame {start}; there are {clips} clips, counted from 0, and first "
+            f"frames 0 to {FRAMES - 2}"
+        )

@@ -19,6 +19,7 @@ import mol.network.heads
 import mol.network.losses
 import mol.network.model
 import mol.network.norm
+import mol.network.normal_flow
 import molkernels as mk
 from mol import MOL
 from mol.common.errors import ClipError, SettingsError
@@ -235,6 +236,7 @@ def test_dead_cost_channels_are_never_multiplied(paper, clips):
         mol.network.flownet,
         mol.network.heads,
         mol.network.norm,
+        mol.network.normal_flow,
         mol.network.losses,
         modules,
         reference,
@@ -325,6 +327,12 @@ def test_clips_that_cannot_be_used_are_refused(paper, clips, words):
     assert words in str(caught.value)
 
 
+def test_training_on_a_single_clip_is_refused_where_the_head_has_batch_norm(clips):
+    with pytest.raises(SettingsError, match="a single clip has no batch statistics; train with at least 2 clips"):
+        MOL(num_classes=3).train().recognise(clips[:1])
+    assert MOL(num_classes=3, meeting="side-by-side").train().recognise(clips[:1]).shape == (1, 3)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -333,6 +341,8 @@ def test_clips_that_cannot_be_used_are_refused(paper, clips, words):
         ({"batch_stats": "batch"}, "batch_stats is 'batch'"),
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"k": 17}, "k is 17"),
+        ({"meeting": "sideways"}, "meeting is 'sideways'; must be 'normal-flow' or 'side-by-side'"),
+        ({"meeting": "normal-flow", "variant": "released"}, "the released variant has 'side-by-side' only"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, words):
