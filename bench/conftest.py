@@ -96,8 +96,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Parametrise the tests that the module lists in `CASES`."""
-    cases = metafunc.module.CASES[metafunc.function.__name__]
+    """Parametrise the tests that the module lists in `CASES`; others run once."""
+    cases = getattr(metafunc.module, "CASES", {}).get(metafunc.function.__name__)
+    if cases is None:
+        return
     config = metafunc.config
     threads = config.getoption("--threads") or available_cores()
     metafunc.parametrize(

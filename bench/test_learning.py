@@ -5,9 +5,9 @@ import pytest
 from bench.learning import step_rates
 
 
-def test_a_step_of_the_emotion_alone_costs_what_its_arithmetic_costs(bench_run):
+def test_a_step_of_the_emotion_alone_costs_what_its_arithmetic_costs(request):
     """It skips FlowNet and the landmark head: a twentieth of the work of a whole step."""
-    if bench_run.device != "cpu":
+    if request.config.getoption("--device") != "cpu":
         pytest.skip("measured on the CPU only")
     rates = step_rates()
     print("\n" + ", ".join(f"{kind}: {rate:.1f} clips/s" for kind, rate in rates.items()))
