@@ -161,7 +161,10 @@ def _fit(
         rate = _set_learning_rate(optimizer, config, step)
         with log.preparing(fabric.device):
             batch = network.training_batch(data.training, step, config.seed, config.batch_size, config.flow_pairs)
-        terms = loss(network.run(model, batch, loss), batch)
+        # On one device Fabric's own autocast is of `forward` only.
+        with fabric.autocast():
+            output = network.run(model, batch, loss)
+        terms = loss(output, batch)
         fabric.backward(terms.total)
         norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm or math.inf)
         stepper.step()
