@@ -29,6 +29,7 @@ def in_processes(
     tasks: Iterable[tuple[Any, ...]],
     workers: int,
     *,
+    apart: bool = False,
     kept: str = "",
     retried: Callable[[list[int]], object] = lambda indices: None,
     given_up: Callable[[int], Result] | None = None,
@@ -41,7 +42,8 @@ def in_processes(
     Args:
         work: a function at the top level of a module, so that it can be pickled.
         tasks: its arguments, which must be picklable; consumed as workers become free.
-        workers: number of processes; 1 runs everything in this process.
+        workers: number of processes; 1 runs everything in this process, unless `apart`.
+        apart: start a process for a single worker too, because this one has other work to do.
         kept: sentence for the error message about what remains of the results so far.
         retried: called with the indices of the tasks that are run again.
         given_up: gives the result of a task whose worker died twice; without it such a task is an error.
@@ -52,7 +54,7 @@ def in_processes(
             Errors of `work` itself pass through.
     """
     waiting: Iterator[_NumberedTask] = enumerate(tasks)
-    if workers == 1:
+    if workers == 1 and not apart:
         with one_thread():
             for index, task in waiting:
                 yield index, work(*task)

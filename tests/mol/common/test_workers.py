@@ -48,6 +48,12 @@ def test_one_worker_is_this_process_and_uses_one_thread():
         cv2.setNumThreads(before)
 
 
+def test_a_single_worker_can_be_a_process_of_its_own():
+    (result,) = in_processes(process_and_threads, [()], 1, apart=True)
+    assert result[1][0] != os.getpid()
+    assert result[1][1] == 1
+
+
 def test_workers_are_other_processes_and_use_one_thread_each():
     results = [result for _, result in in_processes(process_and_threads, [()] * 6, 2)]
     assert {threads for _, threads in results} == {1}
