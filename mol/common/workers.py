@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from itertools import islice
-from typing import Any, TypeVar
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, TypeVar, cast
 
 from mol.common.errors import MOLError
 
@@ -36,8 +38,8 @@ def in_processes(
 ) -> Generator[tuple[int, Result], None, None]:
     """Call ``work(*task)`` for every task in worker processes and yield the results as they arrive.
 
-    When a worker dies, the tasks in progress are run again one at a time: the one whose worker dies again is to blame
-    and is the only one lost. However the iteration ends, no process outlives it.
+    When a worker dies, its task is run again once the others are done: alone, in case memory was short. If its worker
+    dies again, the task is lost, and only that one. However the iteration ends, no process outlives it.
 
     Args:
         work: a function at the top level of a module, so that it can be pickled.
@@ -51,7 +53,7 @@ def in_processes(
         (index of the task, its result), in order of completion.
     Raises:
         MOLError: a worker died twice on a task that cannot be given up, or three times before the first result.
-            Errors of `work` itself pass through.
+            Errors of `work` itself pass through, with the worker's traceback as their cause.
     """
     waiting: Iterator[_NumberedTask] = enumerate(tasks)
     if workers == 1 and not apart:
@@ -60,64 +62,140 @@ def in_processes(
                 yield index, work(*task)
         return
     results = deaths = 0
-    while True:
-        lost, count = yield from _run_until_death(work, waiting, workers, workers + 2)
-        results += count
-        if not lost:
-            return
-        retried([index for index, _ in lost])
-        retry = iter(lost)
+    with _Pool(work, workers) as pool:
         while True:
-            guilty, count = yield from _run_until_death(work, retry, workers=1, ahead=1)
-            results += count
-            if not guilty:
-                break
-            deaths += 1
-            if given_up is None or (not results and deaths >= _HOPELESS):
-                raise MOLError(
-                    f"{WORKER_DIED}. {kept + ' ' if kept else ''}Run the same command again with fewer workers. "
-                    'A script of your own needs `if __name__ == "__main__":` around its main part.'
-                )
-            for index, _ in guilty:
-                yield index, given_up(index)
+            lost = yield from pool.run(waiting)
+            if not lost:
+                return
+            retried([index for index, _ in lost])
+            for numbered in lost:
+                if not (yield from pool.run(iter([numbered]))):
+                    continue
+                results, deaths = pool.results, deaths + 1
+                if given_up is None or (not results and deaths >= _HOPELESS):
+                    raise MOLError(
+                        f"{WORKER_DIED}. {kept + ' ' if kept else ''}Run the same command again with fewer workers. "
+                        'A script of your own needs `if __name__ == "__main__":` around its main part.'
+                    )
+                yield numbered[0], given_up(numbered[0])
 
 
-def _run_until_death(
-    work: Callable[..., Result], waiting: Iterator[_NumberedTask], workers: int, ahead: int
-) -> Generator[tuple[int, Result], None, tuple[list[_NumberedTask], int]]:
-    """Run tasks, at most `ahead` of them submitted at a time; ends when a worker dies.
+class _Pool:
+    """Processes that each do one task at a time, and each with a pipe of its own.
 
-    Returns:
-        The tasks whose results were lost, and the number of results that arrived.
+    With a pipe that all share, as in `concurrent.futures`, a worker that is killed while it sends a result leaves half
+    of it in the pipe, and everyone waits for the rest for ever.
+
+    Attributes:
+        results: number of those that have arrived.
     """
-    others = set(multiprocessing.active_children())
-    # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
-    submitted: dict[int, tuple[Any, ...]] = {}
-    running: dict[Future[Result], int] = {}
-    arrived = 0
-    try:
+
+    def __init__(self, work: Callable[..., Any], size: int) -> None:
+        self.results = 0
+        self._work, self._size = work, size
+        # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[Connection, SpawnProcess] = {}
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for connection, process in self._workers.items():
+            if kind is not None:
+                process.terminate()
+            connection.close()
+        for process in self._workers.values():
+            process.join()
+
+    def run(self, waiting: Iterator[_NumberedTask]) -> Generator[tuple[int, Any], None, list[_NumberedTask]]:
+        """Run tasks until all are done or a worker has died; those in progress are finished first.
+
+        Returns:
+            The tasks whose workers died.
+        """
+        idle = list(self._workers)
+        running: dict[Connection, _NumberedTask] = {}
+        lost: list[_NumberedTask] = []
         while True:
-            for index, task in islice(waiting, ahead - len(submitted)):
-                submitted[index] = task
-                with _interrupts_held():
-                    running[pool.submit(work, *task)] = index
+            while not lost and len(running) < self._size and (numbered := next(waiting, None)) is not None:
+                running[self._assign(numbered[1], idle)] = numbered
             if not running:
-                return [], arrived
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                index = running.pop(future)
-                del submitted[index]
-                arrived += 1
-                yield index, result
-    except BrokenProcessPool:
-        return list(submitted.items()), arrived
-    except BaseException:
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+                return lost
+            for connection in cast("list[Connection]", wait(list(running))):
+                numbered = running.pop(connection)
+                try:
+                    error, result = connection.recv()
+                except (EOFError, OSError):
+                    self._bury(connection)
+                    lost.append(numbered)
+                    continue
+                if error is not None:
+                    raise error from _RemoteTraceback(result)
+                self.results += 1
+                idle.append(connection)
+                if not lost and (following := next(waiting, None)) is not None:  # before the result is looked at
+                    running[self._assign(following[1], idle)] = following
+                yield numbered[0], result
+
+    def _assign(self, task: tuple[Any, ...], idle: list[Connection]) -> Connection:
+        """Give a task to an idle worker, or to a new one; one that has died since is noticed when it should answer."""
+        connection = idle.pop() if idle else self._start()
+        with suppress(OSError):
+            connection.send(task)
+        return connection
+
+    def _start(self) -> Connection:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(self._work, theirs), daemon=True)
+        with _interrupts_held():
+            process.start()
+            self._workers[ours] = process
+        theirs.close()
+        return ours
+
+    def _bury(self, connection: Connection) -> None:
+        process = self._workers.pop(connection)
+        connection.close()
+        process.terminate()
+        process.join()
+
+
+class _RemoteTraceback(Exception):  # noqa: N818 - shown as the cause of an error, never raised
+    """The traceback of an error in a worker, as text."""
+
+    def __str__(self) -> str:
+        return f"in a worker process:\n{self.args[0]}"
+
+
+def _serve(work: Callable[..., Any], connection: Connection) -> None:
+    """What a worker does: answer every task with (None, result) or (error, its traceback)."""
+    _start_worker()
+    while True:
+        try:
+            task = connection.recv()
+        except (EOFError, OSError):
+            return
+        answer: tuple[Exception | None, Any]
+        try:
+            answer = None, work(*task)
+        except Exception as error:
+            answer = _picklable(error), traceback.format_exc()
+        try:
+            connection.send(answer)
+        except BrokenPipeError:
+            return
+        except Exception as error:  # the result can't be pickled
+            connection.send((_picklable(error), traceback.format_exc()))
+
+
+def _picklable(error: Exception) -> Exception:
+    """The error, or if it can't travel between processes one that says the same."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 @contextmanager
@@ -147,6 +225,8 @@ def _interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    # Its start, which would be part of that of the first process, lets interrupts through.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

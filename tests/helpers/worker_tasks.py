@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -40,6 +42,48 @@ def die_of(fatal: tuple[int, ...], value: int) -> int:
     if value in fatal:
         os.kill(os.getpid(), signal.SIGKILL)
     return value
+
+
+def die_while_sending(value: int) -> Any:
+    """A result of 16 MiB; after the value 3 this worker is killed when half of it has been pickled and sent."""
+    return Fatal() if value == 3 else bytes(1 << 24)
+
+
+class Fatal:
+    """Sends much, and kills the process that still sends it."""
+
+    def __reduce__(self) -> Any:
+        threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        # More than any pipe takes at once; the reader of half a message waits for the rest.
+        os.write(_only_pipe(), (1 << 24).to_bytes(4, "big") + bytes(1 << 10))
+        time.sleep(60)
+        return bytes, ()
+
+
+def _only_pipe() -> int:
+    """The descriptor of the pipe to the parent: the socket that this process has."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                return int(name)
+        except FileNotFoundError:
+            continue
+    raise RuntimeError("no pipe to the parent")
+
+
+class UnpicklableError(Exception):
+    """Holds something that can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("lost its lock")
+        self.lock = threading.Lock()
+
+
+def unpicklable(what: str) -> Any:
+    """Give, or raise, what can't be sent to another process."""
+    if what == "error":
+        raise UnpicklableError
+    return threading.Lock()
 
 
 def announce(folder: str, value: int) -> int:

@@ -15,7 +15,16 @@ from pathlib import Path
 import cv2
 import pytest
 from places import environment
-from worker_tasks import announce, die_of, die_once, double, process_and_threads, refuse
+from worker_tasks import (
+    announce,
+    die_of,
+    die_once,
+    die_while_sending,
+    double,
+    process_and_threads,
+    refuse,
+    unpicklable,
+)
 
 from mol.common.errors import MOLError
 from mol.common.workers import in_processes, one_thread
@@ -69,8 +78,17 @@ def test_threads_are_restored_after_an_error():
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_errors_of_the_work_pass_through(workers):
-    with pytest.raises(ValueError, match="3 is refused"):
+    with pytest.raises(ValueError, match="3 is refused") as caught:
         list(in_processes(refuse, ((value,) for value in range(30)), workers))
+    if workers > 1:
+        assert 'raise ValueError("3 is refused")' in str(caught.value.__cause__)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(("what", "said"), [("result", "pickle"), ("error", "UnpicklableError: lost its lock")])
+def test_what_cannot_travel_between_processes_is_an_error_and_not_a_hang(what, said):
+    with pytest.raises((RuntimeError, TypeError), match=said):
+        list(in_processes(unpicklable, [(what,)], 1, apart=True))
     assert multiprocessing.active_children() == []
 
 
@@ -99,6 +117,23 @@ def test_killed_worker_costs_no_task(tmp_path):
     assert len(retried) == 1
     assert 4 in retried[0]
     assert len(retried[0]) <= 4
+
+
+def test_a_worker_killed_while_it_sends_its_result_holds_nobody_up():
+    """Half of a result in a pipe that all share would never be followed by the rest."""
+    tasks = [(value,) for value in range(6)]
+    results = dict(in_processes(die_while_sending, tasks, 2, given_up=lambda index: b""))
+    assert {index: len(result) for index, result in results.items()} == {**dict.fromkeys(range(6), 1 << 24), 3: 0}
+
+
+def test_a_worker_killed_between_two_tasks_costs_none():
+    with closing(in_processes(double, ((value,) for value in range(9)), 1, apart=True)) as results:
+        found = [next(results)]
+        for process in multiprocessing.active_children():
+            process.kill()
+            process.join()
+        found += results
+    assert sorted(found) == [(value, 2 * value) for value in range(9)]
 
 
 def test_only_the_task_that_kills_its_worker_twice_is_given_up():
