@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from mol.common.environment import available_cores
 from mol.common.errors import SettingsError
-from mol.common.terminal import tracking
+from mol.common.terminal import silently, tracking
 from mol.common.workers import one_thread
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, checked_labels
@@ -26,6 +27,7 @@ from mol.data.order import CROPS, ClipOrder
 
 Item = TypeVar("Item")
 
+_MANY = 100  # Fewer are done within a second or two.
 _SHRINK = 2  # The maps are held at half the resolution of the frames, a quarter of the memory.
 
 
@@ -62,14 +64,15 @@ def shrunk(maps: Tensor) -> Tensor:
 
 
 def computed(work: Callable[[Item], Tensor], items: Sequence[Item], what: str) -> Tensor:
-    """Maps of some items, each (1, C, S, S), on all cores; shows a progress bar.
+    """Maps of some items, each (1, C, S, S), on all cores; shows a progress bar if there are many.
 
     Args:
         work: called in threads; OpenCV releases Python's lock while it computes.
         items: its arguments, at least one.
         what: heading of the progress bar.
     """
-    with one_thread(), ThreadPoolExecutor(available_cores()) as pool, tracking() as track:
+    bars = tracking() if len(items) > _MANY else nullcontext(silently)
+    with one_thread(), ThreadPoolExecutor(available_cores()) as pool, bars as track:
         found = pool.map(work, items)
         return torch.cat([next(found) for _ in track(items, what)])
 

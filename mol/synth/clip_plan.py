@@ -180,6 +180,20 @@ def plan_clips(faces: Sequence[FaceImage], settings: SynthSettings) -> list[Clip
     return plans
 
 
+def plan_one(rng: np.random.Generator, face: int, clip: str, emotion: str, settings: SynthSettings) -> ClipPlan:
+    """Draw a single clip of a picture.
+
+    Args:
+        rng: decides everything that is not given.
+        face: position of the picture in the list of faces.
+        clip: its name.
+        emotion: one of those of the settings.
+        settings: of the clip.
+    """
+    plan = _draw_plan(rng, [face], clip, emotion, settings)
+    return replace(plan, blink=_draw_blink(rng, plan, settings))
+
+
 def _draw_plan(
     rng: np.random.Generator, choices: list[int], clip: str, emotion: str, settings: SynthSettings
 ) -> ClipPlan:

@@ -94,6 +94,12 @@ def render_clip(plan: ClipPlan, face: FaceImage, start: int, settings: SynthSett
     return Clip(_expose(frames, light, [plan.noise_seed, start], settings.noise), flow, landmarks.astype(np.float32))
 
 
+def render_stored(plan: ClipPlan, face: FaceImage, start: int, settings: SynthSettings) -> Clip:
+    """`render_clip` with the flow as a cache stores it: (T − 1, 2, S, S) float16."""
+    clip = render_clip(plan, face, start, settings)
+    return clip._replace(flow=clip.flow.astype(np.float16))
+
+
 def render_video(plan: ClipPlan, face: FaceImage, settings: SynthSettings, enlarge: int = 3) -> np.ndarray:
     """Render every frame of the notional video as a camera would see it: full pictures, not aligned.
 

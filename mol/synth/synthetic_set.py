@@ -58,6 +58,7 @@ def synthesize(
     workers: int | None = None,
     progress: Callable[[int, int], object] | None = None,
     detector: LandmarkDetector | None = None,
+    faces: Sequence[FaceImage] | None = None,
 ) -> Cache:
     """Render a synthetic set into a cache; an interrupted run is continued, a finished cache is kept.
 
@@ -67,6 +68,7 @@ def synthesize(
         workers: number of processes, by default one per core; 1 renders in this process.
         progress: called with (rows done, total), once before the first row and after every one.
         detector: finds the 68 landmarks of the pictures; dlib by default.
+        faces: those pictures of the settings' people that take part, such as those of some people; all by default.
     Returns:
         The finished cache.
     Raises:
@@ -78,13 +80,15 @@ def synthesize(
     workers = workers if workers is not None else available_cores()
     if workers < 1:
         raise SettingsError(f"workers must be at least 1, got {workers}.")
-    faces = load_faces(settings.sources, settings.people, settings.pictures, detector)
+    some = {} if faces is None else {"subjects": list(dict.fromkeys(face.subject for face in faces))}
+    if faces is None:
+        faces = load_faces(settings.sources, settings.people, settings.pictures, detector)
     plans = plan_clips(faces, settings)
     jobs = [(plan, faces[plan.face], start, settings) for plan in plans for start in plan.starts]
     cache_settings = CacheSettings(
         kind="synthetic",
         classes=settings.emotions,
-        settings={"generator": GENERATOR, **recorded(settings)},
+        settings={"generator": GENERATOR, **recorded(settings), **some},
         versions=_versions(settings.sources),
         frames=settings.frames,
         size=settings.size,

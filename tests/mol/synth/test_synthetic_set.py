@@ -12,6 +12,7 @@ from synth_clips import TINY
 from mol.common.errors import CacheSettingsError, SettingsError, StorageError
 from mol.data.cache import Cache
 from mol.synth.action_units import EMOTIONS
+from mol.synth.faces import load_faces
 from mol.synth.synthetic_set import synthesize
 from mol.vision.points import interocular_distance
 
@@ -110,3 +111,14 @@ def test_neutral_clips_have_no_amplitude_and_blinks_have_their_action_unit(tmp_p
     for row in made.rows:
         assert ("blink" in row) == (45 in row["action_units"])
     assert {tuple(row["action_units"]) for row in neutral} == {(), (45,)}
+
+
+def test_some_of_the_people_alone_can_be_rendered_and_the_settings_say_who(tmp_path):
+    settings = replace(TINY, clips=2, subclips=1)
+    faces = load_faces(settings.sources, settings.people, settings.pictures, dlib_detector())
+    some = [face for face in faces if face.subject == "grace_hopper"]
+    made = synthesize(tmp_path / "some", settings, workers=1, faces=some)
+    assert made.subjects == made.settings.settings["subjects"] == ["grace_hopper"]
+    assert len(made) == 2
+    with pytest.raises(CacheSettingsError, match="subjects"):
+        synthesize(tmp_path / "some", settings, workers=1, detector=dlib_detector())
