@@ -47,6 +47,7 @@ class Plan:
         not_reportable: why no score of this run may be reported; empty if it may be.
         notes: what else a reader of the scores must know.
         folds: all of them, seed by seed.
+        starting_weights: file name and fingerprint of those that every fold starts from; None without.
     """
 
     protocol: str
@@ -62,9 +63,10 @@ class Plan:
     not_reportable: list[str]
     notes: list[str]
     folds: list[Fold]
+    starting_weights: str | None = None
 
 
-def make_plan(config: LosoConfig, pool: Pool, folds: Sequence[Fold]) -> Plan:
+def make_plan(config: LosoConfig, pool: Pool, folds: Sequence[Fold], starting_weights: str | None = None) -> Plan:
     """The plan of a run on some data."""
     videos = {(row["dataset"], row["subject"], row["clip"]): pool.classes[row["label"]] for row in pool.rows}
     counts = {
@@ -89,12 +91,13 @@ def make_plan(config: LosoConfig, pool: Pool, folds: Sequence[Fold]) -> Plan:
             *notes(pool.settings, config.selection),
             *(f"counts differ from the protocol's: {difference}" for difference in pool.count_differences),
         ],
-        notes=[*_setting_notes(config, pool), *pool.notes],
+        notes=[*_setting_notes(config, pool, starting_weights), *pool.notes],
         folds=list(folds),
+        starting_weights=starting_weights,
     )
 
 
-def _setting_notes(config: LosoConfig, pool: Pool) -> list[str]:
+def _setting_notes(config: LosoConfig, pool: Pool, starting_weights: str | None) -> list[str]:
     """Settings that are not the usual ones and that a reader of the scores must know."""
     found = []
     if config.normalisation != "clip":
@@ -103,6 +106,8 @@ def _setting_notes(config: LosoConfig, pool: Pool) -> list[str]:
         found.append(f"without {', '.join(pool.missing_datasets)} of the protocol's sets")
     if config.ablation:
         found.append(f"ablation {config.ablation}")
+    if starting_weights:
+        found.append(f"every fold started from {starting_weights}")
     return found + find_network(config.network).notes(pool)
 
 
@@ -162,4 +167,5 @@ def _plan(content: dict[str, Any]) -> Plan:
         seeds=[int(seed) for seed in content["seeds"]],
         ablation=content["ablation"],
         folds=folds,
+        starting_weights=content.get("starting_weights"),
     )

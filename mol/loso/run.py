@@ -31,6 +31,7 @@ from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
 from mol.training.resume import TrainingInterrupted, as_begun
 from mol.training.settings import read_saved_config
+from mol.training.starting import StartingWeights, read_starting_weights, require_network, require_strangers
 
 
 class LosoResult(NamedTuple):
@@ -77,18 +78,24 @@ def loso(config: LosoConfig) -> LosoResult:
     if config.resume and (Path(config.run) / "loso.yaml").is_file():
         config = as_begun(config, read_saved_config(Path(config.run) / "loso.yaml"))
     fabric = start_fabric(config.device, config.precision)
+    start = _starting_weights(config)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)
+    if start is not None:
+        require_strangers(start, map(person, pool.rows))
     folds = plan_folds(pool, config.seeds)
     chosen = choose_folds(folds, config.folds)
-    plan = make_plan(config, pool, folds)
+    plan = make_plan(config, pool, folds, start.name if start is not None else None)
     claim(config, plan)
     # Before the data is loaded: a damaged fold is named at once.
     done = len(read_results(Path(config.run), plan))
     network = find_network(config.network)
     clips = network.hold(pool, range(len(pool)), fabric.device, config.normalisation)
-    opened = OpenRun(config, fabric, pool, clips, plan)
+    opened = OpenRun(config, fabric, pool, clips, plan, start)
     say(_greeting(opened, chosen, done))
+    if start is not None:
+        new = "" if start.classes == list(pool.classes) else "; the last layer of the emotion head is new"
+        say(f"every fold begins with the starting weights {start.name}{new}")
     for note in network.notes(pool):
         say(f"note: {note}")
     try:
@@ -99,6 +106,14 @@ def loso(config: LosoConfig) -> LosoResult:
     done = sum(is_done(Path(config.run), fold) for fold in folds)
     scores = _write_tables(opened) if done else None
     return LosoResult(Path(config.run), scores, done, len(folds), busy)
+
+
+def _starting_weights(config: LosoConfig) -> StartingWeights | None:
+    if config.init is None:
+        return None
+    start = read_starting_weights(config.init)
+    require_network(start, config.network)
+    return start
 
 
 def _write_tables(opened: OpenRun) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from mol.loso.settings import LosoConfig
 from mol.training.resume import WATCHING, changed_settings
 from mol.training.settings import read_saved_config, save_config
 
-# Settings that may differ between the processes of one run. Of the caches only the content must be the same.
-_FREE = ("caches", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints")
+# Settings that may differ between the processes of one run. Caches and starting weights must have the same content.
+_FREE = ("caches", "init", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints")
 
 
 def claim(config: LosoConfig, plan: Plan) -> None:
@@ -52,6 +52,8 @@ def _require_same_run(config: LosoConfig, plan: Plan) -> None:
             changed.append(f"the content of {cache.path} has changed")
     if len(then.caches) != len(plan.caches):
         changed.append(f"number of caches: {len(then.caches)} → {len(plan.caches)}")
+    if then.starting_weights != plan.starting_weights:
+        changed.append(f"starting weights: {then.starting_weights or 'none'} → {plan.starting_weights or 'none'}")
     if not changed and dataclasses.replace(then, caches=[]) != dataclasses.replace(plan, caches=[]):
         changed.append("this version of mol plans other classes or folds")
     if changed:

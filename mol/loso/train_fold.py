@@ -26,6 +26,7 @@ from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors
 from mol.scoring.metrics import recognition_scores
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
+from mol.training.starting import StartingWeights
 from mol.training.train import TrainResult, train_on
 
 
@@ -38,6 +39,7 @@ class OpenRun(NamedTuple):
         pool: the data.
         clips: all of it, on the device.
         plan: of the run.
+        start: the weights that every fold starts from, if any.
     """
 
     config: LosoConfig
@@ -45,6 +47,7 @@ class OpenRun(NamedTuple):
     pool: Pool
     clips: HeldClips
     plan: Plan
+    start: StartingWeights | None = None
 
 
 def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
@@ -57,7 +60,7 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
     config, started = opened.config, time.monotonic()
     training = _train_config(config, fold)
     try:
-        result = train_on(training, opened.fabric, opened.pool, opened.clips.part, FoldLog)
+        result = train_on(training, opened.fabric, opened.pool, opened.clips.part, FoldLog, opened.start)
     except SettingsError as error:
         raise SettingsError(f"fold {fold.person}, seed {fold.seed}: {error}") from error
     # From the file and not from memory, so that a fold that was interrupted here gives the same numbers.

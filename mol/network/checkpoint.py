@@ -126,15 +126,15 @@ def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None 
     """
     folder = Path(folder)
     state = read_state(folder)
-    saved, wanted = _with_switches(state["model"]), _with_switches(json.loads(json.dumps(model.config)))
+    saved, wanted = complete_settings(state["model"]), complete_settings(json.loads(json.dumps(model.config)))
     if saved != wanted:
         raise CheckpointError(
             f"{folder} contains a model with other settings: {'; '.join(differences(saved, wanted))}; "
             "build the model with the checkpoint's settings"
         )
-    weights = _read_tensors(folder / WEIGHTS)
+    weights = read_tensors(folder / WEIGHTS)
     moments = _read_optimizer(folder / OPTIMIZER, optimizer) if optimizer is not None else None
-    _check_weights(folder / WEIGHTS, weights, model)
+    check_weights(folder / WEIGHTS, weights, model)
     model.load_state_dict(weights)
     if optimizer is not None and moments is not None:
         optimizer.load_state_dict(moments)
@@ -168,7 +168,7 @@ def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
     """A state dict for `optimizer`; its moments have the memory layout of the parameters."""
     from safetensors import SafetensorError, safe_open
 
-    tensors = _read_tensors(path)
+    tensors = read_tensors(path)
     try:
         with safe_open(path, framework="pt") as file:
             groups = json.loads((file.metadata() or {})["param_groups"])
@@ -193,7 +193,12 @@ def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Everything in a safetensors file, by name.
+
+    Raises:
+        CheckpointError: it is missing, damaged or another kind of file.
+    """
     safetensors = require("safetensors.torch", "train")
     try:
         return safetensors.load_file(path)
@@ -205,8 +210,16 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Compare names, shapes, dtypes and finiteness with the model before anything is copied."""
+def check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Compare names, shapes, dtypes and finiteness with the model before anything is copied.
+
+    Args:
+        path: of the weights, for messages.
+        weights: by the names of the model's parameters and buffers.
+        model: that they are for.
+    Raises:
+        CheckpointError: they do not fit it.
+    """
     expected = model.state_dict()
     if missing := sorted(expected.keys() - weights.keys()):
         raise CheckpointError(f"{path} lacks {_some(missing)}; it is of another model or damaged")
@@ -278,7 +291,7 @@ def _fingerprint(path: Path) -> dict[str, int]:
     return {"bytes": path.stat().st_size, "crc32": value}
 
 
-def _with_switches(settings: Any) -> dict[str, Any]:
+def complete_settings(settings: Any) -> dict[str, Any]:
     """Model settings with those that early checkpoints of MOL lack; their networks were complete."""
     settings = settings if isinstance(settings, Mapping) else {}
     if "variant" not in settings:

@@ -44,11 +44,10 @@ class Batch(Protocol):
         """(B,) int64, row of the cache."""
 
 
-class HeldClips(Protocol):
-    """Rows of a cache on a device, in the form in which a network takes them.
+class TrainingClips(Protocol):
+    """Clips to train on, on a device, in the form in which a network takes them.
 
-    `mol.data.clips.ResidentClips` holds clips with flow and landmarks; networks that estimate either hold theirs as it
-    does, or as a subclass.
+    Those for a network that estimates landmarks also have `mean_shape`, as `mol.data.clips.ResidentClips` has it.
     """
 
     @property
@@ -65,13 +64,21 @@ class HeldClips(Protocol):
 
     def __len__(self) -> int: ...
 
+    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
+        """Batch of one training step, varied as the augmentation says; equal for equal (seed, step)."""
+
+
+class HeldClips(TrainingClips, Protocol):
+    """Rows of a cache on a device, in the form in which a network takes them.
+
+    `mol.data.clips.ResidentClips` holds clips with flow and landmarks; networks that estimate either hold theirs as it
+    does, or as a subclass.
+    """
+
     def part(
         self, rows: Sequence[int] | np.ndarray, augmentation: Augmentation | None = None, balanced: bool = False
     ) -> HeldClips:
         """Some of these clips, given by their positions; nothing is copied or computed again."""
-
-    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
-        """Batch of one training step, varied as the augmentation says; equal for equal (seed, step)."""
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """The clips at these positions, not varied."""
@@ -234,7 +241,7 @@ class Network(ABC):
     def rebuild(self, **config: Any) -> nn.Module:
         """The module from its ``config``, which every checkpoint holds."""
 
-    def build(self, num_classes: int, model: Mapping[str, Any], clips: HeldClips) -> nn.Module:
+    def build(self, num_classes: int, model: Mapping[str, Any], clips: TrainingClips) -> nn.Module:
         """A module at the start of its training, on the CPU, with random weights of PyTorch's current seed.
 
         Args:
@@ -262,7 +269,7 @@ class Network(ABC):
         return [{"params": list(module.parameters()), "rate": 1.0}]
 
     def training_batch(
-        self, clips: HeldClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
+        self, clips: TrainingClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
     ) -> Batch:
         """The batch of a training step, and what of it is trained on; equal for equal (seed, step).
 

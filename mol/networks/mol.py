@@ -13,7 +13,7 @@ from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
 from mol.network.losses import LossTerms, MOLLoss
 from mol.network.model import FRAMES, MOL
-from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, HeldClips, Loss, Network, Output
+from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, TrainingClips
 
 OWN = Defaults(
     steps=1000,
@@ -81,7 +81,7 @@ class MOLNetwork(Network):
         """`MOL` with these arguments; checkpoints of versions up to 0.2 know one meeting only."""
         return MOL(**{"meeting": "side-by-side", **config})
 
-    def build(self, num_classes: int, model: Mapping[str, Any], clips: HeldClips) -> nn.Module:
+    def build(self, num_classes: int, model: Mapping[str, Any], clips: TrainingClips) -> nn.Module:
         """MOL at the baselines: the mean shape of the clips, and no motion."""
         network = MOL(num_classes, **model)
         network.initialise_outputs(cast(ResidentClips, clips).mean_shape())
@@ -103,7 +103,7 @@ class MOLNetwork(Network):
         return [{"params": members, "rate": given[part]} for part, members in groups.items() if members]
 
     def training_batch(
-        self, clips: HeldClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
+        self, clips: TrainingClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
     ) -> Batch:
         """Random crops, and the pairs whose flow is trained: as evenly over the clips as their number allows."""
         batch = cast(ResidentClips, clips).training_batch(step, seed, batch_size)

@@ -146,6 +146,7 @@ def _rows_to_evaluate(cache: ClipSet, state: Mapping[str, Any], people: Sequence
         SettingsError: one of them was trained on, or nobody is left.
     """
     trained = {*state["train_people"], *state["inner_validation_people"]}
+    trained |= {*(state.get("starting_weights") or {}).get("people", [])}
     known = [name for name in sorted({person(row) for row in cache.rows}) if name not in trained]
     if people is None:
         if not known:
@@ -168,6 +169,7 @@ def _result(
     calibration: Calibration,
 ) -> Evaluation:
     state, count = trained.state, len(cache.classes)
+    start = state.get("starting_weights")
     majority = int(np.argmax(state["training_videos"]))
     return Evaluation(
         checkpoint=str(folder),
@@ -180,6 +182,7 @@ def _result(
                 *notes(cache.settings, state["selection"]),
                 *absent_classes(trained.classes, state["training_videos"]),
                 *trained.network.notes(cache),
+                *([f"started from {start['file']} (SHA-256 {start['sha256'][:16]})"] if start else []),
             ]
         ),
         people=sorted({person(row) for row in clips.rows}),
@@ -194,6 +197,7 @@ def _result(
         confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
         calibration=calibration,
         network=trained.network.name,
+        starting_weights={name: start[name] for name in ("file", "sha256")} if start else None,
     )
 
 

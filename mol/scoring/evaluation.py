@@ -91,6 +91,7 @@ class Evaluation:
         confusion: numbers of videos, rows true and columns predicted.
         calibration: of the videos' probabilities; None in files of earlier versions.
         network: name of the kind of network.
+        starting_weights: file name and SHA-256 of the weights that its training started from; None without.
     """
 
     checkpoint: str
@@ -111,6 +112,7 @@ class Evaluation:
     confusion: list[list[int]]
     calibration: Calibration | None = None
     network: str = DEFAULT
+    starting_weights: dict[str, str] | None = None
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

@@ -15,7 +15,7 @@ from mol.common.differences import differences, flat
 from mol.common.errors import CheckpointError, SettingsError
 from mol.network.checkpoint import find_checkpoint, read_state
 from mol.networks.registry import DEFAULT
-from mol.training.settings import TrainConfig, TrainingSettings, resume_command
+from mol.training.settings import RunSettings, TrainConfig, TrainingSettings
 
 _Settings = TypeVar("_Settings", bound=TrainingSettings)
 
@@ -36,9 +36,9 @@ class TrainingInterrupted(SystemExit):
         command: the command that resumes the run.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, command: str) -> None:
         super().__init__(130)
-        self.run, self.step, self.command = run, step, resume_command(run)
+        self.run, self.step, self.command = run, step, command
 
 
 class StopSignal:
@@ -67,7 +67,7 @@ class StopSignal:
         self._before = {}
 
 
-def checkpoint_to_resume(config: TrainConfig) -> Path | None:
+def checkpoint_to_resume(config: RunSettings) -> Path | None:
     """The last checkpoint of the run folder, checked against the settings; None if there is none.
 
     Raises:

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
 from mol.common.differences import flat
@@ -120,6 +120,8 @@ class TrainingSettings:
         warmup_steps: steps over which the learning rate rises from zero; the network's own when empty.
         flow_pairs: pairs of frames per step on which the flow of "mol" is trained, drawn anew from all clips of the
             step: "all", or a number; with 0 the flow network is skipped. The network's own when empty.
+        init: weights to start from: a file of `mol pretrain`, or a run or checkpoint folder; random ones when empty.
+            With other classes the last layer of the emotion head is new.
         model: the network "mol"; a baseline has no such settings.
         loss: weights of the losses of "mol".
         rates: learning rates of the parts of "mol" relative to learning_rate.
@@ -149,6 +151,7 @@ class TrainingSettings:
     schedule: Literal["constant", "cosine"] = _THE_NETWORKS
     warmup_steps: int = _THE_NETWORKS
     flow_pairs: int | Literal["all"] = _THE_NETWORKS
+    init: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     rates: RateConfig = field(default_factory=RateConfig)
@@ -185,26 +188,42 @@ class TrainingSettings:
 
 
 @dataclass
-class TrainConfig(TrainingSettings):
-    """One training run on one split of the people of a cache; how it trains is set by `TrainingSettings`.
+class RunSettings(TrainingSettings):
+    """One training run, whatever its clips are.
 
     Attributes:
-        cache: folder made by `mol synth` or `mol extract`; with a protocol, one or several.
         run: folder to write; it holds this configuration, versions, curves and checkpoints.
-        protocol: names the classes of the clips, such as "megc2019"; the cache's own classes when empty.
-        held_out: share of the people never trained on, or their names (subject or dataset/subject).
         seed: of the split, the initial weights, the order of the clips, crops and dropout.
     """
 
-    cache: str | list[str] = field(kw_only=True)
+    command: ClassVar[str] = "mol train"
+    file: ClassVar[str] = "config.yaml"
+
     run: str = "runs/mol"
-    protocol: str | None = None
-    held_out: float | list[str] = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_not_negative(self, "seed")
+
+    def resume_command(self) -> str:
+        """The command that resumes the run, to be typed in the same folder."""
+        return f"{self.command} --config {shlex.quote(str(Path(self.run) / self.file))} --resume"
+
+
+@dataclass
+class TrainConfig(RunSettings):
+    """One training run on one split of the people of a cache; how it trains is set by `TrainingSettings`.
+
+    Attributes:
+        cache: folder made by `mol synth` or `mol extract`; with a protocol, one or several.
+        protocol: names the classes of the clips, such as "megc2019"; the cache's own classes when empty.
+        held_out: share of the people never trained on, or their names (subject or dataset/subject).
+    """
+
+    cache: str | list[str] = field(kw_only=True)
+    protocol: str | None = None
+    held_out: float | list[str] = 0.2
 
 
 def _fill(config: TrainingSettings, defaults: Defaults) -> None:
@@ -284,8 +303,3 @@ def read_saved_config(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{path} is damaged (it holds no settings); copy it again, or start a new run")
     return content
-
-
-def resume_command(run: Path) -> str:
-    """The command that resumes an interrupted run, to be typed in the same folder."""
-    return f"mol train --config {shlex.quote(str(run / 'config.yaml'))} --resume"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -25,12 +25,20 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
-from mol.networks.interface import LANDMARKS, HeldClips
+from mol.networks.interface import LANDMARKS, HeldClips, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
 from mol.training.resume import StopSignal, TrainingInterrupted, as_it_began, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
-from mol.training.settings import TrainConfig, save_config
+from mol.training.settings import RunSettings, TrainConfig, save_config
+from mol.training.starting import (
+    StartingWeights,
+    describe_start,
+    read_starting_weights,
+    require_network,
+    require_strangers,
+    start_from,
+)
 from mol.training.temperature import calibration_facts, too_few_videos
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
@@ -85,13 +93,27 @@ def train(config: TrainConfig) -> TrainResult:
     """
     fabric = start_fabric(config.device, config.precision)
     config = as_it_began(config)
-    checkpoint_to_resume(config)  # before the data is read, which takes longer
+    start = starting_weights(config)  # before the data is read, which takes longer
     cache = open_clips(config.cache, config.protocol, config.counts)
     network = find_network(config.network)
     for note in network.notes(cache):
         say(f"note: {note}")
     take = partial(network.hold, cache, device=fabric.device, normalisation=config.normalisation)
-    return train_on(config, fabric, cache, take)
+    return train_on(config, fabric, cache, take, start=start)
+
+
+def starting_weights(config: RunSettings) -> StartingWeights | None:
+    """The weights that a run starts from; None if it has none or goes on from its checkpoint.
+
+    Raises:
+        SettingsError: as `checkpoint_to_resume`.
+        CheckpointError: they cannot be read, or are of another kind of network.
+    """
+    if checkpoint_to_resume(config) or config.init is None:
+        return None
+    start = read_starting_weights(config.init)
+    require_network(start, config.network)
+    return start
 
 
 def train_on(
@@ -100,6 +122,7 @@ def train_on(
     cache: ClipSet,
     take: TakeRows,
     open_log: Callable[..., RunLog] = RunLog,
+    start: StartingWeights | None = None,
 ) -> TrainResult:
     """`train` on data that is already open, so that several runs can share it.
 
@@ -109,25 +132,48 @@ def train_on(
         cache: what the configuration names.
         take: gives its rows on the device.
         open_log: makes the log of the run; called as `RunLog`.
+        start: the weights that the configuration starts from, if any.
+    Raises:
+        MOLError, TrainingInterrupted: as `train`.
+    """
+    checkpoint_to_resume(config)  # before the data is loaded
+    return fit(config, fabric, _load_data(config, cache, take), open_log, start)
+
+
+def fit(
+    config: RunSettings,
+    fabric: Any,
+    data: Data,
+    open_log: Callable[..., RunLog] = RunLog,
+    start: StartingWeights | None = None,
+) -> TrainResult:
+    """Train on clips wherever they come from, or resume that: the one loop of all runs.
+
+    Args:
+        config, fabric, open_log, start: as for `train_on`.
+        data: what to train and validate on.
     Raises:
         MOLError, TrainingInterrupted: as `train`.
     """
     run = Path(config.run)
     resumed = checkpoint_to_resume(config)
-    data = _load_data(config, cache, take)
     console, network = require("rich.console", "train").Console(), find_network(config.network)
     # The caller's random numbers are not affected.
     own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
     with own_numbers, cpu_threads(network.threads):
-        model, optimizer = _build(config, cache, data, fabric.device)
-        state = {**_facts(config, cache, data), "step": 0, "best": None}
+        model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
+        state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
         if resumed:
             saved = load_checkpoint(resumed, model, optimizer)
-            state |= {"step": saved["step"], "best": saved["best"]}
+            state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
         _describe_run(run, config, resumed is not None)
         about = (run, network, config.steps, state["step"], config.batch_size, console)
         with StopSignal() as stop, open_log(*about) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
+            if start is not None and started is not None:
+                log.say(describe_start(start, started["new_parameters"], data.classes))
+            elif config.init is not None:
+                log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
             for note in absent_classes(state["classes"], state["training_videos"]):
                 log.note(note)
             if note := too_few_videos(data.set_aside):
@@ -137,9 +183,9 @@ def train_on(
 
 
 def _fit(
-    config: TrainConfig,
+    config: RunSettings,
     fabric: Any,
-    data: _Data,
+    data: Data,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
@@ -194,8 +240,8 @@ def _fit(
         raise _interrupted(config, log, stop.requested, config.steps)
 
 
-def _interrupted(config: TrainConfig, log: RunLog, name: str, step: int) -> TrainingInterrupted:
-    interrupted = TrainingInterrupted(Path(config.run), step)
+def _interrupted(config: RunSettings, log: RunLog, name: str, step: int) -> TrainingInterrupted:
+    interrupted = TrainingInterrupted(Path(config.run), step, config.resume_command())
     log.say(f"{name}: stopped after step {step}, everything is saved. Resume with:\n  {interrupted.command}")
     return interrupted
 
@@ -210,19 +256,35 @@ def _is_better(selection: str, scores: Mapping[str, float], best: Mapping[str, f
     return scores[score] < best[score] if less else scores[score] > best[score]
 
 
-class _Data(NamedTuple):
-    """What a run trains, validates and is calibrated on."""
+class Data(NamedTuple):
+    """What a run trains, validates and is calibrated on.
 
+    Attributes:
+        cache: path of the cache, or caches, on which it is evaluated unless another is named.
+        classes: names in the order of the labels.
+        split: rows of the cache and people on each side.
+        training: clips to train on.
+        about: what they are, in words.
+        watched: clips to validate on, if any.
+        watched_name: which people these are of.
+        set_aside: all clips of the people of ``inner_validation``, if there are any.
+        inner_people: these people.
+        mean_shape: of the training clips; None for a network that estimates no landmarks.
+    """
+
+    cache: str | list[str]
+    classes: list[str]
     split: Split
-    training: HeldClips
+    training: TrainingClips
+    about: str
     watched: HeldClips | None
     watched_name: str
-    set_aside: HeldClips | None
-    inner_people: list[str]
-    mean_shape: torch.Tensor | None
+    set_aside: HeldClips | None = None
+    inner_people: Sequence[str] = ()
+    mean_shape: torch.Tensor | None = None
 
 
-def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
+def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> Data:
     held_out = config.held_out if isinstance(config.held_out, (int, float)) else list(config.held_out)
     split = split_by_subject(cache.rows, held_out, config.seed)
     training_rows, watched_rows, name, inner = split.train, split.held_out, "held_out", list[str]()
@@ -245,59 +307,66 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> _Data:
         set_aside = watched if watched and len(watched) == len(watched_rows) else take(watched_rows)
     estimates = find_network(config.network).estimates
     mean_shape = cast(ResidentClips, training).mean_shape() if LANDMARKS in estimates else None
-    return _Data(split, training, watched, name, set_aside, inner, mean_shape)
+    about = f"{len(training)} clips"
+    classes = list(cache.classes)
+    return Data(config.cache, classes, split, training, about, watched, name, set_aside, inner, mean_shape)
 
 
 def _build(
-    config: TrainConfig, cache: ClipSet, data: _Data, device: torch.device
-) -> tuple[nn.Module, torch.optim.Optimizer]:
+    config: RunSettings, data: Data, device: torch.device, start: StartingWeights | None
+) -> tuple[nn.Module, torch.optim.Optimizer, dict[str, Any] | None]:
+    """The network, its optimizer, and what is to be recorded of the weights that it starts from."""
+    if start is not None:
+        require_strangers(start, data.split.held_out_people)
     torch.manual_seed(_random_seed(config.seed, _INITIAL, 0))
     network = find_network(config.network)
-    module = network.build(len(cache.classes), dataclasses.asdict(config.model), data.training).to(device)
+    module = network.build(len(data.classes), dataclasses.asdict(config.model), data.training)
+    started = None if start is None else start.facts(start_from(start, module, network, data.classes))
+    module = module.to(device)
     if config.channels_last:
         for layer in module.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # the emotion head's Conv3d has no such format
                 layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     groups = network.parameter_groups(module, dataclasses.asdict(config.rates))
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
-    return module, optimizer
+    return module, optimizer, started
 
 
-def _facts(config: TrainConfig, cache: ClipSet, data: _Data) -> dict[str, Any]:
+def _facts(config: RunSettings, data: Data) -> dict[str, Any]:
     """What every checkpoint of the run holds besides its step; enough to evaluate and predict without the cache."""
     videos = {(person(row), row["clip"]): row["label"] for row in data.training.rows}
     counts = Counter(videos.values())
     inner = set(data.inner_people)
     return {
         "network": config.network,
-        "classes": list(cache.classes),
+        "classes": data.classes,
         "mean_shape": None if data.mean_shape is None else data.mean_shape.tolist(),
         "seed": config.seed,
         "normalisation": config.normalisation,
         "selection": config.selection,
         "train_people": [name for name in data.split.train_people if name not in inner],
-        "inner_validation_people": data.inner_people,
+        "inner_validation_people": list(data.inner_people),
         "held_out_people": data.split.held_out_people,
-        "training_videos": [counts[i] for i in range(len(cache.classes))],
-        "config": dataclasses.asdict(config),
+        "training_videos": [counts[i] for i in range(len(data.classes))],
+        "config": {**dataclasses.asdict(config), "cache": data.cache},
         "versions": versions(),
     }
 
 
-def _describe_run(run: Path, config: TrainConfig, resumed: bool) -> None:
-    save_config(dataclasses.replace(config, resume=False), run / "config.yaml")
+def _describe_run(run: Path, config: RunSettings, resumed: bool) -> None:
+    save_config(dataclasses.replace(config, resume=False), run / config.file)
     name = "environment-resumed.json" if resumed else "environment.json"
     write_json(run / name, describe_environment())
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
+def _set_learning_rate(optimizer: torch.optim.Optimizer, config: RunSettings, step: int) -> float:
     rate = learning_rate(config, step)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate"]
     return rate
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
+def learning_rate(config: RunSettings, step: int) -> float:
     """Learning rate of a step (from 0): a linear rise over the warm-up, then constant or half a cosine down to 0."""
     rate = config.learning_rate * min(1.0, (step + 1) / (config.warmup_steps + 1))
     if config.schedule == "cosine":
@@ -306,10 +375,10 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return rate
 
 
-def _greeting(config: TrainConfig, data: _Data, first: int, device: torch.device) -> str:
+def _greeting(config: RunSettings, data: Data, first: int, device: torch.device) -> str:
     start = f"continuing after step {first}" if first else "starting"
     return (
-        f"{start}: {len(data.training)} clips of {len(data.split.train_people) - len(data.inner_people)} people to "
+        f"{start}: {data.about} of {len(data.split.train_people) - len(data.inner_people)} people to "
         f"train on, {len(data.split.held_out_people)} people held out; {config.steps} steps of {config.batch_size} "
         f"clips on {device}, precision {config.precision}"
     )

@@ -156,7 +156,7 @@ def test_an_interrupted_training_is_gone_on_with(tmp_path, tiny_parts, real_fram
 
     def interrupted(config):
         resumed.append(config.resume)
-        raise TrainingInterrupted(Path(config.run), 1)
+        raise TrainingInterrupted(Path(config.run), 1, config.resume_command())
 
     monkeypatch.setattr(demo, "train", interrupted)
     with pytest.raises(TrainingInterrupted):

@@ -1,0 +1,277 @@
+"""Weights to start a training from: one safetensors file that says in its metadata what it holds and where it is from.
+
+    network, model, classes      what was trained, with its settings and the names of its classes
+    people                       everybody it was trained on
+    recipe, scores, versions     how it was made and what it reaches, if `mol pretrain` wrote it
+    licence                      what must be known before it is used or passed on
+    crc32                        of all tensors, because the format has no checksum
+
+Any run or checkpoint folder can be started from as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mol.common.differences import differences
+from mol.common.errors import CheckpointError, SettingsError
+from mol.common.extras import require
+from mol.common.storage import write_atomic
+from mol.network.checkpoint import WEIGHTS, check_weights, complete_settings, find_checkpoint, read_state, read_tensors
+from mol.networks.interface import Network
+from mol.networks.registry import DEFAULT
+
+FORMAT = "molkernels starting weights 1"
+_REQUIRED = ("network", "model", "classes", "people", "crc32")
+# Settings of a network that its weights do not depend on: a new last layer, and dropout.
+_FREE = ("num_classes", "dropout")
+# The first bytes of a pickle and of the zip file that torch.save makes of one; endings that such files have.
+_PICKLES, _PICKLE_ENDINGS = (b"\x80", b"PK\x03\x04"), (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+class StartingWeights(NamedTuple):
+    """Weights to start from, and what is known of them.
+
+    Attributes:
+        path: as given.
+        fingerprint: SHA-256 of the file of the weights.
+        network: name of the kind of network.
+        model: its settings.
+        classes: names in the order of the logits.
+        people: everybody it was trained on, ``dataset/subject``.
+        tensors: parameters and buffers by name.
+    """
+
+    path: Path
+    fingerprint: str
+    network: str
+    model: Mapping[str, Any]
+    classes: list[str]
+    people: list[str]
+    tensors: Mapping[str, Tensor]
+
+    @property
+    def name(self) -> str:
+        """File name and the beginning of the fingerprint, for notes and tables."""
+        return described(self.path.name, self.fingerprint)
+
+    def facts(self, new: Sequence[str]) -> dict[str, Any]:
+        """What a run that was started from them records.
+
+        Args:
+            new: names of the parameters that were not taken from them.
+        """
+        known = {"file": self.path.name, "sha256": self.fingerprint, "network": self.network}
+        return {**known, "classes": self.classes, "people": self.people, "new_parameters": list(new)}
+
+
+def described(file: str, fingerprint: str) -> str:
+    """``mol.safetensors (SHA-256 1a2b3c4d5e6f7a8b)``."""
+    return f"{file} (SHA-256 {fingerprint[:16]})"
+
+
+def write_starting_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
+    """Write the weights of a trained network as one file.
+
+    Args:
+        path: of the file.
+        model: with a ``config``.
+        facts: ``network``, ``classes``, ``people`` and whatever else belongs into the metadata: texts as they are, all
+            else as JSON.
+    Raises:
+        StorageError: the file could not be written; what was there before is untouched.
+    """
+    save_file = require("safetensors.torch", "train").save_file
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    content = {**facts, "model": model.config, "crc32": _checksum(tensors)}
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata={"format": FORMAT, **texts}))
+
+
+def read_starting_weights(path: Path | str) -> StartingWeights:
+    """Read a file of `mol pretrain`, or the weights of a run or checkpoint folder.
+
+    Raises:
+        CheckpointError: nothing is there, it is damaged, a pickle, or not from this program.
+    """
+    path = Path(path)
+    return _read_folder(path) if path.is_dir() else _read_file(path)
+
+
+def read_metadata(path: Path | str) -> dict[str, Any]:
+    """What a file of `mol pretrain` says about itself; entries in JSON are read.
+
+    Raises:
+        CheckpointError: as `read_starting_weights`.
+    """
+    path = Path(path)
+    _refuse_other_files(path)
+    safetensors = require("safetensors", "train")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            texts = file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or not a safetensors file ({error}); copy it again, or make it again with mol pretrain"
+        ) from error
+    if not texts.get("format", "").startswith(FORMAT.rpartition(" ")[0]):
+        hint = "; give the folder that it lies in" if path.name == WEIGHTS else "; mol pretrain makes such a file"
+        raise CheckpointError(f"{path} does not say what it holds (its metadata is not that of starting weights){hint}")
+    if texts["format"] != FORMAT:
+        raise CheckpointError(f"{path} has the format {texts['format']!r}; this version reads {FORMAT!r}: upgrade mol")
+    if missing := [name for name in _REQUIRED if name not in texts]:
+        raise CheckpointError(f"{path} is damaged: its metadata lacks {', '.join(missing)}; make it again")
+    return {name: _value(text) for name, text in texts.items()}
+
+
+def start_from(start: StartingWeights, module: nn.Module, network: Network, classes: Sequence[str]) -> list[str]:
+    """Put starting weights into a network; its last layer stays new if it has other classes.
+
+    Args:
+        start: the weights.
+        module: at the start of its training.
+        network: what kind it is.
+        classes: names of its classes, in the order of the logits.
+    Returns:
+        Names of the parameters that stay new.
+    Raises:
+        CheckpointError: weights of another kind of network, of other settings, or that do not fit; the module is
+            unchanged.
+    """
+    require_network(start, network.name)
+    config: dict[str, Any] = module.config  # type: ignore[assignment]
+    saved, wanted = (complete_settings(json.loads(json.dumps(settings))) for settings in (start.model, config))
+    if changed := differences(saved, wanted, _FREE):
+        raise CheckpointError(
+            f"{start.path} holds weights of a network with other settings (there → here: {'; '.join(changed)}); train "
+            "with those settings, or make starting weights with these"
+        )
+    new = [] if list(classes) == start.classes else _parameters_of_classes(network, config)
+    weights = {**start.tensors, **{name: value for name, value in module.state_dict().items() if name in new}}
+    check_weights(start.path, weights, module)
+    module.load_state_dict(weights)
+    return new
+
+
+def require_network(start: StartingWeights, network: str) -> None:
+    """Refuse weights of another kind of network than `network`.
+
+    Raises:
+        CheckpointError: naming both.
+    """
+    if start.network != network:
+        raise CheckpointError(
+            f"{start.path} holds weights of the network {start.network}, not of {network}; train that one with "
+            f"--network {start.network}, or start from weights of {network}"
+        )
+
+
+def require_strangers(start: StartingWeights, held_out: Iterable[str]) -> None:
+    """Refuse to hold out people that the starting weights were trained on.
+
+    Args:
+        start: the weights.
+        held_out: people, ``dataset/subject``.
+    Raises:
+        SettingsError: naming them.
+    """
+    if seen := sorted(set(held_out) & set(start.people)):
+        shown = ", ".join(seen[:8]) + (f" and {len(seen) - 8} more" if len(seen) > 8 else "")
+        raise SettingsError(
+            f"{start.path} was trained on {shown}, who are held out here and would not be people never seen; start "
+            "from weights that were made without them (mol pretrain --held-out)"
+        )
+
+
+def describe_start(start: StartingWeights, new: Sequence[str], classes: Sequence[str]) -> str:
+    """What a run says of its starting weights when it begins."""
+    text = f"starting weights: {start.name}"
+    if not new:
+        return text
+    return (
+        f"{text}; it knows the classes {', '.join(start.classes)}, here they are {', '.join(classes)}: the last layer "
+        f"of the emotion head is new ({', '.join(new)})"
+    )
+
+
+def _read_folder(path: Path) -> StartingWeights:
+    folder = find_checkpoint(path)
+    state = read_state(folder)
+    earlier = (state.get("starting_weights") or {}).get("people", [])
+    people = {*state.get("train_people", []), *state.get("inner_validation_people", []), *earlier}
+    return StartingWeights(
+        path=path,
+        fingerprint=_sha256(folder / WEIGHTS),
+        network=state.get("network", DEFAULT),
+        model=state["model"],
+        classes=list(state["classes"]),
+        people=sorted(people),
+        tensors=read_tensors(folder / WEIGHTS),
+    )
+
+
+def _read_file(path: Path) -> StartingWeights:
+    known = read_metadata(path)
+    tensors = read_tensors(path)
+    kinds = {"network": str, "model": dict, "classes": list, "people": list}
+    wrong = [name for name, kind in kinds.items() if not isinstance(known[name], kind)]
+    if wrong or known["crc32"] != _checksum(tensors):
+        reason = f"{', '.join(wrong)} in its metadata" if wrong else "its checksum is not the one in its metadata"
+        raise CheckpointError(f"{path} is damaged ({reason}); copy it again, or make it again with mol pretrain")
+    named = {name: known[name] for name in kinds}
+    return StartingWeights(path=path, fingerprint=_sha256(path), tensors=tensors, **named)
+
+
+def _refuse_other_files(path: Path) -> None:
+    try:
+        with open(path, "rb") as file:
+            first = file.read(4)
+    except OSError as error:
+        raise CheckpointError(
+            f"there are no starting weights at {path} ({error.strerror}); give a file of mol pretrain, or a run folder"
+        ) from error
+    if first.startswith(_PICKLES) or path.suffix in _PICKLE_ENDINGS:
+        raise CheckpointError(
+            f"{path} is a pickle, which can run any code when it is read; starting weights are safetensors files. For "
+            "a checkpoint of the released code use MOL.from_released in a script (docs/network.md), and save it with "
+            "mol.training.starting.write_starting_weights"
+        )
+
+
+def _parameters_of_classes(network: Network, config: Mapping[str, Any]) -> list[str]:
+    """Names of the parameters whose shape depends on the number of classes: those of the last layer."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        ours, other = (
+            network.rebuild(**{**config, "num_classes": config["num_classes"] + more}).state_dict() for more in (0, 1)
+        )
+    return [name for name, value in ours.items() if value.shape != other[name].shape]
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> int:
+    value = 0
+    for name in sorted(tensors):
+        value = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
+    return value
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
