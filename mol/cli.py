@@ -41,6 +41,9 @@ COMMANDS = {
     ),
     "report": Command("Report on one or several leave-one-subject-out runs: a page, tables and pictures.", ("runs",)),
     "train": Command("Train the network on a cache with some of its people held out."),
+    "pretrain": Command(
+        "Train the network on synthetic clips alone, rendered while it trains, and write starting weights for --init."
+    ),
     "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
     "synth": Command(

@@ -18,6 +18,7 @@ from mol.prediction.predict import PredictConfig, run_predict
 from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
 from mol.synth.commands import LayoutConfig, SynthConfig, describe_layouts, run_layout, run_synth
+from mol.training.pretrain import PretrainConfig, run_pretrain
 from mol.training.settings import TrainConfig
 from mol.training.train import run_train
 
@@ -30,6 +31,7 @@ RUNNERS: dict[str, Runner] = {
     "loso": (LosoConfig, run_loso),
     "report": (ReportConfig, run_report),
     "train": (TrainConfig, run_train),
+    "pretrain": (PretrainConfig, run_pretrain),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
     "synth": (SynthConfig, run_synth),
@@ -42,4 +44,5 @@ FOOTERS: dict[type, Callable[[], str]] = {
     LayoutConfig: describe_layouts,
     TrainConfig: describe_networks,
     LosoConfig: describe_networks,
+    PretrainConfig: describe_networks,
 }

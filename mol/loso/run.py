@@ -30,6 +30,7 @@ from mol.loso.sharing import claim, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
 from mol.training.resume import TrainingInterrupted, as_begun
+from mol.training.runlog import describe_busy_share
 from mol.training.settings import read_saved_config
 from mol.training.starting import StartingWeights, read_starting_weights, require_network, require_strangers
 
@@ -58,7 +59,7 @@ def run_loso(config: LosoConfig) -> None:
         console().print(score_table(result.scores))
         say(describe_scores(result.scores))
     if result.busy_share is not None:
-        say(f"the network computed for {result.busy_share:.1%} of the time of the steps; the rest was spent on batches")
+        say(describe_busy_share(result.busy_share))
     if result.done < result.total:
         others = dataclasses.replace(config, folds=None)
         say(f"{result.total - result.done} of {result.total} folds are left: {resume_command(others)}")

