@@ -75,12 +75,13 @@ class Measured:
 
 
 def load_measured(paths: Sequence[Path]) -> list[Measured]:
-    """The saved results, newest first; drafts are left out.
+    """The saved results that hold times, newest first; drafts are left out.
 
     Raises:
         SettingsError: a file cannot be read or has another format.
     """
     results = [Measured(path, record.read(path)) for path in paths]
+    results = [result for result in results if "pretraining" not in result.data]
     kept = [result for result in results if not result.data.get("loso", {}).get("draft")]
     return sorted(kept, key=lambda result: str(result.data["machine"]["date"]), reverse=True)
 

@@ -45,7 +45,14 @@ from mol.scoring.estimate import (
     notes,
     write_predictions,
 )
-from mol.scoring.evaluation import Calibration, Evaluation, FlowScores, LandmarkScores, write_evaluation
+from mol.scoring.evaluation import (
+    Calibration,
+    Evaluation,
+    FlowScores,
+    LandmarkScores,
+    describe_weights,
+    write_evaluation,
+)
 from mol.scoring.metrics import confusion_matrix, failure_rate, recognition_scores
 from mol.scoring.reliability import draw_reliability
 from mol.scoring.table import describe_confidence, evaluation_table
@@ -182,7 +189,7 @@ def _result(
                 *notes(cache.settings, state["selection"]),
                 *absent_classes(trained.classes, state["training_videos"]),
                 *trained.network.notes(cache),
-                *([f"started from {start['file']} (SHA-256 {start['sha256'][:16]})"] if start else []),
+                *([f"started from {describe_weights(start['file'], start['fingerprint'])}"] if start else []),
             ]
         ),
         people=sorted({person(row) for row in clips.rows}),
@@ -197,7 +204,7 @@ def _result(
         confusion=confusion_matrix(videos.labels, videos.predictions, count).tolist(),
         calibration=calibration,
         network=trained.network.name,
-        starting_weights={name: start[name] for name in ("file", "sha256")} if start else None,
+        starting_weights={name: start[name] for name in ("file", "fingerprint")} if start else None,
     )
 
 

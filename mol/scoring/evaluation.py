@@ -91,7 +91,7 @@ class Evaluation:
         confusion: numbers of videos, rows true and columns predicted.
         calibration: of the videos' probabilities; None in files of earlier versions.
         network: name of the kind of network.
-        starting_weights: file name and SHA-256 of the weights that its training started from; None without.
+        starting_weights: file name and fingerprint of the weights that its training started from; None without.
     """
 
     checkpoint: str
@@ -113,6 +113,11 @@ class Evaluation:
     calibration: Calibration | None = None
     network: str = DEFAULT
     starting_weights: dict[str, str] | None = None
+
+
+def describe_weights(file: str, fingerprint: str) -> str:
+    """Starting weights in notes and tables: ``mol.safetensors (fingerprint 1a2b3c4d5e6f7a8b)``."""
+    return f"{file} (fingerprint {fingerprint[:16]})"
 
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:

@@ -4,7 +4,7 @@
     people                       everybody it was trained on
     recipe, scores, versions     how it was made and what it reaches, if `mol pretrain` wrote it
     licence                      what must be known before it is used or passed on
-    crc32                        of all tensors, because the format has no checksum
+    fingerprint                  of all tensors, because the format has no checksum
 
 Any run or checkpoint folder can be started from as well.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,9 +27,10 @@ from mol.common.storage import write_atomic
 from mol.network.checkpoint import WEIGHTS, check_weights, complete_settings, find_checkpoint, read_state, read_tensors
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT
+from mol.scoring.evaluation import describe_weights
 
 FORMAT = "molkernels starting weights 1"
-_REQUIRED = ("network", "model", "classes", "people", "crc32")
+_REQUIRED = ("network", "model", "classes", "people", "fingerprint")
 # Settings of a network that its weights do not depend on: a new last layer, and dropout.
 _FREE = ("num_classes", "dropout")
 # The first bytes of a pickle and of the zip file that torch.save makes of one; endings that such files have.
@@ -42,7 +42,7 @@ class StartingWeights(NamedTuple):
 
     Attributes:
         path: as given.
-        fingerprint: SHA-256 of the file of the weights.
+        fingerprint: SHA-256 of the tensors, with their names and shapes; equal weights have the same in any file.
         network: name of the kind of network.
         model: its settings.
         classes: names in the order of the logits.
@@ -61,7 +61,7 @@ class StartingWeights(NamedTuple):
     @property
     def name(self) -> str:
         """File name and the beginning of the fingerprint, for notes and tables."""
-        return described(self.path.name, self.fingerprint)
+        return describe_weights(self.path.name, self.fingerprint)
 
     def facts(self, new: Sequence[str]) -> dict[str, Any]:
         """What a run that was started from them records.
@@ -69,13 +69,8 @@ class StartingWeights(NamedTuple):
         Args:
             new: names of the parameters that were not taken from them.
         """
-        known = {"file": self.path.name, "sha256": self.fingerprint, "network": self.network}
+        known = {"file": self.path.name, "fingerprint": self.fingerprint, "network": self.network}
         return {**known, "classes": self.classes, "people": self.people, "new_parameters": list(new)}
-
-
-def described(file: str, fingerprint: str) -> str:
-    """``mol.safetensors (SHA-256 1a2b3c4d5e6f7a8b)``."""
-    return f"{file} (SHA-256 {fingerprint[:16]})"
 
 
 def write_starting_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
@@ -91,7 +86,7 @@ def write_starting_weights(path: Path, model: nn.Module, facts: Mapping[str, Any
     """
     save_file = require("safetensors.torch", "train").save_file
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    content = {**facts, "model": model.config, "crc32": _checksum(tensors)}
+    content = {**facts, "model": model.config, "fingerprint": _fingerprint(tensors)}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata={"format": FORMAT, **texts}))
 
@@ -207,27 +202,28 @@ def _read_folder(path: Path) -> StartingWeights:
     state = read_state(folder)
     earlier = (state.get("starting_weights") or {}).get("people", [])
     people = {*state.get("train_people", []), *state.get("inner_validation_people", []), *earlier}
+    tensors = read_tensors(folder / WEIGHTS)
     return StartingWeights(
         path=path,
-        fingerprint=_sha256(folder / WEIGHTS),
+        fingerprint=_fingerprint(tensors),
         network=state.get("network", DEFAULT),
         model=state["model"],
         classes=list(state["classes"]),
         people=sorted(people),
-        tensors=read_tensors(folder / WEIGHTS),
+        tensors=tensors,
     )
 
 
 def _read_file(path: Path) -> StartingWeights:
     known = read_metadata(path)
     tensors = read_tensors(path)
-    kinds = {"network": str, "model": dict, "classes": list, "people": list}
+    kinds = {"network": str, "model": dict, "classes": list, "people": list, "fingerprint": str}
     wrong = [name for name, kind in kinds.items() if not isinstance(known[name], kind)]
-    if wrong or known["crc32"] != _checksum(tensors):
-        reason = f"{', '.join(wrong)} in its metadata" if wrong else "its checksum is not the one in its metadata"
+    if wrong or known["fingerprint"] != _fingerprint(tensors):
+        reason = f"{', '.join(wrong)} in its metadata" if wrong else "its fingerprint is not the one in its metadata"
         raise CheckpointError(f"{path} is damaged ({reason}); copy it again, or make it again with mol pretrain")
     named = {name: known[name] for name in kinds}
-    return StartingWeights(path=path, fingerprint=_sha256(path), tensors=tensors, **named)
+    return StartingWeights(path=path, tensors=tensors, **named)
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -262,16 +258,10 @@ def _value(text: str) -> Any:
         return text
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    value = 0
-    for name in sorted(tensors):
-        value = zlib.crc32(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data, value)
-    return value
-
-
-def _sha256(path: Path) -> str:
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -55,6 +55,11 @@ def config(tmp_path: Path) -> PretrainConfig:
     )
 
 
+def mol(*parts: str) -> int:
+    """Run a command as it is typed."""
+    return main(" ".join(parts).split())
+
+
 def weights(run: str) -> dict[str, torch.Tensor]:
     return load_file(Path(run) / "checkpoints" / "last" / "weights.safetensors")
 
@@ -80,10 +85,9 @@ def test_from_nothing_to_a_file_and_from_the_file_to_a_training(
     """The two commands, as they are typed."""
     monkeypatch.chdir(tmp_path)
     cache = write_tiny_cache(tmp_path / "cache", people=3)
-    made = main(
-        ["pretrain", "--network", "apex-difference", "--steps", "3", "--batch-size", "4", "--validate-every", "2"]
-        + ["--synth.sources", "[astronaut,grace_hopper]", "--synth.clips", "4", "--held-out", "[astronaut]"]
-        + ["--workers", "1", "--device", "cpu", "--out", "start.safetensors"]
+    made = mol(
+        "pretrain --network apex-difference --steps 3 --batch-size 4 --validate-every 2 --held-out [astronaut]",
+        "--synth.sources [astronaut,grace_hopper] --synth.clips 4 --workers 1 --device cpu --out start.safetensors",
     )
     assert made == 0
     out = " ".join(capsys.readouterr().out.split())
@@ -92,17 +96,16 @@ def test_from_nothing_to_a_file_and_from_the_file_to_a_training(
     start = read_starting_weights("start.safetensors")
     assert f"starting weights: {start.name}, start.safetensors" in out
     assert "next: mol loso CACHE --protocol PROTOCOL --init start.safetensors" in out
-    used = main(
-        ["train", "--network", "apex-difference", "--cache", str(cache.path), "--held-out", "[s3]", "--steps", "2"]
-        + ["--batch-size", "2", "--run", "tuned", "--validate-every", "0", "--device", "cpu"]
-        + ["--init", "start.safetensors"]
+    used = mol(
+        f"train --network apex-difference --cache {cache.path} --held-out [s3] --steps 2 --batch-size 2 --run tuned",
+        "--validate-every 0 --device cpu --init start.safetensors",
     )
     assert used == 0
     out = capsys.readouterr().out
     assert "it knows the classes happiness, surprise, disgust, repression, sadness, others, here they are" in out
     state = load_model("tuned").state
     assert state["starting_weights"]["file"] == "start.safetensors"
-    assert state["starting_weights"]["sha256"] == start.fingerprint
+    assert state["starting_weights"]["fingerprint"] == start.fingerprint
 
 
 def test_the_file_says_what_it_holds_how_it_was_made_and_what_it_reaches(config: PretrainConfig) -> None:

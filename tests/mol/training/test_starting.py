@@ -118,7 +118,7 @@ def test_a_run_starts_from_the_weights(config: TrainConfig, file: Path, capsys: 
     assert state["starting_weights"] == start.facts([])
     assert state["config"]["init"] == str(file)
     out = capsys.readouterr().out
-    assert f"starting weights: start.safetensors (SHA-256 {start.fingerprint[:16]})\n" in out
+    assert f"starting weights: start.safetensors (fingerprint {start.fingerprint[:16]})\n" in out
 
 
 def test_a_run_without_starting_weights_is_what_it_was(config: TrainConfig) -> None:
@@ -189,8 +189,11 @@ def test_evaluation_names_the_starting_weights(config: TrainConfig, file: Path) 
     train(replace(config, init=str(file)))
     evaluate(EvaluateConfig(weights=config.run, pictures=False, device="cpu"))
     found = read_evaluation(Path(config.run) / "evaluation.json")
-    assert found.starting_weights == {"file": "start.safetensors", "sha256": read_starting_weights(file).fingerprint}
-    assert "started from start.safetensors (SHA-256 " in found.note
+    assert found.starting_weights == {
+        "file": "start.safetensors",
+        "fingerprint": read_starting_weights(file).fingerprint,
+    }
+    assert "started from start.safetensors (fingerprint " in found.note
 
 
 # Resuming
@@ -273,7 +276,7 @@ def test_a_shared_run_refuses_starting_weights_whose_content_is_another(
     file.rename(moved)
     loso(replace(first, init=str(moved), folds="2", resume=True))
     write_starting_weights(moved, network(seed=6), FACTS)
-    with pytest.raises(SettingsError, match=r"starting weights: start.safetensors \(SHA-256 \w+\) → start.safe"):
+    with pytest.raises(SettingsError, match=r"starting weights: start.safetensors \(fingerprint \w+\) → start.safe"):
         loso(replace(first, init=str(moved), folds="3", resume=True))
     with pytest.raises(SettingsError, match=r"starting weights: start.safetensors .* → none"):
         loso(replace(first, init=None, folds="3", resume=True))
@@ -325,12 +328,12 @@ def with_other_filters(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (damaged, "is damaged .its checksum is not the one in its metadata.; copy it again"),
+        (damaged, "is damaged .its fingerprint is not the one in its metadata.; copy it again"),
         (halved, "is damaged or not a safetensors file"),
         (pickled, "is a pickle, which can run any code .* MOL.from_released"),
         (without_metadata, "does not say what it holds .*; mol pretrain makes such a file"),
         (newer, "has the format 'molkernels starting weights 2'; .*upgrade"),
-        (lacking_classes, "its metadata lacks model, classes, people, crc32"),
+        (lacking_classes, "its metadata lacks model, classes, people, fingerprint"),
         (not_finite, "classes.bias has NaN or infinite values"),
         (of_another_network, "weights of the network flow-cnn, not of apex-difference; .*--network flow-cnn"),
         (with_other_filters, r"other settings \(there → here: filters: \[4, 4, 4\] → \[16, 32, 64\]\)"),
