@@ -73,7 +73,7 @@ class StartingWeights(NamedTuple):
         return {**known, "classes": self.classes, "people": self.people, "new_parameters": list(new)}
 
 
-def write_starting_weights(path: Path, model: nn.Module, facts: Mapping[str, Any]) -> None:
+def write_starting_weights(path: Path | str, model: nn.Module, facts: Mapping[str, Any]) -> None:
     """Write the weights of a trained network as one file.
 
     Args:
@@ -88,7 +88,7 @@ def write_starting_weights(path: Path, model: nn.Module, facts: Mapping[str, Any
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     content = {**facts, "model": model.config, "fingerprint": _fingerprint(tensors)}
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in content.items()}
-    write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata={"format": FORMAT, **texts}))
+    write_atomic(Path(path), lambda temporary: save_file(tensors, temporary, metadata={"format": FORMAT, **texts}))
 
 
 def read_starting_weights(path: Path | str) -> StartingWeights:
