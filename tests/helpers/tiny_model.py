@@ -1,4 +1,4 @@
-"""Networks with MOL's interface that train in milliseconds, to test the code around the network."""
+"""Networks with MOL's interface that train in milliseconds, and MOL with a small flow network."""
 
 from __future__ import annotations
 
@@ -69,3 +69,22 @@ class SmallestMOL(TinyMOL):
 def instead_of_mol(patch: pytest.MonkeyPatch, network: type[nn.Module] = TinyMOL) -> None:
     """Train, save and load this network wherever MOL would be used."""
     patch.setattr("mol.networks.mol.MOL", network)
+
+
+class SmallFlow(nn.Module):
+    """FlowNetC's interface without its 40 million parameters, where what is tested is the blocks below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.predict0 = nn.Conv2d(256, 2, 1)
+
+    def initialise(self, differences: bool) -> None:
+        nn.init.zeros_(self.predict0.weight)
+
+    def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
+        return nn.functional.interpolate(self.predict0(features), scale_factor=8)
+
+
+def with_small_flow(patch: pytest.MonkeyPatch) -> None:
+    """Make every MOL with `SmallFlow`."""
+    patch.setattr("mol.network.model.FlowNetC", SmallFlow)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
+from tiny_model import with_small_flow
 from torch import Tensor, nn
 
 import mol.network.model
@@ -34,23 +35,9 @@ OFF_OR_OTHER_GRAPH = {**OFF, "position-graph": {"graph": "position"}, "channel-g
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3}
 
 
-class SmallFlow(nn.Module):
-    """FlowNetC's interface without its 40 million parameters, where what is tested is the blocks below it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.predict0 = nn.Conv2d(256, 2, 1)
-
-    def initialise(self, differences: bool) -> None:
-        nn.init.zeros_(self.predict0.weight)
-
-    def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
-        return nn.functional.interpolate(self.predict0(features), scale_factor=8)
-
-
 @pytest.fixture
 def small_flow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mol.network.model, "FlowNetC", SmallFlow)
+    with_small_flow(monkeypatch)
 
 
 @pytest.fixture(scope="module")
