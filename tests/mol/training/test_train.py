@@ -25,7 +25,7 @@ from places import environment
 from rich.console import Console
 from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
-from tiny_model import TinyMOL, instead_of_mol
+from tiny_model import TinyMOL, instead_of_mol, with_small_flow
 
 import mol.network.checkpoint
 import mol.training.train
@@ -384,6 +384,59 @@ def test_bf16_mixed_trains_and_keeps_float32_weights(config: TrainConfig) -> Non
     assert math.isfinite(float(log_rows(config.run)[-1]["loss"]))
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+def test_training_the_emotion_alone_runs_and_logs_nothing_else(
+    config: TrainConfig, precision: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    called: list[tuple[bool, bool]] = []
+    real = TinyMOL.recognise
+
+    def recognise(model: TinyMOL, clips: torch.Tensor) -> torch.Tensor:
+        called.append((model.training, torch.is_autocast_enabled("cpu")))
+        return real(model, clips)
+
+    monkeypatch.setattr(TinyMOL, "recognise", recognise)
+    alone = LossConfig(w_of=0.0, w_ldm=0.0)
+    train(replace(config, precision=precision, flow_pairs=0, loss=alone, weight_decay=1.0, validate_every=4))
+    assert called == [(True, precision != "32")] * 4
+    for row in log_rows(config.run):
+        assert row["loss"] == row["loss_emotion"]
+        assert row["loss_flow"] == row["loss_landmarks"] == ""
+    assert "flow –, landmarks –" in capsys.readouterr().out
+    # Their heads stay as they began, at the baselines, and are scored as such.
+    saved = weights(config.run)
+    assert not saved["flow.weight"].any()
+    assert not saved["landmarks.weight"].any()
+    (row,) = log_rows(config.run, "held_out")
+    assert row["epe"] == row["zero_flow_epe"]
+
+
+@pytest.mark.parametrize("flow_pairs", [5, 0])
+def test_training_on_some_pairs_resumes_bit_for_bit(config: TrainConfig, flow_pairs: int) -> None:
+    config = replace(config, flow_pairs=flow_pairs, batch_size=3)
+    train(config)
+    other = replace(config, run=config.run + "-resumed")
+    train(replace(other, steps=2))
+    train(replace(other, resume=True))
+    for file in ("weights", "optimizer"):
+        assert same(weights(config.run, file=file), weights(other.run, file=file))
+    with pytest.raises(SettingsError, match=rf"flow_pairs: {flow_pairs} → 4"):
+        train(replace(other, flow_pairs=4, resume=True))
+
+
+@pytest.mark.parametrize(("rate", "moves"), [(0.0, False), (1.0, True)])
+def test_the_predictors_of_flow_move_at_their_own_rate(
+    real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch, rate: float, moves: bool
+) -> None:
+    with_small_flow(monkeypatch)
+    runs = [real_config.run, real_config.run + "-longer"]
+    for run, steps in zip(runs, (1, 2), strict=True):
+        train(replace(real_config, run=run, steps=steps, rates=RateConfig(flow=0.0, predictors=rate)))
+    before, after = map(weights, runs)
+    assert torch.equal(before["flow.predict0.weight"], after["flow.predict0.weight"]) != moves
+    assert not torch.equal(before["stack.0.weight"], after["stack.0.weight"])
+
+
 def test_gradients_are_clipped(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     norms: list[float] = []
     real = torch.optim.AdamW.step
@@ -470,6 +523,26 @@ def test_a_diverged_training_stops_and_keeps_the_last_checkpoint(config: TrainCo
         with pytest.raises(SettingsError, match=r"training diverged in step \d+: .*lower learning_rate"):
             train(replace(config, steps=9, resume=True))
     assert same(weights(config.run), before)
+
+
+@pytest.mark.parametrize(("part", "name"), [("logits", "emotion"), ("flow", "flow"), ("landmarks", "landmarks")])
+def test_a_part_that_is_no_number_stops_the_training_by_its_name(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch, part: str, name: str
+) -> None:
+    """In the third of the steps between two lines of the log; by the fourth all of the network is NaN."""
+    steps = iter(range(1, 100))
+    real = TinyMOL.forward
+
+    def forward(model: TinyMOL, clips: torch.Tensor, pairs: torch.Tensor | None = None):
+        output = real(model, clips, pairs)
+        return output._replace(**{part: getattr(output, part) * torch.nan}) if next(steps) == 3 else output
+
+    monkeypatch.setattr(TinyMOL, "forward", forward)
+    with pytest.raises(
+        SettingsError, match=f"training diverged in step 3: the {name} loss is not finite; .*Try a lower"
+    ):
+        train(replace(config, log_every=4))
+    assert not (Path(config.run) / "checkpoints").exists()
 
 
 def test_a_full_disk_while_saving_keeps_the_checkpoint_before_it(config: TrainConfig) -> None:
