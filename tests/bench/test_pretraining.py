@@ -34,6 +34,12 @@ def test_a_saved_measurement_becomes_a_table(tmp_path, capsys):
     assert "right with mol pretrain only 9, with random weights only 1; McNemar's exact test: p = 0.0215" in text
 
 
+def test_a_table_says_that_the_emotion_was_trained_alone(tmp_path, capsys):
+    settings = {"network": "mol", "seeds": [0], "steps": 50, "batch_size": 32, "flow_pairs": 0, "landmark_weight": 0}
+    assert pretraining.main(["--report", str(saved(tmp_path, settings=settings))]) == 0
+    assert "50 steps of 32 clips each (the emotion alone), seeds [0]" in capsys.readouterr().out
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):
     path = tmp_path / "run.json"
     path.write_text('{"format": 2, "rows": []}')
