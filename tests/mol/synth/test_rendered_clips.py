@@ -196,12 +196,13 @@ def test_settings_that_cannot_work_are_refused():
 
 
 SCRIPT = """
-import multiprocessing, sys, time
+import multiprocessing, signal, sys
 from synth_clips import people
 from mol.networks.registry import NETWORKS
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.rendered_clips import RenderedClips
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background of a shell
     try:
         with RenderedClips(NETWORKS["mol"], people(), SynthSettings(), workers=2) as clips:
             clips.training_batch(0, 0, 2)
