@@ -229,12 +229,14 @@ def _read_file(path: Path) -> StartingWeights:
 def _refuse_other_files(path: Path) -> None:
     try:
         with open(path, "rb") as file:
-            first = file.read(4)
+            first = file.read(9)
     except OSError as error:
         raise CheckpointError(
             f"there are no starting weights at {path} ({error.strerror}); give a file of mol pretrain, or a run folder"
         ) from error
-    if first.startswith(_PICKLES) or path.suffix in _PICKLE_ENDINGS:
+    # A safetensors file begins with the length of its header, which may look like the first bytes of a pickle.
+    header = first[8:] == b"{"
+    if (first.startswith(_PICKLES) and not header) or path.suffix in _PICKLE_ENDINGS:
         raise CheckpointError(
             f"{path} is a pickle, which can run any code when it is read; starting weights are safetensors files. For "
             "a checkpoint of the released code use MOL.from_released in a script (docs/network.md), and save it with "

@@ -349,6 +349,16 @@ def test_files_that_cannot_be_started_from_are_refused_with_a_reason(
     assert not Path(config.run, "checkpoints").exists()
 
 
+@pytest.mark.parametrize("length", [0x0280, 0x0580])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(tmp_path: Path, length: int) -> None:
+    """The first bytes of a safetensors file are the length of its header, here those of a pickle."""
+    path = tmp_path / "odd.safetensors"
+    header = json.dumps({"__metadata__": {"format": "another"}}).ljust(length).encode()
+    path.write_bytes(length.to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="does not say what it holds"):
+        read_starting_weights(path)
+
+
 def test_a_pickle_is_refused_by_its_name_too_and_never_opened_as_one(config: TrainConfig, tmp_path: Path) -> None:
     path = tmp_path / "released.pth"
     path.write_bytes(b"anything")
