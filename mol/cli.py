@@ -8,16 +8,18 @@ imported before the command is known.
 from __future__ import annotations
 
 import os
+import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from mol.arguments import read_config
 from mol.common.allocator import keep_freed_memory
 from mol.common.checks import unknown_name
 from mol.common.errors import MOLError
+from mol.common.output import lost_output, protect_streams
+from mol.common.signals import describe, exit_at_once, exit_code, handle_stop_signals
+from mol.common.stopping import RaiseStopped, Stopped
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -56,32 +58,45 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
+    Args:
+        argv: what is typed after ``mol``; by default that of this process, whose signals and streams are then ours.
     Returns:
-        0; 2 after an error of `mol.common.errors` (printed as one line; ``--traceback`` shows where it came from); 130
-        after Ctrl-C.
+        0; 2 after an error of `mol.common.errors` or of the system, printed as one line (``--traceback`` shows where it
+        came from), or if the output could not be written; after a stop signal 128 and its number, 130 for Ctrl-C.
     """
-    if argv is None:  # the process is this program's own
+    own = argv is None
+    if own:
+        handle_stop_signals(exit_at_once)
+        protect_streams()
         keep_freed_memory()
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    code = _run_safely(list(sys.argv[1:] if argv is None else argv), own)
+    if own and code == 0 and (reason := lost_output()):
+        _print_error(f"the output could not be written: {reason}")
+        return EXIT_USAGE
+    return code
+
+
+def _run_safely(arguments: list[str], own: bool) -> int:
     show_traceback = "--traceback" in arguments
     arguments = [argument for argument in arguments if argument != "--traceback"]
     try:
-        return _dispatch(arguments)
-    except MOLError as error:
+        return _dispatch(arguments, own)
+    except (MOLError, OSError) as error:
         if show_traceback:
+            import traceback
+
             traceback.print_exc()
-        _print_error(str(error))
+        _print_error(str(error) if isinstance(error, MOLError) else _describe_system_error(error))
         return EXIT_USAGE
+    except Stopped as stopped:
+        _print_error(str(stopped))
+        return exit_code(stopped.number)
     except KeyboardInterrupt:
-        _print_error("stopped by Ctrl-C")
+        _print_error(describe(signal.SIGINT))
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the pipe has exited; Python would raise again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
-def _dispatch(arguments: Sequence[str]) -> int:
+def _dispatch(arguments: Sequence[str], own: bool) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return 0
@@ -91,19 +106,28 @@ def _dispatch(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise unknown_name("command", name, COMMANDS)
-    _run(name, rest)
+    _run(name, rest, own)
     return 0
 
 
-def _run(name: str, arguments: Sequence[str]) -> None:
-    commands = import_module("mol.commands")
+def _run(name: str, arguments: Sequence[str], own: bool) -> None:
+    commands, read_config = import_module("mol.commands"), import_module("mol.arguments").read_config
     command = COMMANDS[name]
     # A data set's own folders have different settings from a cache.
     layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
     config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
     nameless = "".join(f" The name --{field} can be omitted." for field in command.positional)
     footer = commands.FOOTERS.get(config_class, str)()
-    run(read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer))
+    config = read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer)
+    if own:  # from here on there is something to clean up
+        handle_stop_signals(RaiseStopped())
+    run(config)
+
+
+def _describe_system_error(error: OSError) -> str:
+    """The message of an error that no part of the program foresaw, such as a name that is too long."""
+    files = " and ".join(repr(name) for name in (error.filename, error.filename2) if name is not None)
+    return f"{error.strerror or error}{f': {files}' if files else ''} (--traceback shows where)"
 
 
 def _overview() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mol.common.errors import MissingExtraError
+from mol.common.stopping import held
 
 
 def install_command(extra: str) -> str:
@@ -27,7 +28,8 @@ def require(module: str, extra: str) -> Any:
         MissingExtraError: the module is not installed.
     """
     try:
-        return importlib.import_module(module)
+        with held():
+            return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtraError(
             f"{module} is needed and cannot be imported ({error}). Install it with: {install_command(extra)}"

@@ -37,6 +37,16 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
+@contextmanager
+def saying_when_stopped(text: str) -> Iterator[None]:
+    """Say how to continue when Ctrl-C or another stop signal ends what is inside."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(text)
+        raise
+
+
 def silently(sequence: Sequence[Any], _: str) -> Iterable[Any]:
     """A `Track` that shows nothing."""
     return sequence

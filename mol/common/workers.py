@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any, TypeVar, cast
 
 from mol.common.errors import MOLError
+from mol.common.signals import STOP_SIGNALS, ignore_stop_signals
 
 Result = TypeVar("Result")
 _NumberedTask = tuple[int, tuple[Any, ...]]
@@ -96,14 +98,22 @@ class _Pool:
         # Spawned, not forked: the parent may hold threads of PyTorch or OpenCV.
         self._context = multiprocessing.get_context("spawn")
         self._workers: dict[Connection, SpawnProcess] = {}
+        # What multiprocessing does at exit would wait for them for ever.
+        atexit.register(self.kill)
 
     def __enter__(self) -> _Pool:
         return self
 
+    def kill(self) -> None:
+        """Kill the workers that there are."""
+        for process in self._workers.values():
+            process.kill()
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        atexit.unregister(self.kill)
         for connection, process in self._workers.items():
             if kind is not None:
-                process.terminate()
+                process.kill()  # it ignores the gentler signals
             connection.close()
         for process in self._workers.values():
             process.join()
@@ -148,7 +158,7 @@ class _Pool:
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(self._work, theirs), daemon=True)
-        with _interrupts_held():
+        with _stops_held():
             process.start()
             self._workers[ours] = process
         theirs.close()
@@ -157,7 +167,7 @@ class _Pool:
     def _bury(self, connection: Connection) -> None:
         process = self._workers.pop(connection)
         connection.close()
-        process.terminate()
+        process.kill()
         process.join()
 
 
@@ -220,14 +230,14 @@ def _limit_opencv(threads: int) -> int:
 
 
 @contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C while a worker may be spawned; the worker inherits the mask, so it cannot die while starting."""
+def _stops_held() -> Iterator[None]:
+    """Hold back stop signals while a worker may be spawned; it inherits the mask, so it cannot die while starting."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
     # Its start, which would be part of that of the first process, lets interrupts through.
     resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
@@ -235,8 +245,11 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Prepare a new worker: it leaves Ctrl-C to its parent, uses one thread, and ends when its parent ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Prepare a new worker: it leaves stop signals to its parent, uses one thread, and ends when its parent ends.
+
+    Terminals, batch systems and service managers send their signals to all processes of a job.
+    """
+    ignore_stop_signals()
     _limit_opencv(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -55,7 +55,7 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
 
     Raises:
         SettingsError: the settings do not work for this fold, or its training diverges.
-        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
+        TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
     """
     config, started = opened.config, time.monotonic()
     training = _train_config(config, fold)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from mol.common.differences import differences, flat
 from mol.common.errors import CheckpointError, SettingsError
+from mol.common.signals import handle_stop_signals
 from mol.network.checkpoint import find_checkpoint, read_state
 from mol.networks.registry import DEFAULT
 from mol.training.settings import RunSettings, TrainConfig, TrainingSettings
@@ -31,7 +32,7 @@ WATCHING = ("validate_every", "validation_clips")
 
 
 class TrainingInterrupted(SystemExit):
-    """SIGINT or SIGTERM arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
+    """A stop signal arrived; the step was finished and saved. Uncaught, it ends the process with code 130.
 
     Attributes:
         run: the run folder.
@@ -45,7 +46,11 @@ class TrainingInterrupted(SystemExit):
 
 
 class StopSignal:
-    """While open, the first SIGINT or SIGTERM only sets `requested` to its name; a second one acts as usual."""
+    """While open, the first stop signal only sets `requested` to its name.
+
+    A second Ctrl-C acts as usual. Other signals do not: a closed terminal and a batch system send theirs several times,
+    and the program is about to end. Signals are those of `mol.common.signals.STOP_SIGNALS` that are not ignored.
+    """
 
     def __init__(self) -> None:
         self.requested: str | None = None
@@ -54,20 +59,20 @@ class StopSignal:
     def __enter__(self) -> StopSignal:
         # Python delivers signals to the main thread only and lets no other thread set handlers.
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            self._before = handle_stop_signals(self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._restore()
+        for number in list(self._before):
+            self._restore(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.requested = signal.Signals(number).name
-        self._restore()
+        self.requested = self.requested or signal.Signals(number).name
+        self._restore(signal.SIGINT)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+    def _restore(self, number: signal.Signals) -> None:
+        if number in self._before:
+            signal.signal(number, self._before.pop(number))
 
 
 def checkpoint_to_resume(config: RunSettings) -> Path | None:

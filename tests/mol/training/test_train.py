@@ -31,6 +31,7 @@ import mol.network.checkpoint
 import mol.training.train
 from mol.arguments import read_config
 from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
+from mol.common.signals import STOP_SIGNALS
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
 from mol.data.split import person
@@ -320,7 +321,35 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(config: TrainConfig, 
     assert result.step == step + 1
 
 
-def test_a_second_signal_acts_at_once() -> None:
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_every_stop_signal_is_noted_as_often_as_it_comes(number: signal.Signals) -> None:
+    """A closed terminal sends SIGHUP twice, and Slurm SIGTERM after the warning that it was asked for."""
+    before = {other: signal.signal(other, signal.default_int_handler) for other in STOP_SIGNALS}
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), number)
+            for other in STOP_SIGNALS:
+                if other != signal.SIGINT:
+                    os.kill(os.getpid(), other)
+            assert stop.requested == number.name
+        assert all(signal.getsignal(other) is signal.default_int_handler for other in STOP_SIGNALS)
+    finally:
+        for other, handler in before.items():
+            signal.signal(other, handler)
+
+
+def test_a_training_leaves_ignored_signals_alone() -> None:
+    """``nohup`` starts a program with SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.requested is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_ctrl_c_acts_at_once() -> None:
     # A shell starts its background jobs with SIGINT ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
