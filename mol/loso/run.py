@@ -26,7 +26,7 @@ from mol.loso.plan import make_plan
 from mol.loso.results import is_done, read_result, read_results
 from mol.loso.scores import COMPOSITE, describe_scores, score_table, write_tables
 from mol.loso.settings import LosoConfig, resume_command
-from mol.loso.sharing import claim, locked
+from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
 from mol.training.resume import TrainingInterrupted, as_begun
@@ -73,7 +73,7 @@ def loso(config: LosoConfig) -> LosoResult:
         config: everything that shapes the run.
     Raises:
         SettingsError: settings that cannot work, a run folder already in use, or a resumed run with other settings.
-        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
+        TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
         CacheError, DataError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
     if config.resume and (Path(config.run) / "loso.yaml").is_file():
@@ -130,9 +130,9 @@ def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
     seconds, data_seconds, spent = 0.0, 0.0, list[float]()
     for place, fold in enumerate(chosen):
         folder = run / fold.folder
-        with locked(folder, wait=False) as ours:
-            if not ours:
-                say(f"{_place(fold, opened)}: another process is running it")
+        with holding(folder) as other:
+            if other is not None:
+                say(f"{_place(fold, opened)}: {other} is running it")
                 continue
             if is_done(run, fold):
                 tidy(folder, config.keep_checkpoints)

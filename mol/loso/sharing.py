@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from mol.common.environment import describe_environment
-from mol.common.errors import SettingsError, StorageError
+from mol.common.errors import SettingsError
+from mol.common.locks import LOCK, Other, lock
 from mol.common.storage import write_json
 from mol.loso.plan import Plan, is_planned, read_plan, write_plan
 from mol.loso.settings import LosoConfig
@@ -28,13 +29,13 @@ def claim(config: LosoConfig, plan: Plan) -> None:
         DataError: its files are damaged.
     """
     run = Path(config.run)
+    if (run / "config.yaml").is_file():  # whose lock is held for long
+        raise SettingsError(f"{run} holds a run of mol train; choose another --run")
     with locked(run, wait=True):
         if is_planned(run):
             _require_same_run(config, plan)
             write_json(run / "environment-resumed.json", describe_environment())
             return
-        if (run / "config.yaml").is_file():
-            raise SettingsError(f"{run} holds a run of mol train; choose another --run")
         save_config(dataclasses.replace(config, resume=False, folds=None), run / "loso.yaml")
         write_json(run / "environment.json", describe_environment())
         write_plan(run, plan)
@@ -66,24 +67,20 @@ def _require_same_run(config: LosoConfig, plan: Plan) -> None:
 def locked(folder: Path, wait: bool) -> Iterator[bool]:
     """Hold the lock of a folder; gives False at once if another process holds it and `wait` is false.
 
-    The system releases it when the process ends, however it ends.
+    Raises:
+        SettingsError: this system has no such locks.
+        StorageError: the lock can't be written.
     """
-    path = folder / ".lock"
-    try:
-        import fcntl
-    except ModuleNotFoundError as error:
-        raise SettingsError("mol loso needs the file locks of Linux or macOS; on Windows run it in WSL") from error
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise StorageError(f"could not write {path}: {error.strerror}; choose another --run") from error
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-    finally:
-        os.close(handle)
+    with holding(folder, wait) as other:
+        yield other is None
+
+
+def holding(folder: Path, wait: bool = False) -> AbstractContextManager[Other | None]:
+    """Hold the lock of a folder, or learn which process does.
+
+    Raises:
+        SettingsError, StorageError: as `locked`.
+    """
+    if sys.platform == "win32":
+        raise SettingsError("mol loso needs the file locks of Linux or macOS; on Windows run it in WSL")
+    return lock(folder / LOCK, "mol loso", wait)

@@ -27,6 +27,7 @@ from torch.optim import Optimizer
 from mol.common.differences import differences
 from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
+from mol.common.locks import runs
 from mol.common.storage import usual_mode
 from molkernels.modules import GRAPH_OF_VARIANT
 
@@ -264,10 +265,45 @@ def _replace_folder(new: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def finish_replacing(checkpoints: Path) -> None:
+    """Finish what processes that were killed while they replaced a checkpoint have left.
+
+    The old checkpoint gets its name back if there is no complete new one, and is removed if there is. Only for a
+    process that alone writes the run.
+
+    Args:
+        checkpoints: folder of the checkpoints of a run.
+    Raises:
+        StorageError: a folder can't be renamed.
+    """
+    for old in sorted(checkpoints.glob("*.old")):
+        folder = old.with_name(old.name.removesuffix(".old"))
+        if _is_whole(folder):
+            shutil.rmtree(old, ignore_errors=True)
+        elif not folder.exists() and _is_whole(old):
+            try:
+                os.rename(old, folder)
+            except OSError as error:
+                raise StorageError(f"could not rename {old} to {folder.name}: {error.strerror}") from error
+    for folder in {path.with_name(path.name.partition(".tmp-")[0]) for path in checkpoints.glob("*.tmp-*")}:
+        _clear_leftovers(folder)
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_state(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
 def _clear_leftovers(folder: Path) -> None:
     """Remove unfinished checkpoints of processes that were killed while they wrote."""
-    for leftover in folder.parent.glob(f"{folder.name}.tmp-*"):
-        if re.fullmatch(r"tmp-\d+", leftover.name.removeprefix(f"{folder.name}.")):
+    if not folder.parent.is_dir():
+        return
+    for leftover in folder.parent.iterdir():
+        found = re.fullmatch(r"\.tmp-(\d+)", leftover.name.removeprefix(folder.name))
+        if found and not (runs(int(found[1])) and int(found[1]) != os.getpid()):
             shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mol.common.terminal import counting, say
+from mol.common.terminal import counting, say, saying_when_stopped
 from mol.pictures.contact_sheet import contact_sheet
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.layout_plan import LayoutSettings
 from mol.synth.layouts import LAYOUTS, write_layout
 from mol.synth.synthetic_set import synthesize
+
+_CONTINUE = "stopped; the rendered clips are kept. Run the same command again to continue."
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class LayoutConfig(LayoutSettings):
 
 def run_synth(config: SynthConfig) -> None:
     """Render a synthetic set into a cache."""
-    with counting("rendering clips") as count:
+    with saying_when_stopped(_CONTINUE), counting("rendering clips") as count:
         cache = synthesize(config.out, config.settings(), config.workers or None, count)
     say(f"{len(cache)} clips of {len(cache.subjects)} people: {config.out}")
     if config.sheet:
@@ -68,7 +70,7 @@ def describe_layouts() -> str:
 def run_layout(config: LayoutConfig) -> None:
     """Render a synthetic set in a data set's own folders and sheets."""
     out = config.out or f"data/{config.layout}"
-    with counting("rendering clips") as count:
+    with saying_when_stopped(_CONTINUE), counting("rendering clips") as count:
         plan = write_layout(config.layout, out, config.settings(), config.workers or None, count)
     say(f"{len(plan.clips)} clips of {len({clip.person for clip in plan.clips})} people: {out}")
     say("Real faces under motion that we made: scores on them say nothing about recognition.")

@@ -18,6 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mol.common.differences import differences
 from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
+from mol.common.locks import beside, only_one
 from mol.common.storage import write_atomic, write_csv, write_json
 from mol.common.workers import in_processes
 from mol.synth.faces import FaceImage, load_faces
@@ -85,17 +87,27 @@ def write_layout(
         detector: finds the 68 landmarks of the pictures; dlib by default.
     Raises:
         SettingsError: an unknown layout, or `out` holds a set with other settings; the differences are shown.
+        InUseError: another process writes the set.
         StorageError: `out` holds something else, or the disk failed.
         MissingExtraError: the pictures or the detector are not installed.
     """
     plan, root = plan_layout(layout, settings), Path(out)
     if workers is not None and workers < 1:
         raise SettingsError(f"workers must be at least 1, got {workers}.")
+    unfinished = not (root / _TRUTH).is_file()
+    command, remedy = "mol synth --layout", "choose another --out"
+    with only_one(beside(root), root, command, remedy) if unfinished else nullcontext():
+        _write_set(root, plan, workers, progress or (lambda done, total: None), detector)
+    return plan
+
+
+def _write_set(
+    root: Path, plan: LayoutPlan, workers: int | None, report: Progress, detector: LandmarkDetector | None
+) -> None:
     _begin(root, plan)
     folders = _by_folder(plan.clips)
     pending = {folder: clips for folder, clips in folders.items() if not (root / folder).is_dir()}
     done, total = len(plan.clips) - sum(map(len, pending.values())), len(plan.clips)
-    report = progress or (lambda done, total: None)
     report(done, total)
     if pending:
         faces = _Faces(max(clip.person for clip in plan.clips), plan.settings.pictures, detector)
@@ -107,7 +119,6 @@ def write_layout(
             done += clips
             report(done, total)
     write_sheets(root, plan)
-    return plan
 
 
 def _begin(root: Path, plan: LayoutPlan) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mol.common.environment import available_cores, versions_of
 from mol.common.errors import SettingsError
 from mol.common.workers import in_processes
-from mol.data.cache import Cache, CacheSettings, CacheWriter
+from mol.data.cache import Cache, CacheSettings, CacheWriter, sole_cache_writer
 from mol.synth.clip_plan import FPS, ClipPlan, SynthSettings, plan_clips
 from mol.synth.faces import SOURCE_DISTRIBUTIONS, FaceImage, load_faces
 from mol.synth.render import render_clip
@@ -73,6 +73,7 @@ def synthesize(
         The finished cache.
     Raises:
         CacheSettingsError: the folder holds a set with other settings.
+        InUseError: another process fills the cache.
         StorageError: the disk is full or failed.
         MissingExtraError: the pictures or the detector are not installed.
     """
@@ -80,6 +81,18 @@ def synthesize(
     workers = workers if workers is not None else available_cores()
     if workers < 1:
         raise SettingsError(f"workers must be at least 1, got {workers}.")
+    with sole_cache_writer(path, "mol synth"):
+        return _synthesize(path, settings, workers, progress or (lambda done, total: None), detector, faces)
+
+
+def _synthesize(
+    path: str | Path,
+    settings: SynthSettings,
+    workers: int,
+    report: Callable[[int, int], object],
+    detector: LandmarkDetector | None,
+    faces: Sequence[FaceImage] | None,
+) -> Cache:
     some = {} if faces is None else {"subjects": list(dict.fromkeys(face.subject for face in faces))}
     if faces is None:
         faces = load_faces(settings.sources, settings.people, settings.pictures, detector)
@@ -96,7 +109,6 @@ def synthesize(
     with CacheWriter(path, cache_settings, clip_rows(plans, faces, settings)) as writer:
         pending = writer.pending()
         done, total = len(jobs) - len(pending), len(jobs)
-        report = progress or (lambda done, total: None)
         report(done, total)
         # Starting a process takes longer than rendering two clips.
         workers = workers if len(pending) >= 2 * workers else 1

@@ -41,7 +41,7 @@ from mol.training.resume import checkpoint_to_resume
 from mol.training.runlog import Timing, describe_busy_share
 from mol.training.settings import RunSettings
 from mol.training.starting import read_starting_weights, write_starting_weights
-from mol.training.train import Data, evenly, fit, starting_weights
+from mol.training.train import Data, evenly, fit, sole_writer, starting_weights
 
 # Settings of a training on a cache that have no meaning here, and the values that they must keep.
 _WITHOUT: dict[str, Any] = {
@@ -146,13 +146,19 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
     Args:
         config: everything that shapes the run.
     Raises:
-        SettingsError: settings that cannot work, a run folder or file already in use, a resumed run with other
-            settings, a training that diverges.
-        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
+        SettingsError: settings that cannot work, a run folder that holds a run, a file that exists, a resumed run with
+            other settings, a training that diverges.
+        InUseError: another process trains in the run folder.
+        TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
         CacheError, CheckpointError, StorageError, MissingExtraError: clips, weights, disk or packages fail; the
             message says which.
         MOLError: a worker process died twice.
     """
+    with sole_writer(config):
+        return _pretrain(config)
+
+
+def _pretrain(config: PretrainConfig) -> PretrainResult:
     fabric = start_fabric(config.device, config.precision)
     start = starting_weights(config)
     if checkpoint_to_resume(config) is None:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -18,13 +19,14 @@ from mol.common.devices import cpu_threads, start_fabric
 from mol.common.environment import describe_environment, versions
 from mol.common.errors import SettingsError
 from mol.common.extras import require
+from mol.common.locks import LOCK, only_one
 from mol.common.storage import write_json
 from mol.common.terminal import say
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
-from mol.network.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, save_checkpoint
 from mol.networks.interface import LANDMARKS, HeldClips, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
@@ -86,20 +88,33 @@ def train(config: TrainConfig) -> TrainResult:
     Args:
         config: everything that shapes the run.
     Raises:
-        SettingsError: settings that cannot work, a run folder already in use, a resumed run with other settings, a
+        SettingsError: settings that cannot work, a run folder that holds a run, a resumed run with other settings, a
             training that diverges.
-        TrainingInterrupted: after SIGINT or SIGTERM, once everything is saved.
+        InUseError: another process trains in the run folder.
+        TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
         CacheError, ClipError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
     """
-    fabric = start_fabric(config.device, config.precision)
-    config = as_it_began(config)
-    start = starting_weights(config)  # before the data is read, which takes longer
-    cache = open_clips(config.cache, config.protocol, config.counts)
-    network = find_network(config.network)
-    for note in network.notes(cache):
-        say(f"note: {note}")
-    take = partial(network.hold, cache, device=fabric.device, normalisation=config.normalisation)
-    return train_on(config, fabric, cache, take, start=start)
+    if (Path(config.run) / "loso.yaml").is_file():
+        raise SettingsError(f"{config.run} holds a run of mol loso; choose another --run")
+    with sole_writer(config):
+        fabric = start_fabric(config.device, config.precision)
+        config = as_it_began(config)
+        start = starting_weights(config)  # before the data is read, which takes longer
+        cache = open_clips(config.cache, config.protocol, config.counts)
+        network = find_network(config.network)
+        for note in network.notes(cache):
+            say(f"note: {note}")
+        take = partial(network.hold, cache, device=fabric.device, normalisation=config.normalisation)
+        return train_on(config, fabric, cache, take, start=start)
+
+
+def sole_writer(config: RunSettings) -> AbstractContextManager[None]:
+    """Keep other processes from writing the run folder meanwhile.
+
+    Raises:
+        InUseError: another process writes it.
+    """
+    return only_one(Path(config.run) / LOCK, config.run, config.command, "choose another --run")
 
 
 def starting_weights(config: RunSettings) -> StartingWeights | None:
@@ -156,6 +171,7 @@ def fit(
         MOLError, TrainingInterrupted: as `train`.
     """
     run = Path(config.run)
+    finish_replacing(run / "checkpoints")
     resumed = checkpoint_to_resume(config)
     console, network = require("rich.console", "train").Console(), find_network(config.network)
     # The caller's random numbers are not affected.

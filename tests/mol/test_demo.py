@@ -14,7 +14,8 @@ from tiny_cache import write_tiny_cache
 from tiny_model import instead_of_mol
 
 from mol import demo
-from mol.common.errors import MissingExtraError, SettingsError
+from mol.common.errors import InUseError, MissingExtraError, SettingsError
+from mol.common.locks import lock
 from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, talking_head
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
@@ -29,6 +30,11 @@ TINY = Recipe(
     flow_pairs=4,
     tvl1_pairs=2,
 )
+
+
+def test_a_folder_is_for_one_process(tmp_path):
+    with lock(tmp_path / ".lock", "mol demo"), pytest.raises(InUseError, match="choose another --out"):
+        run_demo(DemoConfig(out=str(tmp_path)), TINY)
 
 
 # Stages

@@ -14,6 +14,6 @@ The folder is built as ``<path>.partial`` and renamed once all rows are written.
 from mol.data.cache.clip_set import ClipSet, Video, video_of
 from mol.data.cache.format import CacheSettings, row_bytes
 from mol.data.cache.reader import Cache
-from mol.data.cache.writer import CacheWriter
+from mol.data.cache.writer import CacheWriter, sole_cache_writer
 
-__all__ = ["Cache", "CacheSettings", "CacheWriter", "ClipSet", "Video", "row_bytes", "video_of"]
+__all__ = ["Cache", "CacheSettings", "CacheWriter", "ClipSet", "Video", "row_bytes", "sole_cache_writer", "video_of"]

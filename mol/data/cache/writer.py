@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ import numpy as np
 
 from mol.common.differences import differences
 from mol.common.errors import CacheError, CacheSettingsError, ClipError, StorageError
+from mol.common.locks import beside, only_one
 from mol.common.storage import write_json
 from mol.data.cache.format import (
     CLIP_KEYS,
@@ -57,7 +59,7 @@ class CacheWriter:
         self._layouts = layouts(settings.frames, settings.size)
         self._files: dict[str, BinaryIO] = {}
         self._offsets: dict[str, int] = {}
-        self.complete = self.path.exists() and not _is_empty_folder(self.path)
+        self.complete = _is_filled(self.path)
         if self.complete:
             _check_same(self.path, settings, _without(self.rows, read_skipped(self.path)))
             self._checksums = np.ones(len(self.rows), np.uint64)
@@ -240,8 +242,23 @@ class CacheWriter:
             ) from error
 
 
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
+def sole_cache_writer(path: str | Path, command: str) -> AbstractContextManager[None]:
+    """Keep other processes from filling the cache meanwhile; one that is filled already needs no lock.
+
+    Args:
+        path: folder of the cache.
+        command: what this process runs, for the others.
+    Raises:
+        InUseError: another process fills it; the message names process and machine.
+        StorageError: the lock, a file beside the cache, can't be written.
+    """
+    if _is_filled(Path(path)):
+        return nullcontext()
+    return only_one(beside(path), path, command, "choose another --out")
+
+
+def _is_filled(path: Path) -> bool:
+    return path.exists() and not (path.is_dir() and not any(path.iterdir()))
 
 
 def _is_abandoned_start(partial: Path) -> bool:

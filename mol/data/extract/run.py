@@ -8,9 +8,9 @@ from contextlib import closing
 
 from mol.common.environment import available_cores
 from mol.common.errors import DataError
-from mol.common.terminal import counting, say
+from mol.common.terminal import counting, say, saying_when_stopped
 from mol.common.workers import WORKER_DIED, in_processes
-from mol.data.cache import Cache, CacheWriter
+from mol.data.cache import Cache, CacheWriter, sole_cache_writer
 from mol.data.extract.clip import Extracted, Failed, Stopwatch, attempt_clip
 from mol.data.extract.estimate import plan_extraction
 from mol.data.extract.frames import Job
@@ -30,9 +30,15 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
     Raises:
         DataError: the manifest cannot be used, or clips failed (with on_error="raise"); the others are kept.
         CacheSettingsError: `out` was made with other settings or from another manifest; the differences are shown.
+        InUseError: another process fills the cache.
         StorageError: the disk is full or failed; the extracted clips are kept.
         MissingExtraError: dlib, OpenCV or the landmark predictor is not installed.
     """
+    with sole_cache_writer(config.out, "mol extract"):
+        return _extract(config, progress or (lambda done, total: None))
+
+
+def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> ExtractResult:
     started = time.perf_counter()
     work = plan_work(config)
     stage, failures, outside = Stopwatch(), work.known_failures(), {}
@@ -45,7 +51,6 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
             index for index, rows in enumerate(work.rows_of) if index not in failures and not pending.isdisjoint(rows)
         ]
         done, total = len(work.jobs) - len(todo), len(work.jobs)
-        report = progress or (lambda done, total: None)
         report(done, total)
         tasks = ((work.jobs[index], config.settings(), work.given(index)) for index in todo)
         outcomes = in_processes(
@@ -92,12 +97,9 @@ def run_extract(config: ExtractConfig) -> None:
     if config.plan:
         say(describe_plan(plan_extraction(config)))
         return
-    try:
-        with counting("extracting clips") as count:
-            result = extract(config, count)
-    except KeyboardInterrupt:
-        say(f"stopped; the extracted clips are kept. To continue: {command_of(config)}")
-        raise
+    how = f"stopped; the extracted clips are kept. To continue: {command_of(config)}"
+    with saying_when_stopped(how), counting("extracting clips") as count:
+        result = extract(config, count)
     say(describe_result(result, config))
 
 

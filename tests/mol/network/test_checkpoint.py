@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tiny_model import TinyMOL
 
 import mol.network.checkpoint
 from mol.common.errors import CheckpointError, StorageError
-from mol.network.checkpoint import find_checkpoint, load_checkpoint, read_state, save_checkpoint
+from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, read_state, save_checkpoint
 
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3, "seed": 0}
 
@@ -106,7 +107,7 @@ def test_a_pickle_in_the_place_of_weights_is_refused_and_not_run(saved: Path, tm
 
 
 def test_saving_again_replaces_the_folder_and_leaves_nothing_else(saved: Path) -> None:
-    (saved.parent / "last.tmp-12345").mkdir()  # of a process that was killed while it wrote
+    (saved.parent / f"last.tmp-{2**22 + 1}").mkdir()  # of a process that was killed while it wrote
     save_checkpoint(saved, *trained(1), {**STATE, "step": 4})
     assert read_state(saved)["step"] == 4
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
@@ -152,6 +153,53 @@ def test_the_old_checkpoint_is_found_when_the_process_died_between_the_renames(s
     assert find_checkpoint(run).name == "last.old"
     save_checkpoint(saved, *trained(1), {**STATE, "step": 4})
     assert [path.name for path in saved.parent.iterdir()] == ["last"]
+
+
+def copy_of(folder: Path, name: str) -> Path:
+    return Path(shutil.copytree(folder, folder.with_name(name)))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_process_left_beside_a_complete_checkpoint_is_removed(saved: Path) -> None:
+    before = contents(saved)
+    copy_of(saved, "last.old")
+    copy_of(saved, f"last.tmp-{2**22 + 1}")
+    (copy_of(saved, "best.old") / "weights.safetensors").unlink()  # it was killed again, while it removed the old one
+    copy_of(saved, "best")
+    finish_replacing(saved.parent)
+    assert names(saved.parent) == ["best", "last"]
+    assert contents(saved) == before
+
+
+@pytest.mark.parametrize("new", ["missing", "damaged"])
+def test_an_old_checkpoint_is_kept_for_want_of_a_complete_new_one(saved: Path, new: str) -> None:
+    before = contents(copy_of(saved, "last.old"))
+    if new == "missing":
+        shutil.rmtree(saved)
+    else:
+        (saved / "weights.safetensors").write_bytes(b"")
+    finish_replacing(saved.parent)
+    kept = saved if new == "missing" else saved.with_name("last.old")
+    assert contents(kept) == before
+
+
+def test_unfinished_checkpoints_of_processes_that_run_are_left_alone(saved: Path) -> None:
+    with subprocess.Popen(["sleep", "60"]) as other:
+        copy_of(saved, f"last.tmp-{other.pid}")
+        for clear in (lambda: save_checkpoint(saved, *trained(1), STATE), lambda: finish_replacing(saved.parent)):
+            clear()
+            assert names(saved.parent) == ["last", f"last.tmp-{other.pid}"]
+        other.kill()
+    finish_replacing(saved.parent)
+    assert names(saved.parent) == ["last"]
+
+
+def test_a_run_without_checkpoints_has_nothing_to_finish(tmp_path: Path) -> None:
+    finish_replacing(tmp_path / "checkpoints")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_or_checkpoint_folder_leads_to_the_checkpoint(saved: Path, tmp_path: Path) -> None:

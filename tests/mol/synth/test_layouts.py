@@ -16,7 +16,8 @@ import pytest
 from data_fixtures import dlib_detector
 from layout_names import write_names
 
-from mol.common.errors import SettingsError, StorageError
+from mol.common.errors import InUseError, SettingsError, StorageError
+from mol.common.locks import beside, lock
 from mol.data.manifest import Clip, Loaded, key, numbered_frames
 from mol.data.protocol import apply, count_differences
 from mol.data.protocols import find_protocol
@@ -440,6 +441,14 @@ def test_finished_set_is_left_as_it_is(tmp_path):
     write_tiny("casme2", tmp_path, progress=lambda *call: calls.append(call))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
     assert calls == [(3, 3)]
+
+
+def test_a_set_is_for_one_process_until_it_is_finished(tmp_path):
+    with lock(beside(tmp_path / "set"), "mol synth"), pytest.raises(InUseError, match="choose another --out"):
+        write_tiny("smic", tmp_path / "set")
+    write_tiny("smic", tmp_path / "set")
+    with lock(beside(tmp_path / "set"), "mol synth"):
+        write_tiny("smic", tmp_path / "set")
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from data_fixtures import dlib_detector
 from synth_clips import TINY
 
-from mol.common.errors import CacheSettingsError, SettingsError, StorageError
+from mol.common.errors import CacheSettingsError, InUseError, SettingsError, StorageError
+from mol.common.locks import beside, lock
 from mol.data.cache import Cache
 from mol.synth.action_units import EMOTIONS
 from mol.synth.faces import load_faces
@@ -122,3 +123,9 @@ def test_some_of_the_people_alone_can_be_rendered_and_the_settings_say_who(tmp_p
     assert len(made) == 2
     with pytest.raises(CacheSettingsError, match="subjects"):
         synthesize(tmp_path / "some", settings, workers=1, detector=dlib_detector())
+
+
+def test_a_cache_is_for_one_process(tmp_path):
+    """Refused at once: no landmarks are looked for."""
+    with lock(beside(tmp_path / "cache"), "mol synth"), pytest.raises(InUseError, match="choose another --out"):
+        synthesize(tmp_path / "cache", TINY, detector=lambda _: pytest.fail("began"))

@@ -21,7 +21,8 @@ from tiny_model import instead_of_mol
 
 from mol.arguments import read_config
 from mol.cli import main
-from mol.common.errors import CacheError, CheckpointError, SettingsError
+from mol.common.errors import CacheError, CheckpointError, InUseError, SettingsError
+from mol.common.locks import lock
 from mol.data.cache import Cache
 from mol.networks.trained import load_model
 from mol.scoring.evaluate import EvaluateConfig, evaluate
@@ -340,3 +341,8 @@ def test_mol_itself_is_trained_and_started_from(config: PretrainConfig, tmp_path
         torch.testing.assert_close(ours[name], theirs[name], rtol=0, atol=1e-6, msg=name)
     with safe_open(result.weights, framework="pt") as file:
         assert file.metadata()["network"] == "mol"
+
+
+def test_a_run_folder_is_for_one_process(config: PretrainConfig) -> None:
+    with lock(Path(config.run) / ".lock", "mol pretrain"), pytest.raises(InUseError, match="choose another --run"):
+        pretrain(config)

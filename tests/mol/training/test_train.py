@@ -30,7 +30,8 @@ from tiny_model import TinyMOL, instead_of_mol, with_small_flow
 import mol.network.checkpoint
 import mol.training.train
 from mol.arguments import read_config
-from mol.common.errors import CacheError, CheckpointError, SettingsError, StorageError
+from mol.common.errors import CacheError, CheckpointError, InUseError, SettingsError, StorageError
+from mol.common.locks import lock
 from mol.common.signals import STOP_SIGNALS
 from mol.data.cache import Cache
 from mol.data.clips import ResidentClips
@@ -277,6 +278,33 @@ def test_resuming_what_is_finished_does_nothing_and_nothing_to_resume_starts(con
     assert train(replace(config, resume=True)).step == 4
     assert same(weights(config.run), before)
     assert len(log_rows(config.run)) == 4
+
+
+def test_a_run_folder_is_for_one_process(config: TrainConfig) -> None:
+    """Refused at once: the cache is not looked for."""
+    second = replace(config, cache="nowhere", resume=True)
+    with lock(Path(config.run) / ".lock", "mol train"):
+        with pytest.raises(InUseError, match=rf"run is in use by process {os.getpid()} on .* choose another --run"):
+            train(second)
+        assert [path.name for path in Path(config.run).iterdir()] == [".lock"]
+    with pytest.raises(CacheError):
+        train(second)
+    assert not Path(config.run).exists()
+
+
+def test_a_run_of_all_folds_is_no_place_for_one_training(config: TrainConfig) -> None:
+    Path(config.run).mkdir()
+    (Path(config.run) / "loso.yaml").touch()
+    with pytest.raises(SettingsError, match="holds a run of mol loso"):
+        train(config)
+
+
+def test_what_a_killed_process_left_is_gone_after_resuming(config: TrainConfig) -> None:
+    train(config)
+    last = Path(config.run) / "checkpoints" / "last"
+    shutil.copytree(last, last.with_name("last.old"))
+    train(replace(config, resume=True))
+    assert [path.name for path in last.parent.iterdir()] == ["last"]
 
 
 def test_rows_logged_after_the_checkpoint_by_a_killed_process_are_dropped(config: TrainConfig) -> None:

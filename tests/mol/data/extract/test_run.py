@@ -27,7 +27,8 @@ from extract_sets import (
 )
 from places import environment
 
-from mol.common.errors import CacheSettingsError, DataError, MOLError, StorageError
+from mol.common.errors import CacheSettingsError, DataError, InUseError, MOLError, StorageError
+from mol.common.locks import beside, lock
 from mol.data.cache import Cache
 from mol.data.extract import run as run_module
 from mol.data.extract.report import describe_result
@@ -255,6 +256,18 @@ def test_interrupt_leaves_the_command_to_go_on(tmp_path, monkeypatch, capsys):
     assert "the extracted clips are kept. To continue: mol extract" in said
     assert multiprocessing.active_children() == []
     assert extract(config_of(manifest)).extracted == 2
+
+
+def test_a_cache_is_for_one_process_until_it_is_finished(tmp_path):
+    """Refused at once: the manifest is not looked for."""
+    config = config_of(make_set(tmp_path))
+    with lock(beside(config.out), "mol extract"):
+        with pytest.raises(InUseError, match=rf"is in use by process {os.getpid()} on .* choose another --out"):
+            extract(replace(config, manifest="nowhere"))
+        assert not Path(config.out + ".partial").exists()
+    extract(config)
+    with lock(beside(config.out), "mol extract"):
+        assert extract(config).extracted == 0
 
 
 def test_other_settings_are_refused_with_the_difference(tmp_path):
