@@ -20,6 +20,7 @@ from mol.common.errors import MOLError
 from mol.common.output import lost_output, protect_streams
 from mol.common.signals import describe, exit_at_once, exit_code, handle_stop_signals
 from mol.common.stopping import RaiseStopped, Stopped
+from mol.common.terminal import printable
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -153,6 +154,7 @@ def _overview() -> str:
 
 def _print_error(message: str) -> None:
     """Red on a terminal with colours; in a log the first word identifies it. Only lists keep their line breaks."""
+    message = printable(message)
     lines = message.splitlines() if "\n  " in message else [message]
     indents = ["  " if line.startswith("  ") else "" for line in lines]
     line = "error: " + "\n".join(

@@ -20,12 +20,11 @@ class InfoConfig:
 
 def run_info(_: InfoConfig) -> None:
     """Show the installation."""
-    markup = require("rich.markup", extra="train")
     table = require("rich.table", extra="train").Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in (*versions().items(), *hardware().items(), *_kernels(), *_extras()):
-        table.add_row(name.replace("_", " "), markup.escape(_shown(value)))
+        table.add_row(name.replace("_", " "), _shown(value))
     console().print(table)
 
 

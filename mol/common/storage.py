@@ -9,12 +9,14 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from mol.common.errors import DataError, MOLError, StorageError
+from mol.common.names import path_part
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
@@ -29,7 +31,8 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+        # The name of the file may be as long as the file system allows.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path_part(path.stem)[:40]}-", suffix=_suffix(path))
         os.close(handle)
         temporary = Path(name)
         write(temporary)
@@ -47,11 +50,19 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def _suffix(path: Path) -> str:
+    """The suffix, which tells some writers what to write; none of what is too long for one."""
+    return path.suffix if len(path.suffix) <= 10 else ""
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    r"""Write UTF-8 text atomically.
+
+    A name of a file that is not UTF-8 has its bytes as escapes, ``\udcff``, which JSON reads as the name again.
+    """
 
     def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     write_atomic(path, write)
 
@@ -68,19 +79,51 @@ def usual_mode(path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table as CSV, atomically."""
+# What makes a spreadsheet take a cell for a formula, also in its wide forms; and what marks that it is none.
+_FORMULA = re.compile(r"[=+\-@\t\r\n＝＋－＠]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?%?|[+-]?(inf|nan)|.?", re.IGNORECASE)
+_TEXT = "'"
+
+
+def csv_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text that looks like one gets a leading apostrophe.
+
+    Numbers stay as they are, negative ones too. `csv_text` is the inverse.
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return _TEXT + value if _FORMULA.match(value) or csv_text(value) != value else value
+
+
+def csv_text(cell: str) -> str:
+    """The text of a cell that `csv_cell` wrote."""
+    shielded = cell.startswith(_TEXT) and (cell[1:].startswith(_TEXT) or _FORMULA.match(cell[1:]))
+    return cell[1:] if shielded else cell
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as CSV; text that a spreadsheet would run as a formula is marked as text."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    usual, quoting = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in (header, *rows):
+        cells = [csv_cell(value) for value in row]
+        # Python before 3.13 does not quote a carriage return, and reads it as the end of the row.
+        returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+        (quoting if returns else usual).writerow(cells)
+    return text.getvalue()
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a table as `csv_table` gives it, atomically."""
+    write_text(path, csv_table(header, rows))
 
 
 def read_csv(
     path: Path, columns: Sequence[str], remedy: str, error: type[MOLError] = DataError
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with a header, each with its line number; spaces around column names are ignored.
+    """Rows of a CSV file with a header, each with its line number; the inverse of `write_csv`.
+
+    Spaces around column names are ignored.
 
     Args:
         path: the file, UTF-8 with or without a byte order mark.
@@ -93,7 +136,7 @@ def read_csv(
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
-            names = [name.strip() for name in reader.fieldnames or ()]
+            names = [csv_text(name.strip()) for name in reader.fieldnames or ()]
             reader.fieldnames = names
             if missing := [name for name in columns if name not in names]:
                 raise error(f"{path} lacks the column {missing[0]}; {remedy}")
@@ -101,7 +144,7 @@ def read_csv(
                 if None in row or None in row.values():
                     much = "many" if None in row else "few"
                     raise error(f"{path}, line {reader.line_num} has too {much} values; {remedy}")
-                yield reader.line_num, row
+                yield reader.line_num, {name: csv_text(cell) for name, cell in row.items()}
     except MOLError:
         raise
     except FileNotFoundError as missing_file:

@@ -12,14 +12,45 @@ Track = Callable[[Sequence[Any], str], Iterable[Any]]
 """Iterates over a sequence and shows its progress under a heading, as ``rich.progress.track`` does."""
 
 
-def console() -> Any:
-    """A `rich.console.Console` on stdout."""
-    return require("rich.console", extra="train").Console()
+# Control characters, marks that turn the direction of what follows, and bytes of names that are not UTF-8.
+_CONTROLS = [
+    *(*range(0x20), *range(0x7F, 0xA0)),
+    *(0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)),
+    *range(0xD800, 0xE000),
+]
+_VISIBLE = {code: repr(chr(code))[1:-1] for code in _CONTROLS if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Text in which all that has an effect other than being seen is written out; line breaks and tabs stay."""
+    return text.translate(_VISIBLE)
+
+
+def console(**options: Any) -> Any:
+    """A `rich.console.Console` that takes nothing in a text for a command: no [markup], :emoji:, control characters.
+
+    All text that users and their files can choose reaches the library here, in lines and in cells of tables.
+
+    Args:
+        options: those of `rich`; the console is on stdout by default.
+    """
+    base: Any = require("rich.console", extra="train").Console
+
+    class Literal(base):
+        def render_str(self, text: str, **styles: Any) -> Any:
+            return super().render_str(printable(text), **styles)
+
+    return Literal(markup=False, emoji=False, highlight=False, **options)
+
+
+def styled(text: str, style: str) -> Any:
+    """Text of the program's own in a colour or weight, for a cell of a table."""
+    return require("rich.text", extra="train").Text(text, style=style)
 
 
 def say(text: str) -> None:
-    """Print literally: a path must not be read as markup, nor wrapped at the width of the terminal."""
-    console().print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print lines as they are, not wrapped at the width of the terminal."""
+    console().print(text, soft_wrap=True)
 
 
 @contextmanager
@@ -61,13 +92,13 @@ def duration(seconds: float) -> str:
 
 def _bars() -> Any:
     progress = require("rich.progress", extra="train")
-    output = require("rich.console", extra="train").Console(stderr=True)
+    output = console(stderr=True)
     return progress.Progress(
-        progress.TextColumn("{task.description:<20}"),
+        progress.TextColumn("{task.description:<20}", markup=False),
         progress.BarColumn(bar_width=32),
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
+        progress.TextColumn("left", markup=False),
         progress.TimeRemainingColumn(),
         console=output,
         disable=not output.is_terminal,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mol.common.errors import DataError, MediaError
-from mol.common.storage import write_json, write_text
+from mol.common.storage import csv_table, csv_text, write_json, write_text
 from mol.vision.video import numbered_pictures
 
 # Raised whenever an older reader would misread the files.
@@ -175,17 +175,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         StorageError: the disk is full or failed.
     """
     check_unique(manifest.clips, str(folder))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows(["" if value is None else value for value in asdict(clip).values()] for clip in manifest.clips)
-    write_text(folder / "clips.csv", text.getvalue())
+    rows = (["" if value is None else value for value in asdict(clip).values()] for clip in manifest.clips)
+    text = csv_table(_COLUMNS, rows)
+    write_text(folder / "clips.csv", text)
     head = {
         "format": FORMAT,
         "dataset": manifest.dataset,
         "root": str(manifest.root),
         "clips": len(manifest.clips),
-        "sha256": _digest(text.getvalue().encode()),
+        "sha256": _digest(text.encode("utf-8", "backslashreplace")),
         "notes": [asdict(note) for note in manifest.notes],
         "made": manifest.made,
     }
@@ -225,7 +223,8 @@ _COLUMNS = [item.name for item in fields(Clip)]
 
 
 def _rows(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(text)))
+    rows = csv.DictReader(io.StringIO(text))
+    return [{name: csv_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
 
 
 def _clip(row: dict[str, str], path: Path, line: int) -> Clip:

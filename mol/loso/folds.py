@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mol.common.errors import SettingsError
+from mol.common.names import path_parts
 from mol.data.pool import Pool
 
 
@@ -50,10 +50,7 @@ def plan_folds(pool: Pool, seeds: Sequence[int]) -> list[Fold]:
     ]
     if len(people) < 2:
         raise SettingsError(f"{pool.path} holds {len(people)} person under this protocol; at least two are needed")
-    names = [re.sub(r"[^A-Za-z0-9.-]", "_", f"{dataset}-{subject}") for dataset, subject in people]
-    # Names that differ only in replaced characters or, on some file systems, in case must not share a folder.
-    taken = Counter(name.lower() for name in names)
-    names = [f"{name}_{i}" if taken[name.lower()] > 1 else name for i, name in enumerate(names, 1)]
+    names = path_parts([f"{dataset}-{subject}" for dataset, subject in people])
     return [
         Fold(number, seed, dataset, subject, f"folds/seed{seed}/{name}")
         for seed in seeds

@@ -15,12 +15,15 @@ _SPECIAL = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
+    # After the end of a row these would be its options.
+    **{character: f"{{{character}}}" for character in "[]*"},
 }
 
 
 def escape_latex(text: str) -> str:
-    """Escape text, so that LaTeX prints it as it is."""
-    return re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found.group()], text)
+    """Escape text, so that LaTeX prints it as it is, in one line and without control characters."""
+    line = " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())
+    return re.sub("|".join(map(re.escape, _SPECIAL)), lambda found: _SPECIAL[found.group()], line)
 
 
 def latex_table(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mol.common.errors import DataError
+from mol.common.names import path_inside
 from mol.common.storage import read_json, write_json
 from mol.data.pool import Pool, fingerprint
 from mol.loso.folds import Fold
@@ -155,8 +156,9 @@ def _plan(content: dict[str, Any]) -> Plan:
     folds = []
     for entry in content["folds"]:
         numbers[int(entry["seed"])] += 1
-        where = {name: str(entry[name]) for name in ("dataset", "subject", "folder")}
-        folds.append(Fold(numbers[int(entry["seed"])], int(entry["seed"]), **where))
+        who = {name: str(entry[name]) for name in ("dataset", "subject")}
+        folder = path_inside(str(entry["folder"]))
+        folds.append(Fold(numbers[int(entry["seed"])], int(entry["seed"]), **who, folder=folder))
     texts = {name: str(content[name]) for name in ("protocol", "kind", "selection", "normalisation")}
     lists = {name: list(map(str, content[name])) for name in ("classes", "datasets", "not_reportable", "notes")}
     values: dict[str, Any] = {**texts, **lists}

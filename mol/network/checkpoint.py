@@ -28,6 +28,7 @@ from mol.common.differences import differences
 from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
 from mol.common.locks import runs
+from mol.common.names import path_part
 from mol.common.storage import usual_mode
 from molkernels.modules import GRAPH_OF_VARIANT
 
@@ -109,6 +110,10 @@ def read_state(folder: Path | str) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}: upgrade molkernels")
     for name, expected in state["files"].items():
+        if path_part(name) != name:
+            raise CheckpointError(
+                f"{path} lists the file {name!r}, which is no name in its folder; use another checkpoint"
+            )
         _check_file(folder / name, expected)
     return state
 

@@ -13,7 +13,7 @@ from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.data.cache import Cache
 from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel
-from mol.pictures.style import INK, MUTED, PAPER, TRUTH
+from mol.pictures.style import INK, MUTED, PAPER, TRUTH, literal_text, show_literally
 from mol.vision.points import SKELETON
 
 _PATH, _DIFFERENCE = 5, 5
@@ -57,6 +57,22 @@ def contact_sheet(
         raise SettingsError(f"rows are {rows}; choose from 0 to {len(cache) - 1}.")
     motions = [motion_to_apex(cache, row) for row in rows]
     maximum = flow_maximum([motion for _, motion in motions])
+    with literal_text():
+        figure = _draw(cache, rows, motions, maximum, magnify, title, chosen)
+        show_literally(figure)
+        write_atomic(Path(path), lambda temporary: figure.savefig(temporary, dpi=140))
+    return Path(path)
+
+
+def _draw(
+    cache: Cache,
+    rows: Sequence[int],
+    motions: Sequence[tuple[int, np.ndarray]],
+    maximum: float,
+    magnify: float,
+    title: str,
+    chosen: str,
+) -> Any:
     width = _LABEL + len(_HEADS) * (_PANEL + _GAP) + 1.1
     height = _TOP + len(rows) * (_PANEL + _GAP) + _BOTTOM
     figures = require("matplotlib.figure", extra="report")
@@ -73,8 +89,7 @@ def contact_sheet(
     subtitle = f"{len(rows)} of {len(cache)} {cache.settings.kind} clips of {len(cache.subjects)} people{chosen}"
     figure.text(0.2 / width, 1 - 0.5 / height, subtitle, fontsize=8.5, color=MUTED, va="top")
     _draw_wheel(figure, maximum)
-    write_atomic(Path(path), lambda temporary: figure.savefig(temporary, dpi=140))
-    return Path(path)
+    return figure
 
 
 def strongest_rows(cache: Cache) -> list[int]:

@@ -7,6 +7,7 @@ picture has a legend wheel.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 from mol.common.extras import require
 from mol.common.storage import write_atomic
+from mol.common.terminal import printable
 
 INK, MUTED, HAIRLINE, PAPER = "#1b2530", "#66717d", "#d5dae0", "#ffffff"
 TRUTH, OURS, BASELINE = "#56b4e9", "#ff9d3c", "#8a94a0"
@@ -41,6 +43,8 @@ _STYLE = {
     "savefig.dpi": 150,
 }
 
+_SUPERSCRIPTS = str.maketrans("0123456789-−", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁻")
+
 
 def class_colour(index: int) -> str:
     """The hue of a class; beyond eight classes hues repeat and `LINE_STYLES` distinguish them."""
@@ -52,10 +56,37 @@ def open_figure(path: Path, width: float, height: float) -> Iterator[Any]:
     """A figure of `width` × `height` inches in the common style, written to `path` completely or not at all."""
     matplotlib = require("matplotlib", extra="report")
     figures = require("matplotlib.figure", extra="report")
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), literal_text():
         figure = figures.Figure(figsize=(width, height))
         yield figure
+        show_literally(figure)
         write_atomic(Path(path), figure.savefig)
+
+
+def literal_text() -> Any:
+    """A context in which matplotlib draws text as it is: ``$`` is no formula.
+
+    Names of classes, people, videos and runs, which files can choose, reach the library in figures made in it.
+    """
+    return require("matplotlib", extra="report").rc_context({"text.parse_math": False, "text.usetex": False})
+
+
+def show_literally(figure: Any) -> None:
+    """Write out what fonts can't draw, and the formulas that matplotlib makes for logarithmic axes: 10⁻³."""
+    for text in figure.findobj(require("matplotlib.text", extra="report").Text):
+        text.set_text(printable(text.get_text()))
+    formulas = require("matplotlib.ticker", extra="report").LogFormatter
+    for axes in figure.axes:
+        for ticks in (axes.xaxis.major, axes.xaxis.minor, axes.yaxis.major, axes.yaxis.minor):
+            show = plain_power if isinstance(ticks.formatter, formulas) else printable
+            made = ticks.formatter.format_ticks
+            ticks.formatter.format_ticks = lambda values, made=made, show=show: [show(text) for text in made(values)]
+
+
+def plain_power(formula: str) -> str:
+    r"""A label such as ``$\mathdefault{2\times10^{-3}}$`` as text, 2×10⁻³."""
+    text = formula.replace(r"$\mathdefault{", "").replace("}$", "").replace(r"\times", "×").replace(r"\cdot", "·")
+    return re.sub(r"\^\{([^}]*)\}", lambda power: power[1].translate(_SUPERSCRIPTS), text)
 
 
 def draw_headline(figure: Any, title: str, subtitle: str, x: float, height: float) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from mol.common.errors import StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
+from mol.common.terminal import printable
 from mol.data.clips import CROP
 from mol.pictures.faces import flow_colours, flow_wheel
 from mol.pictures.style import OURS, class_colour
@@ -294,6 +295,10 @@ def _write_text(canvas: np.ndarray, frame: OverlayFrame, style: OverlayStyle, he
     return np.asarray(image)
 
 
+def _shown(name: str) -> str:
+    return printable(name.replace("_", " "))
+
+
 def _write_probabilities(draw: Any, frame: OverlayFrame, style: OverlayStyle, left: int, right: int) -> None:
     if frame.probabilities is None:
         draw.text((left, 24), "not read", _DIM, _font(22, True))
@@ -302,9 +307,9 @@ def _write_probabilities(draw: Any, frame: OverlayFrame, style: OverlayStyle, le
         most_probable = int(np.argmax(frame.probabilities))
         heading = frame.verdict or style.classes[most_probable]
         winner = most_probable if heading == style.classes[most_probable] else -1
-        draw.text((left, 24), heading.replace("_", " "), _LIGHT, _font(22, True))
+        draw.text((left, 24), _shown(heading), _LIGHT, _font(22, True))
     for index, top in enumerate(_bar_rows(style.classes)):
         ink, font = (_LIGHT, _font(12, True)) if index == winner else (_DIM, _font(12))
-        draw.text((left, top + 14), style.classes[index].replace("_", " "), ink, font, anchor="ls")
+        draw.text((left, top + 14), _shown(style.classes[index]), ink, font, anchor="ls")
         if frame.probabilities is not None:
             draw.text((right, top + 14), f"{frame.probabilities[index]:.2f}", ink, font, anchor="rs")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mol.common.extras import require
+from mol.common.terminal import styled
 from mol.networks.registry import title_of
 from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.estimate import FAILURE_THRESHOLD
@@ -131,7 +132,7 @@ def evaluation_table(evaluation: Evaluation) -> Any:
         table.add_column(name, justify=justify)
     table.add_column("baseline is")
     table.add_column(f"{network} is")
-    colours = {"better": "[green]better[/]", "worse": "[red]worse[/]"}
+    colours = {"better": styled("better", "green"), "worse": styled("worse", "red")}
     last = ""
     for row in score_rows(evaluation):
         if last not in ("", row.task):
@@ -173,8 +174,8 @@ def short_table(
         ours, baseline = row.shown()
         winner = row.verdict()
         cells = (
-            f"[bold]{ours}[/bold]" if winner == "better" else ours,
-            f"[bold]{baseline}[/bold]" if winner == "worse" else baseline,
+            styled(ours, "bold") if winner == "better" else ours,
+            styled(baseline, "bold") if winner == "worse" else baseline,
         )
         last = [others.get(row.score, "–")] if rival is not None else []
         table.add_row(f"{row.task}: {row.score} {'↑' if row.higher else '↓'}", *cells, row.rival, *last)

@@ -189,7 +189,7 @@ class RunLog:
         self._print(f"note: {text}")
 
     def _print(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def _require_convergence(self, step: int, sound: Mapping[str, float]) -> None:
         """Raise an error if what is minimised, or its gradient, stayed finite for fewer steps than there were."""
@@ -295,12 +295,12 @@ def _progress_bar(console: Any, transient: bool) -> Any:
         return None
     progress = require("rich.progress", "train")
     return progress.Progress(
-        progress.TextColumn("[bold]{task.description}"),
+        progress.TextColumn("{task.description}", style="bold", markup=False),
         progress.BarColumn(),
         progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[losses]}"),
+        progress.TextColumn("{task.fields[losses]}", markup=False),
         progress.TimeElapsedColumn(),
-        progress.TextColumn("left"),
+        progress.TextColumn("left", markup=False),
         progress.TimeRemainingColumn(),
         console=console,
         transient=transient,

@@ -18,10 +18,9 @@ from torch import nn
 from mol.common.devices import cpu_threads, start_fabric
 from mol.common.environment import describe_environment, versions
 from mol.common.errors import SettingsError
-from mol.common.extras import require
 from mol.common.locks import LOCK, only_one
 from mol.common.storage import write_json
-from mol.common.terminal import say
+from mol.common.terminal import console, say
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
@@ -173,7 +172,7 @@ def fit(
     run = Path(config.run)
     finish_replacing(run / "checkpoints")
     resumed = checkpoint_to_resume(config)
-    console, network = require("rich.console", "train").Console(), find_network(config.network)
+    network = find_network(config.network)
     # The caller's random numbers are not affected.
     own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
     with own_numbers, cpu_threads(network.threads):
@@ -183,7 +182,7 @@ def fit(
             saved = load_checkpoint(resumed, model, optimizer)
             state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
         _describe_run(run, config, resumed is not None)
-        about = (run, network, config.steps, state["step"], config.batch_size, console)
+        about = (run, network, config.steps, state["step"], config.batch_size, console())
         with StopSignal() as stop, open_log(*about) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
             if start is not None and started is not None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from mol.common.names import path_parts
 from mol.common.storage import write_csv, write_json, write_text
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan, PlannedCache, write_plan
@@ -68,10 +69,11 @@ def write_loso_run(
     """
     generator = np.random.default_rng((7, number))
     people = [(dataset, subject) for dataset, subjects in sets.items() for subject in subjects]
+    parts = path_parts(["-".join(person) for person in people])
     folds = [
-        Fold(place, seed, *person, f"folds/seed{seed}/{'-'.join(person)}")
+        Fold(place, seed, *person, f"folds/seed{seed}/{part}")
         for seed in seeds
-        for place, person in enumerate(people, 1)
+        for place, (person, part) in enumerate(zip(people, parts, strict=True), 1)
     ]
     for fold in folds[:done]:
         _write_fold(path / fold.folder, fold, videos, skill, classes, generator)

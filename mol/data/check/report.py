@@ -11,6 +11,7 @@ from typing import Any
 from mol.common.errors import DataError
 from mol.common.extras import require
 from mol.common.storage import write_csv
+from mol.common.terminal import styled
 from mol.data.check.findings import Finding, Severity
 from mol.data.protocol import AS_LABELLED, HasLabelFields, Protocol, apply, left_out
 from mol.data.protocols import protocol_for
@@ -24,7 +25,6 @@ _SHOWN = 10
 
 def findings_table(findings: Sequence[Finding]) -> Any:
     """A `rich.table.Table` of the findings, the first of each kind."""
-    escape = require("rich.markup", extra="train").escape
     table = require("rich.table", extra="train").Table(title="findings", box=None, padding=(0, 2, 0, 0))
     for column in ("", "kind", "where", "what"):
         table.add_column(column, overflow="fold")
@@ -32,9 +32,8 @@ def findings_table(findings: Sequence[Finding]) -> Any:
     for finding in findings:
         groups[finding.severity, finding.kind].append(finding)
     for (severity, kind), group in groups.items():
-        style = _STYLES[severity]
         for finding in group[:_SHOWN]:
-            table.add_row(f"[{style}]{severity}[/]", kind, escape(finding.where), escape(finding.what))
+            table.add_row(styled(severity, _STYLES[severity]), kind, finding.where, finding.what)
         if len(group) > _SHOWN:
             table.add_row("", kind, "…", f"and {len(group) - _SHOWN} more; --out findings.csv lists all")
     return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from mol.common.names import path_parts
 from mol.loso.saved_run import LosoRun
 from mol.loso.scores import COMPOSITE, write_confusion
 from mol.pictures.evaluation import confusion_picture
@@ -18,10 +19,10 @@ def confusion(report: Report) -> Section | None:
     if not run.results:
         return None
     parts = []
-    for group in run.groups:
+    for group, part in zip(run.groups, path_parts(run.groups), strict=True):
         counts = run.confusion(group)
-        write_confusion(report.folder / f"confusion-{group}.csv", run.plan.classes, counts.tolist())
-        _draw(report, group, counts)
+        write_confusion(report.folder / f"confusion-{part}.csv", run.plan.classes, counts.tolist())
+        _draw(report, group, part, counts)
         parts.append(_confusion_table(run, group, counts))
     seeds = f" summed over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""
     return section(
@@ -31,13 +32,13 @@ def confusion(report: Report) -> Section | None:
     )
 
 
-def _draw(report: Report, group: str, counts: np.ndarray) -> None:
+def _draw(report: Report, group: str, part: str, counts: np.ndarray) -> None:
     run, protocol = report.run, report.run.plan.protocol
     videos = len({video.key for video in run.of(group)})
     seeds = f", {len(run.seeds)} seeds summed" if len(run.seeds) > 1 else ""
     uf1, uar = run.score(group, "uf1").mean, run.score(group, "uar").mean
     confusion_picture(
-        report.pictures / f"confusion-{group}.png",
+        report.pictures / f"confusion-{part}.png",
         counts,
         run.plan.classes,
         protocol if group == COMPOSITE else f"{protocol}: {group}",

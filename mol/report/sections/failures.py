@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from mol.common.devices import start_fabric
 from mol.common.extras import require
+from mol.common.names import path_part
 from mol.loso.saved_run import LosoRun
 from mol.pictures.evaluation import Seen, failure_picture
 from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel
@@ -60,7 +60,7 @@ def _draw(report: Report, failures: Sequence[Failure]) -> None:
             continue
         video = failure.video
         said, truth = readable(classes[video.prediction]), readable(classes[video.label])
-        name = re.sub(r"[^A-Za-z0-9.-]+", "_", video.name)
+        name = path_part(video.name)
         of_said, of_truth = (float(video.probabilities[index]) for index in (video.prediction, video.label))
         subtitle = f"{video.name}; {said} {of_said:.2f}, {truth} {of_truth:.2f}"
         failure_picture(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mol.common.errors import DataError
+from mol.common.names import path_parts
 from mol.loso.results import is_done
 from mol.loso.saved_run import LosoRun
 from mol.report.charts import curve_picture, inline_svg
@@ -26,10 +27,11 @@ def training(report: Report) -> Section:
     """A panel per loss, with the curves of the folds that have begun; writes pictures/curve-LOSS.png and .svg."""
     logs, missing = _logs(report.run)
     figures = []
-    for column in _losses(logs):
+    losses = _losses(logs)
+    for column, part in zip(losses, path_parts(losses), strict=True):
         title, unit = _CURVES.get(column, (readable(column).capitalize(), ""))
         curves = [log[column] for log in logs if column in log]
-        name = column.replace("_", "-")
+        name = part.replace("_", "-")
         paths = [report.pictures / f"curve-{name}{suffix}" for suffix in (".png", ".svg")]
         curve_picture(paths, curves, title, unit)
         last = sum(curve[-1][1] for curve in curves) / len(curves)

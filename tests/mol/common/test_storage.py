@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import os
 from pathlib import Path
 
 import pytest
+from hostile import NAMES
+from hypothesis import given
+from hypothesis import strategies as st
 
-from mol.common.errors import DataError, MediaError, MOLError
-from mol.common.storage import read_csv, read_json, write_csv, write_json
+from mol.common.errors import DataError, MediaError, MOLError, StorageError
+from mol.common.storage import csv_cell, csv_text, read_csv, read_json, write_csv, write_json, write_text
 
 REMEDY = "write it again"
 
@@ -77,3 +82,72 @@ def test_json_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None
     with pytest.raises(MediaError, match=message) as caught:
         read_json(path, REMEDY, MediaError)
     assert str(path) in str(caught.value)
+
+
+# Text that a spreadsheet would run, and names that are long or not UTF-8
+
+FORMULAS = (
+    "=1+1",
+    "+1+1",
+    "-1+1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    "＝1",
+    "＋x",
+    "－x",
+    "＠x",
+    "-",
+    "--",
+    "=",
+    "'=1",
+    "''",
+)
+PLAIN = ("-1", "+0.25", "-3e-05", "-.5", "-12%", "nan", "-inf", "", "x=1", "a-b", "it's", "'quoted'", "sub01")
+
+
+def test_no_cell_starts_a_formula_and_all_text_comes_back(tmp_path: Path):
+    texts = [*NAMES, *FORMULAS, *PLAIN]
+    write_csv(tmp_path / "a.csv", ["name", "=head"], [[text, text] for text in texts])
+    with open(tmp_path / "a.csv", encoding="utf-8", newline="") as file:
+        raw = list(csv.reader(file))
+    for cell in (cell for row in raw for cell in row if len(cell) > 1):
+        assert (
+            not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠"))
+            or float(cell.rstrip("%")) <= 1
+        )
+    read = list(read_csv(tmp_path / "a.csv", ["name", "=head"], REMEDY))
+    assert [row for _, row in read] == [{"name": text, "=head": text} for text in texts]
+
+
+def test_numbers_and_ordinary_text_are_written_as_they_are(tmp_path: Path):
+    write_csv(tmp_path / "a.csv", ["a"], [[value] for value in (*PLAIN[:-1], -1, -0.5, None)])
+    text = (tmp_path / "a.csv").read_text(encoding="utf-8")
+    assert text == "a\n" + "".join(f"{value}\n" if value else '""\n' for value in PLAIN[:-1]) + '-1\n-0.5\n""\n'
+
+
+@given(st.text(alphabet=st.sampled_from("'=+-@\t\r\n1ax＝"), max_size=6))
+def test_every_cell_comes_back(cell: str):
+    assert csv_text(csv_cell(cell)) == cell
+
+
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "ü" * 125 + ".csv", "微" * 83 + ".json", "a." + "b" * 250])
+def test_a_name_as_long_as_the_file_system_allows_is_written(tmp_path: Path, name: str):
+    write_text(tmp_path / name, "content")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_name_longer_than_that_is_refused_in_words(tmp_path: Path):
+    with pytest.raises(StorageError, match="File name too long"):
+        write_text(tmp_path / ("x" * 256), "content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_not_utf8_is_written_and_comes_back(tmp_path: Path):
+    name = os.fsdecode(b"film-\xff.mp4")
+    write_json(tmp_path / "a.json", {"video": name})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "video": "film-\\udcff.mp4"\n}\n'
+    assert read_json(tmp_path / "a.json", REMEDY) == {"video": name}
+    write_csv(tmp_path / name, ["video"], [[name]])
+    assert list(read_csv(tmp_path / name, ["video"], REMEDY)) == [(2, {"video": r"film-\udcff.mp4"})]

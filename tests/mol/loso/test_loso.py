@@ -38,6 +38,7 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import Pool
 from mol.data.split import person
 from mol.loso.folds import Fold, choose_folds, plan_folds
+from mol.loso.latex import latex_table
 from mol.loso.plan import read_plan
 from mol.loso.results import FoldResult, Video
 from mol.loso.run import LosoResult, loso, run_loso
@@ -265,6 +266,17 @@ def test_tables_for_papers_escape_names_and_carry_the_warning() -> None:
     assert r"my\_set & 0.500 $\pm$ 0.500 &" in text
     assert r"0.500 $\pm$ 0.013" in text
     assert text.count(r"\\") == 2
+
+
+def test_no_row_of_a_latex_table_is_an_option_of_the_one_before() -> None:
+    rows = [["[/x]", "[1]"], ["*", "a*b"], ["two\n\nlines", "\x1b[31m"]]
+    text = latex_table(["[head]", "score"], rows, "a\n\nb [c]", "tab:[x]")
+    assert not re.search(r"(\\\\|rule)\s*[\[*]", text)
+    assert r"{[}/x{]} & {[}1{]} \\" in text
+    assert r"{*} & a{*}b \\" in text
+    assert r"two lines & {[}31m \\" in text
+    assert r"\caption{a b {[}c{]}}" in text
+    assert "\n\n" not in text
 
 
 def test_a_class_that_a_fold_lacks_still_counts_in_the_pool(tmp_path: Path, done: LosoResult) -> None:
