@@ -70,7 +70,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         handle_stop_signals(exit_at_once)
         protect_streams()
         keep_freed_memory()
-    code = _run_safely(list(sys.argv[1:] if argv is None else argv), own)
+    try:
+        code = _run_safely(list(sys.argv[1:] if argv is None else argv), own)
+    except SystemExit as left:  # after the help text, or a training that was stopped
+        if not own or left.code:
+            raise
+        code = 0
     if own and code == 0 and (reason := lost_output()):
         _print_error(f"the output could not be written: {reason}")
         return EXIT_USAGE
@@ -88,6 +93,13 @@ def _run_safely(arguments: list[str], own: bool) -> int:
 
             traceback.print_exc()
         _print_error(str(error) if isinstance(error, MOLError) else _describe_system_error(error))
+        return EXIT_USAGE
+    except UnicodeEncodeError as error:
+        if error.encoding.lower().startswith("utf"):
+            raise
+        _print_error(
+            f"the encoding of this system, {error.encoding}, lacks {error.object!r}; set PYTHONUTF8=1 and try again"
+        )
         return EXIT_USAGE
     except Stopped as stopped:
         _print_error(str(stopped))

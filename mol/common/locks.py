@@ -24,6 +24,7 @@ from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 from mol.common.errors import InUseError, StorageError
+from mol.common.names import shortened
 
 LOCK = ".lock"
 """Name of the lock file in a folder."""
@@ -143,7 +144,7 @@ def only_one(path: Path, what: Path | str, command: str, remedy: str) -> Iterato
 def beside(folder: Path | str) -> Path:
     """The lock file of a folder that is replaced as a whole: hidden, and next to it."""
     whole = Path(os.path.abspath(folder))
-    return whole.with_name(f".{os.fsdecode(os.fsencode(whole.name)[:200])}.lock")
+    return whole.with_name(f".{shortened(whole.name, 200)}.lock")
 
 
 class _Held:

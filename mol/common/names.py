@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -27,6 +29,15 @@ def path_part(name: str) -> str:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:12]
         part = f"{part[: _LONGEST - 13]}-{digest}"
     return part or "_"
+
+
+def shortened(name: str, most: int) -> str:
+    """The beginning of a file name, at most `most` bytes of it and no half letter."""
+    return (
+        os.fsencode(name)[:most].decode(sys.getfilesystemencoding(), "ignore")
+        if len(os.fsencode(name)) > most
+        else name
+    )
 
 
 def path_parts(names: Sequence[str]) -> list[str]:

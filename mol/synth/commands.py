@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from mol.common.names import shortened
 from mol.common.terminal import counting, say, saying_when_stopped
 from mol.pictures.contact_sheet import contact_sheet
 from mol.synth.clip_plan import SynthSettings
@@ -57,7 +58,7 @@ def run_synth(config: SynthConfig) -> None:
         cache = synthesize(config.out, config.settings(), config.workers or None, count)
     say(f"{len(cache)} clips of {len(cache.subjects)} people: {config.out}")
     if config.sheet:
-        picture = Path(config.out).with_name(f"{Path(config.out).name}-contact-sheet.png")
+        picture = Path(config.out).with_name(f"{shortened(Path(config.out).name, 200)}-contact-sheet.png")
         say(f"contact sheet: {contact_sheet(cache, picture)}")
     say(f"next: mol train --cache {config.out}")
 

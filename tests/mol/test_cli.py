@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from places import environment
 
 from mol import cli, commands, info
 from mol.arguments import spell_out
@@ -157,6 +158,50 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, interrupted))
     assert main(["info"]) == 130
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(36, "File name too long", "x.mp4"), "File name too long: 'x.mp4' (--traceback shows where)"),
+        (PermissionError(13, "Permission denied", "a", None, "b"), "Permission denied: 'a' and 'b' (--traceback shows"),
+        (OSError("no number"), "no number (--traceback shows where)"),
+        (
+            UnicodeEncodeError("ascii", "sub-ä", 4, 5, "x"),
+            "the encoding of this system, ascii, lacks 'sub-ä'; set PYTHONUTF8=1",
+        ),
+    ],
+)
+def test_errors_of_the_system_are_one_line(monkeypatch, capsys, error, line):
+    def fails(_):
+        raise error
+
+    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, fails))
+    assert line in errors_of(capsys, "info")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "x" * 5000, "ü" * 200])
+def test_names_that_are_too_long_are_one_line(capsys, tmp_path, name):
+    assert "too long" in errors_of(capsys, "evaluate", "--weights", str(tmp_path / name))
+    assert "too long" in errors_of(capsys, "check-data", str(tmp_path / name))
+    assert "too long" in errors_of(capsys, "train", "--cache", "nowhere", "--run", str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "code", "errors"),
+    [
+        (">/dev/full", 2, "error: the output could not be written: No space left on device\n"),
+        (">&-", 0, ""),
+        ("| true", 0, ""),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["prepare", "--help"]], ids=["commands", "help"])
+def test_output_that_goes_nowhere_is_no_traceback(arguments, after, code, errors):
+    shell = f'set -o pipefail; "$@" {after}'
+    command = ["bash", "-c", shell, "bash", sys.executable, "-m", "mol", *arguments]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, errors)
 
 
 def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):

@@ -36,6 +36,9 @@ from mol.data.cache.format import (
     write_skipped,
 )
 
+# Bytes of the name of a cache: file systems allow 255, and `.kept.partial` is added.
+_LONGEST = 240
+
 
 class CacheWriter:
     """Fills a cache row by row, in any order, and resumes an interrupted run.
@@ -63,6 +66,10 @@ class CacheWriter:
         if self.complete:
             _check_same(self.path, settings, _without(self.rows, read_skipped(self.path)))
             self._checksums = np.ones(len(self.rows), np.uint64)
+        elif len(os.fsencode(self.path.name)) > _LONGEST:
+            raise StorageError(
+                f"the name {self.path.name!r} is too long for a cache; at most {_LONGEST} bytes are possible."
+            )
         elif self.partial.exists() and not _is_abandoned_start(self.partial):
             _check_same(self.partial, settings, self.rows)
             self._resume()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mol.common.names import path_inside, path_part, path_parts
+from mol.common.names import path_inside, path_part, path_parts, shortened
 
 HOSTILE = (
     *("", ".", "..", "../../victim/evil", "/etc/passwd", "a/b", "a\\b", "..\\..\\evil", "C:\\evil", "~root", "-rf"),
@@ -46,6 +46,12 @@ def test_names_of_one_folder_stay_apart(names: list[str]):
 @pytest.mark.parametrize("name", ["casme2", "sub01", "s20_ne_01", "EP02_01f", "006_1_2", "casme2-sub01", "4dme", "a.b"])
 def test_ordinary_names_stay_as_they_are(name: str):
     assert path_parts([name]) == [name]
+
+
+def test_a_shortened_name_is_its_beginning_in_whole_letters():
+    assert shortened("cache", 5) == "cache"
+    assert shortened("ü" * 5, 5) == "üü"
+    assert shortened("微笑", 4) == "微"
 
 
 def test_long_names_that_begin_alike_stay_apart():

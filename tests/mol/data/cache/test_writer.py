@@ -249,3 +249,9 @@ def test_unusable_index_is_refused(tmp_path, change, message):
     with pytest.raises(CacheError, match=message):
         CacheWriter(tmp_path / "set", SMALL, change(small_rows(1)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_would_be_too_long_at_the_end_is_refused_at_the_beginning(tmp_path):
+    with pytest.raises(StorageError, match="at most 240 bytes"):
+        CacheWriter(tmp_path / ("x" * 241), SMALL, small_rows(1))
+    assert list(tmp_path.iterdir()) == []
