@@ -165,8 +165,7 @@ def _interval(
         right = true_offset if true_offset is not None and earliest <= true_offset <= last else last
         found.repaired(f"offset {offset} changed to {right}: it is the sheet's one wrong offset (known).")
         offset = right
-    found.check_interval(onset, apex, offset, numbers, folder)
-    return onset, apex, offset
+    return found.check_interval(onset, apex, offset, numbers, folder)
 
 
 def _apex(found: ClipCollector, row: SheetRow) -> int | None:

@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
+from mol.data.interval import check_order, frames_between
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name
 from mol.data.sets.neutral import LongVideo, neutral_segments
@@ -104,6 +105,10 @@ CASME3/
             "a few rows are impossible",
             "the numbers of a public loader are used where they make the row possible (?); *repaired*",
         ),
+        (
+            "frames are missing, often the first 7 or 8 of a recording (about a tenth of the clips)",
+            "the nearest frame stands in for a missing onset, apex or offset; *repaired*",
+        ),
         ("depth pictures", "not read"),
     ),
     remarks=(
@@ -165,15 +170,15 @@ def _clip(
         collector.repaired(f"the row is impossible; {changes}, as in a public loader.")
         numbers.update(repair)
     onset, offset = required(numbers["onset"], "Onset"), required(numbers["offset"], "Offset")
-    collector.check_interval(onset, numbers["apex"], offset, frames, folder)
+    first, apex, last = collector.check_interval(onset, numbers["apex"], offset, frames, folder, beyond=True)
     return Clip(
         dataset=SET.name,
         subject=subject,
         clip=f"{row.text('file')}_{onset}",
         path=relative_path(folder, root),
-        onset=onset,
-        apex=numbers["apex"],
-        offset=offset,
+        onset=first,
+        apex=apex,
+        offset=last,
         emotion=named_emotion(row.text("emotion"), _EMOTIONS),
         action_units=row.text("au"),
         fps=SET.fps,
@@ -191,13 +196,13 @@ def _repair(row: SheetRow, numbers: dict[str, int | None], frames: Mapping[int, 
 
 def _is_possible(numbers: dict[str, int | None], frames: Mapping[int, Path]) -> bool:
     onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
-    if onset is None or offset is None or onset not in frames or offset not in frames:
+    if onset is None or offset is None:
         return False
     try:
         check_order(onset, apex, offset)
     except DataError:
         return False
-    return True
+    return bool(frames_between(list(frames), onset, offset))
 
 
 def _subject(text: str) -> str:

@@ -129,13 +129,13 @@ def _clip(
         collector.repaired(f"the offset is missing (0); the clip ends at its apex {apex}.")
     elif apex is None:
         collector.repaired("the apex is missing (0); the clip has no apex.")
-    collector.check_interval(onset, apex, offset, frames, folder)
+    first, apex, offset = collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
         dataset=SET.name,
         subject=subject,
         clip=f"{_video(row)}_{onset}",
         path=relative_path(folder, root),
-        onset=onset,
+        onset=first,
         apex=apex,
         offset=offset,
         emotion=named_emotion(row.text("emotion"), _EMOTIONS),

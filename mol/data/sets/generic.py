@@ -24,8 +24,9 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.common.extras import require
+from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_order
+from mol.data.sets.collector import ClipCollector
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.sheets import SheetRow
 from mol.vision.video import PICTURE_SUFFIXES
@@ -130,8 +131,7 @@ def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int,
         frames = range(count)
     onset = min(frames) if numbers["onset"] is None else numbers["onset"]
     offset = max(frames) if numbers["offset"] is None else numbers["offset"]
-    collector.check_interval(onset, numbers["apex"], offset, frames, path)
-    return onset, numbers["apex"], offset, fps
+    return *collector.check_interval(onset, numbers["apex"], offset, frames, path), fps
 
 
 def video_extent(path: Path) -> tuple[int, float]:

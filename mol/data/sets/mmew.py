@@ -111,7 +111,7 @@ def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: Clip
     emotion = named_emotion(row.text("emotion"), _EMOTIONS)
     if named_emotion(folder.parent.name, _EMOTIONS) != emotion:
         raise DataError(f"the sheet says {emotion}, but the clip is in {folder.parent}; correct one of them.")
-    collector.check_interval(onset, apex, offset, frames, folder)
+    onset, apex, offset = collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
         dataset=SET.name,
         subject=subject,

@@ -142,8 +142,7 @@ def _interval(found: ClipCollector, row: SheetRow, position: int, folder: Path) 
     elif not onset <= apex <= offset and (row.text("clip") in _APEX_OUTSIDE or position in _APEX_OUTSIDE_ROWS):
         found.repaired(f"apex {apex} is outside the interval {onset}–{offset} (known); the clip has no apex.")
         apex = None
-    found.check_interval(onset, apex, offset, numbers, folder)
-    return onset, apex, offset
+    return found.check_interval(onset, apex, offset, numbers, folder)
 
 
 def _subject(row: SheetRow) -> str:

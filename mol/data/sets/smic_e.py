@@ -164,7 +164,7 @@ def _add(
         if place and onset is None and offset is None:
             continue
         onset, offset = required(onset, f"Onset{place}F"), required(offset, f"Offset{place}F")
-        found.check_interval(onset, None, offset, numbers, folder)
+        onset, _, offset = found.check_interval(onset, None, offset, numbers, folder)
         clip = f"{row.text('clip')}.{place}" if place else row.text("clip")
         found.add(Clip(SET.name, subject, clip, path, onset, None, offset, emotion, "", fps, row.source))
 

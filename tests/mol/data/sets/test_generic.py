@@ -120,7 +120,7 @@ def test_blank_lines_and_quoted_line_ends_keep_the_line_numbers(tmp_path: Path) 
 def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
     write_table(tmp_path, HEADER, LINE)
     (tmp_path / "frames/smile/img13.png").unlink()
-    assert "lacks 1 frames inside the interval: 13" in notes(load_generic(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 13" in notes(load_generic(tmp_path), "warning")[0]
 
 
 @pytest.mark.parametrize(
