@@ -63,6 +63,7 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
                     failures[index] = outcome.reason
                 else:
                     with stage("write"):
+                        writer.note_interpolated(work.jobs[index].clip, outcome.interpolated)
                         _write(writer, work.rows_of[index], outcome)
                     stage.add(outcome.seconds)
                     outside[index] = outcome.outside
@@ -80,7 +81,7 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
         len(cache),
         extracted,
         cache.skipped,
-        [*warnings, *work.far_outside(outside)],
+        [*warnings, *work.interpolated(cache.interpolated), *work.far_outside(outside)],
         stage.seconds,
         time.perf_counter() - started,
         workers,
