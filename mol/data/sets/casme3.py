@@ -68,7 +68,7 @@ def load_casme3(root: Path, on_error: OnError = "raise", neutral: int = 0) -> Lo
     frames_of = cache(numbered_frames)
     collector = ClipCollector(on_error)
     for row in rows:
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('file')}"):
             subject = _subject(row.text("subject"))
             onset = required(row.whole("onset"), "Onset")
             folder = find_folder(subject, row.text("file"), onset)
@@ -154,7 +154,7 @@ def _neutral_clips(
         video.busy.append((clip.onset, clip.offset))
         videos[video.path] = video
     for row in read_sheet(macro_sheet, _COLUMNS, required={"subject", "file", "onset", "offset"}):
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('file')}"):
             video = video_of(_subject(row.text("subject")), row.text("file").lower())
             video.block()
             video.unblock(required(row.whole("onset"), "Onset"), row.whole("offset") or None)

@@ -48,7 +48,7 @@ def load_fourdme(root: Path, on_error: OnError = "raise") -> Loaded:
     collector = ClipCollector(on_error)
     bases = [*find_folders(root, _PICTURES), root]
     for row in rows:
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('clip')}"):
             subject = _subject(row.text("subject"))
             folder = _clip_folder(bases, subject, row.text("clip"))
             collector.add(_clip(row, subject, folder, root, collector))

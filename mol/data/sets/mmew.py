@@ -47,10 +47,10 @@ def load_mmew(root: Path, on_error: OnError = "raise") -> Loaded:
     collector = ClipCollector(on_error)
     people: dict[str, str] = {}
     for row in rows:
-        name = row.text("clip")
-        with collector.row(row.source, name):
+        with collector.row(row.source, row.shown("clip")):
+            name = row.text("clip")
             subject = _person(name)
-            if (number := row.text("subject")) != people.setdefault(subject, number):
+            if (number := row.identifier("subject")) != people.setdefault(subject, number):
                 raise DataError(
                     f"{subject} is {people[subject]!r} elsewhere in the sheet, but {number!r} here; correct the cell."
                 )
