@@ -43,5 +43,4 @@ class Cache(ClipSet):
             raise CacheError(f"{path / 'checksums.npy'} marks rows that were never written; make the cache again.")
         if not np.isfinite(arrays["landmarks"]).all():
             raise CacheError(f"{path / 'landmarks.npy'} holds NaN or infinite values; make the cache again.")
-        lists = {"skipped": read_skipped(path), "interpolated": read_interpolated(path)}
-        return cls(path, settings, rows, **arrays, **lists)
+        return cls(path, settings, rows, **arrays, skipped=read_skipped(path), interpolated=read_interpolated(path))

@@ -261,8 +261,8 @@ def _filled_rows(sheet: Any) -> Iterator[Sequence[Any]]:
 def _content(cell: Any, typed: Any) -> Any:
     value, kind = cell.value, cell.data_type
     if isinstance(value, (datetime.date, datetime.time, datetime.timedelta)):
-        at_midnight = isinstance(value, datetime.datetime) and value.time() == datetime.time()
-        shown = str(value.date() if at_midnight else value)
+        # Excel's dates have a time, midnight if none was meant.
+        shown = str(value).removesuffix(" 00:00:00")
         return Unusable(
             shown,
             f"holds the date {shown}: Excel has turned what was typed into a date; format the column as text and type "
