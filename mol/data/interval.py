@@ -50,14 +50,16 @@ def existing_interval(
 
     Args:
         onset, apex, offset: as annotated, in this order.
-        frames: numbers of all frames in the folder, ascending; at least one.
+        frames: numbers of all frames in the folder, ascending.
         folder: for messages.
         beyond: whether onset and offset may lie outside the frames of the folder, in a data set that lacks frames at
             the ends of its recordings.
 
     Raises:
-        DataError: the interval has no frame at all, or begins before the first or ends after the last.
+        DataError: the interval has no frame at all, or it begins before the first frame or ends after the last.
     """
+    if not frames:
+        raise DataError(f"{folder} has no frames; copy it again from its source.")
     first, last = frames[0], frames[-1]
     if (onset < first or offset > last) and not beyond:
         raise DataError(
