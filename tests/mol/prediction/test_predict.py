@@ -442,9 +442,8 @@ def astronaut_frames() -> np.ndarray:
 def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astronaut_frames):
     folder = tmp_path / "frames"
     write_frames_folder(astronaut_frames, folder)
-    config = PredictConfig(
-        str(folder), str(tiny_run), str(tmp_path / "out"), interval=1, stride=2, on_error="skip", save_arrays=True
-    )
+    settings = {"interval": 1, "stride": 2, "on_error": "skip", "max_gap": 0, "save_arrays": True}
+    config = PredictConfig(str(folder), str(tiny_run), str(tmp_path / "out"), **settings)
     prediction, files = predict(config)
     assert [window.start for window in prediction.windows] == [0, 2]
     assert sorted(path.name for path in files.values()) == sorted(entry.name for entry in (tmp_path / "out").iterdir())
@@ -473,7 +472,7 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
     state = {"network": "flow-cnn", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
     save_checkpoint(run, FlowCNN(3), None, state)
     write_frames_folder(astronaut_frames, tmp_path / "frames")
-    settings = {"interval": 1, "stride": 2, "on_error": "skip", "save_arrays": True}
+    settings = {"interval": 1, "stride": 2, "on_error": "skip", "max_gap": 0, "save_arrays": True}
     prediction, files = predict(
         PredictConfig(str(tmp_path / "frames"), str(tmp_path / "run"), str(tmp_path / "out"), **settings)
     )

@@ -176,7 +176,7 @@ def test_a_gap_is_filled_up_to_the_length_that_is_set(tmp_path):
     hide_faces(second_folder(manifest), [49, 50])
     with pytest.raises(DataError, match=r"no face found in .*reg_img49\.png.*up to 1 frames in a row.*--max-gap"):
         extract(config_of(manifest, max_gap=1))
-    assert extract(config_of(manifest, max_gap=2)).clips == 2
+    assert extract(config_of(manifest, max_gap=2)).clips == 2  # goes on where it stopped
 
 
 def test_an_interrupted_extraction_keeps_its_notes_and_a_skipped_clip_loses_none(tmp_path):
