@@ -38,10 +38,9 @@ class Alike:
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
-        several_sets = len({dataset for dataset, _ in self.people}) > 1
-        names = [_shown(f"{dataset}/{subject}" if several_sets else subject) for dataset, subject in self.people]
+        count = len(self.people)
         return (
-            f"{_listed(names)} differ only in {_listed(self.differences)}, but count as {len(names)} people; if they "
+            f"{_named(self.people)} differ only in {_listed(self.differences)}, but count as {count} people; if they "
             "are one, leave-one-subject-out trains on the person that it tests"
         )
 
@@ -97,7 +96,7 @@ def doubts_about_people(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield where, f"{alike}. To merge them, give them one spelling there and run mol prepare again."
     for path, clips in shared_films(manifest):
         where = ", ".join(dict.fromkeys(clip.source for clip in clips))
-        names = _listed([_shown(clip.subject) for clip in clips])
+        names = _named([(clip.dataset, clip.subject) for clip in clips])
         yield (
             where,
             f"{path} is listed for {len(clips)} people, {names}. If it shows one person, give them one name there and "
@@ -185,6 +184,12 @@ def _differences(group: Sequence[Person]) -> tuple[str, ...]:
         if spellings(fewer) == least:
             steps = fewer
     return tuple(title for title, _ in steps)
+
+
+def _named(people: Sequence[Person]) -> str:
+    """Subjects, with their data sets if those differ."""
+    several_sets = len({dataset for dataset, _ in people}) > 1
+    return _listed([_shown(f"{dataset}/{subject}" if several_sets else subject) for dataset, subject in people])
 
 
 def _shown(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,9 @@ def test_one_film_of_two_people_is_found_through_links(tmp_path: Path, link) -> 
 def test_films_that_are_missing_are_compared_by_name(tmp_path: Path) -> None:
     clips = [clip_of("anna", "a", "gone", 2), clip_of("ben", "b", "gone2", 3), clip_of("cleo", "c", "gone", 4)]
     assert [path for path, _ in shared_films(Manifest("lab", tmp_path, clips))] == ["gone"]
+
+
+def test_one_film_in_two_sets_is_named_with_them(tmp_path: Path) -> None:
+    clips = [clip_of("anna", "a", "a.mp4", 2), replace(clip_of("anna", "b", "a.mp4", 3), dataset="field")]
+    ((_, what),) = doubts_about_people(Manifest("lab", tmp_path, clips))
+    assert '"lab/anna" and "field/anna"' in what
