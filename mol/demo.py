@@ -319,6 +319,7 @@ def _predict(video: Path, training: TrainConfig, out: Path) -> None:
         weights=training.run,
         out=str(out),
         on_error="skip",
+        max_gap=0,  # the man turns away at the end
         device=training.device,
         precision=training.precision,  # type: ignore[arg-type]
     )

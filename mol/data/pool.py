@@ -13,8 +13,9 @@ import numpy as np
 
 from mol.common.differences import differences
 from mol.common.errors import CacheSettingsError, SettingsError
-from mol.data.cache import Cache, CacheSettings, ClipSet, video_of
+from mol.data.cache import Cache, CacheSettings, ClipSet, Video, video_of
 from mol.data.cache.clip_set import RowArray
+from mol.data.people import spelled_alike
 from mol.data.protocol import Protocol, apply, count_differences, require_counts
 from mol.data.protocols import protocol_for
 
@@ -94,7 +95,7 @@ class Pool(ClipSet):
             skipped=[clip for cache in caches for clip in cache.skipped],
             caches=tuple(caches),
             count_differences=count_differences(protocol, videos),
-            notes=_skip_notes(caches) + _version_notes(caches),
+            notes=_skip_notes(caches) + _version_notes(caches) + _people_notes(videos),
         )
 
     @property
@@ -228,6 +229,10 @@ def _skip_notes(caches: Sequence[Cache]) -> list[str]:
         for cache in caches
         if cache.skipped
     ]
+
+
+def _people_notes(videos: Sequence[Video]) -> list[str]:
+    return [str(alike) for alike in spelled_alike((video.dataset, video.subject) for video in videos)]
 
 
 def _version_notes(caches: Sequence[Cache]) -> list[str]:

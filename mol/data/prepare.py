@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +13,9 @@ from mol.common.checks import require_positive
 from mol.common.environment import versions_of
 from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.terminal import say
+from mol.data.annotations import doubts_about_annotations
 from mol.data.manifest import Clip, Manifest, Note, OnError, write_manifest
+from mol.data.people import doubts_about_people
 from mol.data.sets.registry import SETS, find_set, load_set
 
 _SHOWN = 5  # notes of each kind that are printed; the manifest has all of them
@@ -70,11 +72,10 @@ def prepare(config: PrepareConfig) -> Manifest:
     root = manifest_root(Path(config.root))
     loaded = load_set(config.dataset, Path(config.root), config.on_error, **options)
     synthetic = _is_synthetic(root)
-    manifest = Manifest(
-        dataset=config.dataset,
-        root=root,
-        clips=loaded.clips,
-        notes=[*loaded.notes, *([_SYNTHETIC] if synthetic else [])],
+    manifest = Manifest(config.dataset, root, loaded.clips)
+    manifest = replace(
+        manifest,
+        notes=[*_doubts(manifest), *loaded.notes, *([_SYNTHETIC] if synthetic else [])],
         made={
             "settings": {"on_error": config.on_error, **options},
             "versions": versions_of(["molkernels"]),
@@ -101,6 +102,12 @@ def manifest_root(root: Path) -> Path:
     if not root.exists():
         raise DataError(f"{root} does not exist; give the folder into which the data set was unpacked.")
     return (root.parent if root.is_file() else root).resolve()
+
+
+def _doubts(manifest: Manifest) -> list[Note]:
+    """Warnings about the set as a whole; before those about single clips, of which only the first are printed."""
+    doubts = (*doubts_about_people(manifest), *doubts_about_annotations(manifest.clips))
+    return [Note("warning", where, what) for where, what in doubts]
 
 
 def _options(config: PrepareConfig) -> dict[str, Any]:

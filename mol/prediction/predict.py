@@ -14,7 +14,7 @@ import numpy as np
 from mol.common.checks import require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
-from mol.common.errors import CheckpointError
+from mol.common.errors import CheckpointError, SettingsError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint
@@ -25,6 +25,7 @@ from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, Window
 from mol.scoring.calibration import temperature_of
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
+from mol.vision.tracking import MAX_GAP
 from mol.vision.video import read_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "write_prediction"]
@@ -52,6 +53,7 @@ class PredictConfig:
             points in pixels, instead of dlib's; NaN or empty where a frame has no face.
         several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
         on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and lists them.
+        max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time.
         batch_size: windows at once.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
@@ -69,6 +71,7 @@ class PredictConfig:
     landmarks: str | None = None
     several: Literal["raise", "largest"] = "raise"
     on_error: Literal["raise", "skip"] = "raise"
+    max_gap: int = MAX_GAP
     batch_size: int = 4
     device: str = "auto"
     precision: Literal["32", "bf16-mixed"] = "32"
@@ -77,6 +80,8 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "interval", "stride", "fps", "batch_size")
+        if self.max_gap < 0:
+            raise SettingsError(f"max_gap={self.max_gap} must not be negative; 0 interpolates no landmarks")
         require_one_of(self, "several", ("raise", "largest"))
         require_one_of(self, "on_error", ("raise", "skip"))
         require_one_of(self, "precision", ("32", "bf16-mixed"))
@@ -120,6 +125,7 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
         landmarks=given,
         several=config.several,
         on_error=config.on_error,
+        max_gap=config.max_gap,
         batch_size=config.batch_size,
         precision=config.precision,
         track=track,

@@ -7,7 +7,6 @@ the detector's jitter cannot become motion, and from window to window the face m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,6 +16,7 @@ from torch import nn
 
 from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
+from mol.data.annotations import LONGEST_EXPRESSION
 from mol.data.clips import CROP
 from mol.data.manifest import NEUTRAL
 from mol.network.model import FRAMES
@@ -25,11 +25,9 @@ from mol.networks.mol import NETWORK as MOL
 from mol.prediction.stillness import NOISE_FACTORS, STILL_CLIPS, Stillness, sensor_noise, still_frames
 from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.align import AlignSettings, align_clip, transform_points
-from mol.vision.landmarks import DlibDetector, Face, LandmarkDetector, landmarks_of_frames
+from mol.vision.landmarks import DlibDetector, LandmarkDetector
+from mol.vision.tracking import MAX_GAP, FaceFollower, fill_short_gaps, follow_face
 from mol.vision.video import Video, interpolate_frames
-
-LONGEST_EXPRESSION = 0.5
-"""Seconds; a facial movement that lasts longer is not a micro-expression (Yan et al., 2013)."""
 
 NO_EXPRESSION = "no expression"
 STILL_FACE = "not distinguishable from a still face"
@@ -176,6 +174,7 @@ def predict_video(
     detector: LandmarkDetector | None = None,
     several: Literal["raise", "largest"] = "raise",
     on_error: Literal["raise", "skip"] = "raise",
+    max_gap: int = MAX_GAP,
     batch_size: int = 4,
     precision: str = "32",
     track: Track = silently,
@@ -194,6 +193,7 @@ def predict_video(
         detector: by default dlib's, following the face; called with the frames in the order of time.
         several: what to do if a frame shows several faces.
         on_error: what to do if a frame has no usable face.
+        max_gap: greatest number of frames in a row whose landmarks are interpolated if no face is found in them.
         batch_size: windows at once.
         precision: "32" or "bf16-mixed".
         track: progress display.
@@ -210,9 +210,10 @@ def predict_video(
     used = sorted({int(frame) for window in samples for frame in window})
     if landmarks is None:
         detector = detector or FaceFollower(DlibDetector())
-        points, problems = _detect(video, used, detector, several, on_error, track)
+        found = _detect(video, used, detector, several, on_error, max_gap, track)
     else:
-        points, problems = landmarks, _missing(video, used, landmarks, on_error)
+        found = _given(video, used, landmarks, on_error, max_gap)
+    points, problems = found.points, found.lost
     chosen = [window for window in samples if not any(int(frame) in problems for frame in window)]
     skipped = [_skip(window, problems) for window in samples if any(int(frame) in problems for frame in window)]
     if not chosen:
@@ -232,8 +233,31 @@ def predict_video(
         mean,
         _read_still_clips(network, model, video, windows, precision),
         original if original != len(video) else None,
-        tuple(_notes(network)),
+        (*_notes(network), *found.notes(video)),
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The face in the frames that windows use.
+
+    Attributes:
+        points: (L, 68, 2), NaN where the face is lost or nobody looked for it.
+        lost: frame → why it has none.
+        filled: frames whose points were interpolated.
+    """
+
+    points: np.ndarray
+    lost: dict[int, str]
+    filled: list[int]
+
+    def notes(self, video: Video) -> list[str]:
+        """What to know about interpolated frames."""
+        if not self.filled:
+            return []
+        names = [video.names[index] for index in self.filled[:5]] + ["…"] * (len(self.filled) > 5)
+        frames = "1 frame" if len(self.filled) == 1 else f"{len(self.filled)} frames"
+        return [f"no face was found in {frames} ({', '.join(names)}); the landmarks there are interpolated in time"]
 
 
 def _notes(network: Network) -> list[str]:
@@ -244,40 +268,6 @@ def _notes(network: Network) -> list[str]:
     if LANDMARKS not in network.estimates:
         notes.append(f"{network.title} estimates no landmarks; the pictures show those of the detector")
     return notes
-
-
-class FaceFollower:
-    """dlib's detector for the frames of one video; it does not lose a face at once that turns or opens its mouth.
-
-    If no face reaches the detector's threshold, a fainter one is taken if it overlaps the face of the frame before and
-    has about its size.
-
-    Args:
-        detector: finds the faces of one frame.
-        faintest: least score of a face that is followed; chosen on one talking head, whose mouth opens wide.
-    """
-
-    def __init__(self, detector: DlibDetector, faintest: float = -0.3) -> None:
-        self._detector = detector
-        self._faint = copy(detector)
-        self._faint.threshold = faintest
-        self._last: Face | None = None
-
-    def __call__(self, image: np.ndarray) -> list[Face]:
-        faces = self._detector(image)
-        last = self._last
-        if not faces and last is not None:
-            faces = [face for face in self._faint(image) if _continues(face, last)][:1]
-        self._last = max(faces, key=lambda face: face.area) if faces else None
-        return faces
-
-
-def _continues(face: Face, last: Face) -> bool:
-    """Whether a face overlaps the last one by at least half of what both cover together."""
-    left, top, right, bottom = np.stack([face.box, last.box]).T
-    width, height = right.min() - left.max(), bottom.min() - top.max()
-    common = max(width, 0) * max(height, 0)
-    return bool(2 * common >= face.area + last.area - common)
 
 
 def window_starts(length: int, fps: float, interval: int | None, stride: int | None) -> tuple[int, int, list[int]]:
@@ -331,34 +321,37 @@ def _detect(
     used: Sequence[int],
     detector: LandmarkDetector,
     several: Literal["raise", "largest"],
-    on_error: str,
+    on_error: Literal["raise", "skip"],
+    max_gap: int,
     track: Track,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Points (L, 68, 2) of the frames in `used`, NaN elsewhere, and what is wrong with frames that have none."""
+) -> _Found:
+    """Follow the face through the frames in `used`."""
+    frames = (video.frames[index] for index in track(used, "finding the face"))
+    try:
+        found = follow_face(frames, detector, [video.names[index] for index in used], several, on_error, max_gap)
+    except FaceError as error:
+        raise type(error)(f"{error} Or leave the windows with this frame out: --on-error skip.") from error
     points = np.full((len(video), 68, 2), np.nan, np.float32)
-    problems: dict[int, str] = {}
-    for index in track(used, "finding the face"):
-        frame = video.frames[index : index + 1]
-        try:
-            points[index] = landmarks_of_frames(frame, detector, [video.names[index]], several=several)[0]
-        except FaceError as error:
-            if on_error == "raise":
-                raise type(error)(f"{error} Or leave the windows with this frame out: --on-error skip.") from error
-            problems[index] = str(error)
-    return points, problems
+    points[list(used)] = found.points
+    lost = {used[place]: str(error) for place, error in found.lost.items()}
+    return _Found(points, lost, [used[place] for place in found.filled])
 
 
-def _missing(video: Video, used: Sequence[int], landmarks: np.ndarray, on_error: str) -> dict[int, str]:
-    """What is wrong with frames in `used` whose given landmarks are not finite."""
+def _given(video: Video, used: Sequence[int], landmarks: np.ndarray, on_error: str, max_gap: int) -> _Found:
+    """Given landmarks, with short gaps filled."""
     if landmarks.shape != (len(video), 68, 2):
         raise ClipError(f"landmarks must be ({len(video)}, 68, 2) for this video, not {landmarks.shape}")
-    lacking = [index for index in used if not np.isfinite(landmarks[index]).all()]
+    points = landmarks.copy()
+    points[list(used)], places = fill_short_gaps(landmarks[list(used)], max_gap)
+    lacking = [index for index in used if not np.isfinite(points[index]).all()]
     if lacking and on_error == "raise":
         raise NoFaceError(
-            f"the given landmarks have no points for {video.names[lacking[0]]}; "
-            "fill them in, or leave the windows with this frame out: --on-error skip."
+            f"the given landmarks have no points for {video.names[lacking[0]]}, and they are interpolated over at most "
+            f"{max_gap} frames in a row (--max-gap) and half of all; fill them in, or leave the windows with this "
+            "frame out: --on-error skip."
         )
-    return {index: f"the given landmarks have no points for {video.names[index]}" for index in lacking}
+    lost = {index: f"the given landmarks have no points for {video.names[index]}" for index in lacking}
+    return _Found(points, lost, [used[place] for place in places])
 
 
 def _skip(window: np.ndarray, problems: Mapping[int, str]) -> Skipped:

@@ -61,7 +61,8 @@ class LossConfig:
     Attributes:
         w_me: weight of the cross entropy of the emotion; 1 when empty.
         w_of: weight of the mean squared error of the flow (pixels squared); 20 when empty, 10/7 in the published form.
-        w_ldm: weight of the landmark error in inter-ocular distances; 3.5 when empty.
+        w_ldm: weight of the landmark error in inter-ocular distances; 3.5 when empty, the default of the published
+            code; 0.7 is that of its README.
     """
 
     w_me: float = _THE_NETWORKS

@@ -14,6 +14,7 @@ import numpy as np
 
 from mol.common.errors import ClipError, MediaError
 from mol.common.extras import require
+from mol.vision.frame_numbers import frame_numbers
 from mol.vision.integrity import truncation
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
@@ -106,19 +107,24 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
 
 
 def numbered_pictures(folder: Path) -> dict[int, Path]:
-    """Pictures of a folder by the last number in their names: any prefix, any padding, in the order of the numbers.
+    """Pictures of a folder by the number in their names: any prefix, any padding, in the order of the numbers.
+
+    Of several numbers in a name it is the one that varies, see `frame_numbers`.
 
     Raises:
         MediaError: no pictures, a name without a number, or a number twice.
     """
     numbered: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
-            continue
-        digits = re.findall(r"\d+", path.stem)
-        if not digits:
-            raise MediaError(f"{path} has no number in its name; rename it, since frames are ordered by number.")
-        number = int(digits[-1])
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    ]
+    numbers = frame_numbers([path.stem for path in paths])
+    if numbers is None:
+        path = next(path for path in paths if not re.search(r"\d", path.stem))
+        raise MediaError(f"{path} has no number in its name; rename it, since frames are ordered by number.")
+    for number, path in zip(numbers, paths, strict=True):
         if number in numbered:
             raise MediaError(
                 f"{numbered[number].name} and {path.name} in {folder} have the same frame number {number}; "

@@ -25,7 +25,7 @@ def load_lab(root: Path, on_error: OnError = "raise") -> Loaded:
         with found.row(row.source, row.text("clip")):
             folder = clip_folder(people, row.text("subject"), row.text("clip"))
             onset, offset = required(row.whole("onset"), "From"), required(row.whole("offset"), "To")
-            found.check_interval(onset, None, offset, numbered_frames(folder), folder)
+            onset, _, offset = found.check_interval(onset, None, offset, numbered_frames(folder), folder)
             clip = Clip(
                 dataset=SET.name,
                 subject=row.text("subject"),

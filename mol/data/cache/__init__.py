@@ -7,6 +7,7 @@
     landmarks.npy   (n, T, 68, 2) float32, (x, y) in pixels
     checksums.npy   (n,) uint64, 1 + CRC-32 of the row's three arrays; 0 while the row is not written
     skipped.json    only if clips were left out: their data set, subject, clip and the reason
+    interpolated.json   only if landmarks were interpolated where no face was found: the clips and the frames' numbers
 
 The folder is built as ``<path>.partial`` and renamed once all rows are written. Nothing is pickled.
 """

@@ -56,6 +56,7 @@ class ClipSet:
         landmarks: (n, T, 68, 2) float32, pixels.
         checksums: (n,) uint64.
         skipped: clips that were left out: data set, subject, clip and the reason.
+        interpolated: clips with frames in which no face was found: data set, subject, clip and the frames' numbers.
     """
 
     path: Path
@@ -66,6 +67,7 @@ class ClipSet:
     landmarks: RowArray
     checksums: np.ndarray
     skipped: list[dict[str, str]] = field(default_factory=list)
+    interpolated: list[dict[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.rows)

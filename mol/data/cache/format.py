@@ -16,7 +16,7 @@ from mol.common.storage import write_json
 from mol.vision.points import POINTS
 
 FORMAT = 1
-SETTINGS, INDEX, SKIPPED = "settings.json", "index.json", "skipped.json"
+SETTINGS, INDEX, SKIPPED, INTERPOLATED = "settings.json", "index.json", "skipped.json", "interpolated.json"
 REQUIRED_KEYS = ("dataset", "subject", "clip", "start", "interval", "label")
 CLIP_KEYS = ("dataset", "subject", "clip")
 ROW_ARRAYS = ("frames", "flow", "landmarks")
@@ -185,22 +185,39 @@ def read_skipped(folder: Path) -> list[dict[str, str]]:
     Raises:
         CacheError: the file is damaged.
     """
-    path = folder / SKIPPED
+    return _read_clips(folder / SKIPPED, "reason")
+
+
+def read_interpolated(folder: Path) -> list[dict[str, Any]]:
+    """Clips with frames in which no face was found, whose landmarks there are interpolated; empty if there are none.
+
+    Raises:
+        CacheError: the file is damaged.
+    """
+    path = folder / INTERPOLATED
+    clips = _read_clips(path, "frames")
+    if not all(isinstance(clip["frames"], list) for clip in clips):
+        raise CacheError(f"{path}: the frames of a clip must be a list of numbers; make the cache again.")
+    return clips
+
+
+def _read_clips(path: Path, entry: str) -> list[dict[str, Any]]:
+    """A list of clips, each with this entry besides its name; empty if the file does not exist."""
     if not path.exists():
         return []
     clips = read_json(path)
-    keys = (*CLIP_KEYS, "reason")
+    keys = (*CLIP_KEYS, entry)
     if not isinstance(clips, list) or not all(isinstance(clip, dict) and {*keys} <= {*clip} for clip in clips):
         raise CacheError(f"{path} is not a list of clips with {', '.join(keys)}; make the cache again.")
     return clips
 
 
-def write_skipped(folder: Path, skipped: Sequence[Mapping[str, str]]) -> None:
-    """Write skipped.json, or remove it if no clip was skipped."""
-    if skipped:
-        write_json(folder / SKIPPED, [dict(clip) for clip in skipped])
+def write_clips(path: Path, clips: Sequence[Mapping[str, Any]]) -> None:
+    """Write skipped.json or interpolated.json, or remove it if it would list no clip."""
+    if clips:
+        write_json(path, [dict(clip) for clip in clips])
     else:
-        (folder / SKIPPED).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

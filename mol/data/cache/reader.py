@@ -9,7 +9,7 @@ import numpy as np
 
 from mol.common.errors import CacheError
 from mol.data.cache.clip_set import ClipSet
-from mol.data.cache.format import layouts, open_arrays, read_rows, read_settings, read_skipped
+from mol.data.cache.format import layouts, open_arrays, read_interpolated, read_rows, read_settings, read_skipped
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class Cache(ClipSet):
             raise CacheError(f"{path / 'checksums.npy'} marks rows that were never written; make the cache again.")
         if not np.isfinite(arrays["landmarks"]).all():
             raise CacheError(f"{path / 'landmarks.npy'} holds NaN or infinite values; make the cache again.")
-        return cls(path, settings, rows, **arrays, skipped=read_skipped(path))
+        return cls(path, settings, rows, **arrays, skipped=read_skipped(path), interpolated=read_interpolated(path))

@@ -20,21 +20,25 @@ from mol.common.storage import write_json
 from mol.data.cache.format import (
     CLIP_KEYS,
     INDEX,
+    INTERPOLATED,
     ROW_ARRAYS,
     SETTINGS,
+    SKIPPED,
     CacheSettings,
     Layout,
     check_rows,
     checksum,
     layouts,
     open_arrays,
+    read_interpolated,
     read_json,
     read_settings,
     read_skipped,
     row_bytes,
     row_checksum,
-    write_skipped,
+    write_clips,
 )
+from mol.data.manifest import HasName
 
 # Bytes of the name of a cache: file systems allow 255, and `.kept.partial` is added.
 _LONGEST = 240
@@ -103,6 +107,22 @@ class CacheWriter:
             self._put(name, row, content)
         self._checksums[row] = digest
 
+    def note_interpolated(self, clip: HasName, frames: Sequence[int]) -> None:
+        """Note that landmarks of a clip were interpolated; before its rows are written, so that none goes unnoticed.
+
+        Args:
+            clip: whose rows are written next.
+            frames: numbers of its frames without a face; an earlier note is removed if there are none.
+        Raises:
+            StorageError: the disk refused.
+        """
+        name = {"dataset": clip.dataset, "subject": clip.subject, "clip": clip.clip}
+        found = read_interpolated(self.partial)
+        noted = [other for other in found if any(other[part] != name[part] for part in CLIP_KEYS)]
+        noted += [{**name, "frames": list(frames)}] if frames else []
+        if noted != found:
+            write_clips(self.partial / INTERPOLATED, noted)
+
     def finish(self, skipped: Sequence[Mapping[str, str]] = ()) -> Path:
         """Move the complete cache to its final path and return that path.
 
@@ -123,7 +143,9 @@ class CacheWriter:
                 f"{self.partial} lacks {len(missing)} of {len(self.rows)} rows, the first is {missing[0]}."
             )
         source = self if len(kept) == len(self.rows) else self._copy(kept, copy)
-        write_skipped(source.partial, skipped)
+        write_clips(source.partial / SKIPPED, skipped)
+        if source is not self:
+            write_clips(source.partial / INTERPOLATED, _without(read_interpolated(self.partial), skipped))
         try:
             for file in source._files.values():
                 os.fsync(file.fileno())
@@ -281,6 +303,7 @@ def _kept(rows: Sequence[Mapping[str, Any]], skipped: Sequence[Mapping[str, str]
 
 
 def _without(rows: list[dict[str, Any]], skipped: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Rows or clips that are not skipped."""
     return [rows[index] for index in _kept(rows, skipped)]
 
 

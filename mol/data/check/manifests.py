@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mol.common.errors import DataError
+from mol.data.annotations import doubt_about
 from mol.data.check.findings import Finding
 from mol.data.manifest import Manifest, key
+from mol.data.people import doubts_about_people
 from mol.data.protocol import HasLabelFields, Protocol, apply, count_differences, left_out
 
 
@@ -38,6 +40,20 @@ def check_sets(manifests: Sequence[Manifest]) -> Iterator[Finding]:
             )
         if not manifest.clips:
             yield Finding("error", "no clips", manifest.dataset, "the manifest is empty.")
+
+
+def check_people(manifests: Sequence[Manifest]) -> Iterator[Finding]:
+    """Find people who may be one person: names spelled alike, and films listed for several people."""
+    for manifest in manifests:
+        for where, what in doubts_about_people(manifest):
+            yield Finding("warning", "one person?", where, what)
+
+
+def check_annotations(manifests: Sequence[Manifest]) -> Iterator[Finding]:
+    """Find annotations that cannot be those of a micro-expression."""
+    for clip in (clip for manifest in manifests for clip in manifest.clips):
+        if doubt := doubt_about(clip):
+            yield Finding("warning", "annotation", key(clip), f"{doubt[1]} ({clip.source}); such clips {doubt[0]}")
 
 
 def check_labels(protocol: Protocol, clips: Sequence[HasLabelFields]) -> Iterator[Finding]:

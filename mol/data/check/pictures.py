@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from mol.common.errors import DataError, MediaError
 from mol.common.workers import WORKER_DIED, in_processes
-from mol.data.check.findings import Finding, ranges
+from mol.data.check.findings import Finding, Severity, ranges
+from mol.data.interval import count_of, existing_interval, frames_between, listed_runs, missing_runs
 from mol.data.manifest import Clip, Manifest, key, numbered_frames
 from mol.vision.integrity import truncation
 from mol.vision.video import read_picture, read_video
@@ -18,6 +22,8 @@ from mol.vision.video import read_picture, read_video
 Size = tuple[int, int]
 # Picture sizes of a set that are listed.
 _SIZES = 10
+# Runs of missing frames that are listed.
+_RUNS = 20
 
 
 @dataclass(frozen=True)
@@ -47,21 +53,24 @@ class Inspected:
         findings: of its clips.
         sizes: clip → (height, width) → frame numbers.
         prints: clip → digests of its first, middle and last frame.
+        pictures: clip → digests of its frames, without those of one grey level.
         subjects: clip → person, as dataset/subject.
     """
 
     findings: list[Finding] = field(default_factory=list)
     sizes: dict[str, dict[Size, list[int]]] = field(default_factory=dict)
     prints: dict[str, str] = field(default_factory=dict)
+    pictures: dict[str, frozenset[bytes]] = field(default_factory=dict)
     subjects: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """One picture: its size and digest, or its problem."""
+    """One picture: its size, the digest of its pixels and whether they are all equal; or its problem."""
 
     size: Size | None
-    digest: str
+    digest: bytes
+    plain: bool = False
     problem: str = ""
 
 
@@ -86,8 +95,8 @@ def inspect(job: Job) -> Inspected:
         return seen
     frames: dict[int, _Frame] = {}
     for clip in job.clips:
-        inside = [number for number in numbers if clip.onset <= number <= clip.offset]
-        seen.findings += _check_frames(clip, numbers, inside, job)
+        inside, problems = _check_frames(clip, numbers, job)
+        seen.findings += problems
         if job.pictures and inside:
             frames.update({number: read(number) for number in inside if number not in frames})
             _check_pictures(clip, {number: frames[number] for number in inside}, seen)
@@ -106,11 +115,11 @@ def _open_folder(job: Job) -> tuple[Sequence[int], Callable[[int], _Frame]]:
 def _open_video(job: Job) -> tuple[Sequence[int], Callable[[int], _Frame]]:
     """Frames of a video file, which must be decoded to be counted; without pictures the annotation is trusted."""
     if not job.pictures:
-        return range(max(clip.offset for clip in job.clips) + 1), lambda number: _Frame(None, "")
+        return range(max(clip.offset for clip in job.clips) + 1), lambda number: _Frame(None, b"")
     video = read_video(job.folder).frames
 
     def read(number: int) -> _Frame:
-        return _Frame(video[number].shape, hashlib.sha256(video[number].tobytes()).hexdigest())
+        return _frame_of(video[number])
 
     return range(len(video)), read
 
@@ -119,11 +128,16 @@ def _read_frame(path: Path) -> _Frame:
     try:
         data = path.read_bytes()
         if lacking := truncation(data):
-            return _Frame(None, "", f"{path.name}: {lacking}")
-        height, width = read_picture(path).shape
+            return _Frame(None, b"", problem=f"{path.name}: {lacking}")
+        return _frame_of(read_picture(path))
     except (MediaError, OSError) as error:
-        return _Frame(None, "", str(error))
-    return _Frame((height, width), hashlib.sha256(data).hexdigest())
+        return _Frame(None, b"", problem=str(error))
+
+
+def _frame_of(picture: np.ndarray) -> _Frame:
+    # Of pixels, not of the file: a copy in another format without losses is the same picture.
+    digest = hashlib.blake2b(picture.tobytes(), digest_size=16).digest()
+    return _Frame(picture.shape, digest, bool(picture.min() == picture.max()))
 
 
 def _check_order(clip: Clip) -> Iterator[Finding]:
@@ -136,18 +150,24 @@ def _check_order(clip: Clip) -> Iterator[Finding]:
         yield Finding("error", "interval", key(clip), outside)
 
 
-def _check_frames(clip: Clip, numbers: Sequence[int], inside: Sequence[int], job: Job) -> Iterator[Finding]:
-    """Check that the annotated frames exist and are enough."""
+def _check_frames(clip: Clip, numbers: Sequence[int], job: Job) -> tuple[Sequence[int], list[Finding]]:
+    """The frames of a clip, and whether those annotated exist and are enough, as `mol extract` decides."""
     if clip.onset > clip.offset:
-        return
-    missing = sorted(set(range(clip.onset, clip.offset + 1)) - set(inside))
-    if missing:
-        cut = clip.onset < numbers[0] or clip.offset > numbers[-1]
-        what = f"{job.folder} lacks {len(missing)} of {clip.length} frames: {ranges(missing)}"
-        yield Finding("error" if cut else "warning", "frames missing", key(clip), what)
-    if len(inside) < job.frames:
-        what = f"{len(inside)} frames from onset to offset, {job.frames} are needed (mol extract --short interpolate)"
-        yield Finding("error" if job.reject_short else "warning", "too short", key(clip), what)
+        return (), []
+    findings: list[Finding] = []
+    severity: Severity = "warning"
+    try:
+        interval = existing_interval(clip.onset, None, clip.offset, numbers, job.folder)
+        inside = frames_between(numbers, interval.onset, interval.offset)
+    except DataError:
+        inside, severity = frames_between(numbers, clip.onset, clip.offset), "error"
+    if missing := missing_runs(numbers, clip.onset, clip.offset):
+        what = f"{job.folder} lacks {count_of(missing)} of {clip.length} frames: {listed_runs(missing, _RUNS)}"
+        findings.append(Finding(severity, "frames missing", key(clip), what))
+    if (count := inside[-1] - inside[0] + 1 if isinstance(inside, range) and inside else len(inside)) < job.frames:
+        what = f"{count} frames from onset to offset, {job.frames} are needed (mol extract --short interpolate)"
+        findings.append(Finding("error" if job.reject_short else "warning", "too short", key(clip), what))
+    return inside, findings
 
 
 def _check_pictures(clip: Clip, frames: dict[int, _Frame], seen: Inspected) -> None:
@@ -169,13 +189,15 @@ def _check_pictures(clip: Clip, frames: dict[int, _Frame], seen: Inspected) -> N
     numbers = list(frames)
     digests = [frames[numbers[at]].digest for at in (0, len(numbers) // 2, -1)]
     if all(digests):
-        seen.prints[key(clip)] = " ".join(digests)
+        seen.prints[key(clip)] = b"".join(digests).hex()
+    seen.pictures[key(clip)] = frozenset(frame.digest for frame in frames.values() if frame.digest and not frame.plain)
 
 
 def check_copies(seen: Iterable[Inspected]) -> Iterator[Finding]:
-    """Find clips whose first, middle and last frames are equal to the byte."""
+    """Find clips with the same first, middle and last frame, and pictures that two people share."""
     copies: dict[str, list[str]] = defaultdict(list)
     subjects: dict[str, str] = {}
+    seen = list(seen)
     for inspected in seen:
         subjects.update(inspected.subjects)
         for name, fingerprint in inspected.prints.items():
@@ -189,6 +211,34 @@ def check_copies(seen: Iterable[Inspected]) -> Iterator[Finding]:
             yield Finding("error", "copies", names[0], f"{what}: one face as two people, in training and in test")
         else:
             yield Finding("warning", "copies", names[0], f"{what}: one video as several clips")
+    alike = {name: fingerprint for fingerprint, names in copies.items() for name in names}
+    yield from _shared_pictures(seen, subjects, alike)
+
+
+def _shared_pictures(
+    seen: Sequence[Inspected], subjects: Mapping[str, str], alike: Mapping[str, str]
+) -> Iterator[Finding]:
+    """Find clips of two people that have pictures in common but are not the same from first to last frame.
+
+    Half of a clip's pictures or more are an error; fewer may be a title or a test picture.
+    """
+    pictures = {name: digests for inspected in seen for name, digests in inspected.pictures.items()}
+    holders: dict[bytes, dict[str, str]] = defaultdict(dict)  # picture → person → first clip
+    for name, digests in pictures.items():
+        for digest in digests:
+            holders[digest].setdefault(subjects[name], name)
+    shared: Counter[tuple[str, str]] = Counter()
+    for clips in holders.values():
+        shared.update(pairwise(clips.values()))
+    for (first, second), count in shared.items():
+        if first in alike and alike[first] == alike.get(second):
+            continue
+        least = min(len(pictures[first]), len(pictures[second]))
+        what = f"{count} of its {len(pictures[first])} pictures are also in {second}, of another person"
+        if 2 * count >= least:
+            yield Finding("error", "copies", first, f"{what}: one face as two people, in training and in test")
+        else:
+            yield Finding("warning", "copies", first, f"{what}: the same face, or a title")
 
 
 def sizes_of_sets(seen: Iterable[Inspected]) -> Iterator[Finding]:

@@ -12,9 +12,9 @@ from mol.common.environment import available_cores
 from mol.common.errors import CacheError, DataError
 from mol.common.terminal import console, counting, say
 from mol.data.cache import Cache, Video
-from mol.data.check.caches import check_cache, is_cache, repair
+from mol.data.check.caches import check_cache, check_people_of_caches, is_cache, repair
 from mol.data.check.findings import Finding, Severity
-from mol.data.check.manifests import check_labels, check_sets
+from mol.data.check.manifests import check_annotations, check_labels, check_people, check_sets
 from mol.data.check.pictures import Job, by_folder, check_copies, inspect_all, sizes_of_sets
 from mol.data.check.report import counts_table, findings_table, write_findings
 from mol.data.check.settings import CheckDataConfig
@@ -103,7 +103,8 @@ def _open(config: CheckDataConfig) -> _Data:
 
 
 def _check(data: _Data, config: CheckDataConfig, progress: Callable[[int, int], object]) -> list[Finding]:
-    findings = [*data.unreadable, *check_sets(data.manifests)]
+    findings = [*data.unreadable, *check_sets(data.manifests), *check_people(data.manifests)]
+    findings += [*check_people_of_caches(data.caches), *check_annotations(data.manifests)]
     for clips in (data.clips, data.videos):
         if config.protocol and clips:
             findings += check_labels(protocol_for(config.protocol, clips), clips)

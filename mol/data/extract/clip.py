@@ -21,7 +21,8 @@ from mol.data.extract.frames import Job
 from mol.data.extract.settings import FRAMES, SIZE, ExtractionSettings
 from mol.data.manifest import numbered_frames
 from mol.vision.align import AlignSettings, align_clip
-from mol.vision.landmarks import DlibDetector, only_face
+from mol.vision.landmarks import DlibDetector
+from mol.vision.tracking import FaceFollower, fill_short_gaps, follow_face
 from mol.vision.tvl1 import tvl1_flow
 from mol.vision.video import interpolate_frames, read_frames, read_picture
 
@@ -41,6 +42,7 @@ class Extracted:
         landmarks: (n, T, 68, 2) float32, pixels.
         seconds: time spent in each stage.
         outside: share of the aligned frame outside the picture, which is filled by repeating edge pixels.
+        interpolated: numbers of the frames whose landmarks were interpolated, because no face was found in them.
     """
 
     frames: np.ndarray
@@ -48,6 +50,7 @@ class Extracted:
     landmarks: np.ndarray
     seconds: dict[str, float]
     outside: float
+    interpolated: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,12 @@ def extract_clip(job: Job, settings: ExtractionSettings, given: Mapping[int, np.
     with stage("read"):
         frames, names = _read(job.source, numbers)
     with stage("face and landmarks"):
-        points = _given_points(given, numbers, names) if given is not None else _detected(frames, names, settings)
+        if given is None:
+            follower = FaceFollower(detector_of(settings), every=settings.detect_every)
+            found = follow_face(frames, follower, names, settings.several, max_gap=settings.max_gap)
+            points, filled = found.points, found.filled
+        else:
+            points, filled = _given_points(given, numbers, names, settings.max_gap)
     _require_inside(points, frames.shape[1:], names)
     places = {position: place for place, position in enumerate(job.used)}
     if job.interpolated:
@@ -125,7 +133,8 @@ def extract_clip(job: Job, settings: ExtractionSettings, given: Mapping[int, np.
     with stage("TV-L1"):
         flow = np.stack([tvl1_flow(aligned[sample], settings.tvl1) for sample in samples])
     outside = max(_outside(matrix, frames.shape[1:]) for matrix in np.unique(matrices, axis=0))
-    return Extracted(aligned[samples], flow.astype(np.float16), moved[samples], stage.seconds, outside)
+    gaps = tuple(numbers[place] for place in filled)
+    return Extracted(aligned[samples], flow.astype(np.float16), moved[samples], stage.seconds, outside, gaps)
 
 
 def _read(source: Path, numbers: Sequence[int]) -> tuple[np.ndarray, list[str]]:
@@ -161,24 +170,21 @@ def detector_of(settings: ExtractionSettings) -> DlibDetector:
     return _detector(settings.upsample, settings.threshold, settings.detect_width)
 
 
-def _detected(frames: np.ndarray, names: Sequence[str], settings: ExtractionSettings) -> np.ndarray:
-    """(n, 68, 2) float32."""
-    detector = detector_of(settings)
-    points = np.empty((len(frames), 68, 2), np.float32)
-    for index, frame in enumerate(frames):
-        if index % settings.detect_every == 0:
-            face = only_face(detector(frame), names[index], settings.several)
-        else:
-            face = detector.face_in(frame, face.box)
-        points[index] = face.points
-    return points
-
-
-def _given_points(given: Mapping[int, np.ndarray], numbers: Sequence[int], names: Sequence[str]) -> np.ndarray:
+def _given_points(
+    given: Mapping[int, np.ndarray], numbers: Sequence[int], names: Sequence[str], max_gap: int
+) -> tuple[np.ndarray, tuple[int, ...]]:
+    """Given landmarks with short gaps filled, and the positions of the frames that were."""
     for number, name in zip(numbers, names, strict=True):
-        if number not in given or not np.isfinite(given[number]).all():
+        if number not in given:
             raise FaceError(f"the landmarks file has no landmarks for {name}; add them, or let dlib find them.")
-    return np.stack([given[number] for number in numbers])
+    points, filled = fill_short_gaps(np.stack([given[number] for number in numbers]), max_gap)
+    for place, name in enumerate(names):
+        if not np.isfinite(points[place]).all():
+            raise FaceError(
+                f"the landmarks file has no landmarks for {name}, and they are interpolated over at most {max_gap} "
+                "frames in a row (--max-gap) and half of all; add them, or let dlib find them."
+            )
+    return points, filled
 
 
 def _interpolate_points(points: np.ndarray, count: int) -> np.ndarray:

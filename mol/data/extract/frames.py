@@ -11,8 +11,12 @@ import numpy as np
 
 from mol.common.errors import DataError
 from mol.data.extract.settings import FRAMES, ExtractionSettings
+from mol.data.interval import existing_interval, frames_between, missing_runs
 from mol.data.manifest import Clip, Manifest, numbered_frames
 from mol.vision.video import sample_starts
+
+LONGEST_CLIP = 1_000_000
+"""Frames; an annotation of more is a mistake, and planning it would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Job:
         clip: as the manifest gives it.
         source: folder of frames or video file.
         numbers: existing frames of the interval, ascending; all annotated frames if a `problem` hides which exist.
+        missing: runs of frames between onset and offset that have no picture.
         interval, starts: see `mol.vision.video.sample_starts`; no starts if the clip is too short.
         problem: why the clip cannot be extracted, as far as it is known before reading pictures.
     """
@@ -33,6 +38,7 @@ class Job:
     interval: int
     starts: tuple[int, ...]
     problem: str = ""
+    missing: tuple[tuple[int, int], ...] = ()
 
     @property
     def interpolated(self) -> bool:
@@ -50,11 +56,6 @@ class Job:
         if self.interpolated:
             return list(range(len(self.numbers)))
         return sorted(position for sample in self.samples for position in sample)
-
-    @property
-    def absent(self) -> list[int]:
-        """Frame numbers between onset and offset that have no picture."""
-        return sorted(set(range(self.clip.onset, self.clip.offset + 1)) - set(self.numbers))
 
     def rows(self, classes: Sequence[str]) -> list[dict[str, Any]]:
         """Entries of the cache's index, one per sub-clip."""
@@ -90,11 +91,17 @@ class Job:
 def plan_clip(manifest: Manifest, clip: Clip, settings: ExtractionSettings) -> Job:
     """Choose the frames of a clip from file names alone; a problem is recorded in the job, not raised."""
     source, problem = manifest.path_of(clip), ""
+    annotated = range(clip.onset, clip.offset + 1)
+    if clip.offset - clip.onset >= LONGEST_CLIP:
+        reason = (
+            f"the annotation of {clip.source} is for the frames {clip.onset}–{clip.offset}, more than {LONGEST_CLIP:,}"
+        )
+        return Job(clip, source, (), 1, (), f"{reason}; correct it, then run mol prepare again.")
     try:
-        numbers = _existing_numbers(source, clip)
+        numbers, missing = _existing_numbers(source, clip)
     except DataError as error:
         # Planned as if all frames existed, so that the rows stay the same once the folder is repaired.
-        numbers, problem = list(range(clip.onset, clip.offset + 1)), str(error)
+        numbers, missing, problem = annotated, (), str(error)
     interval, starts = 1, [0]
     if len(numbers) >= FRAMES:
         interval, every_start = sample_starts(len(numbers), FRAMES)
@@ -102,21 +109,17 @@ def plan_clip(manifest: Manifest, clip: Clip, settings: ExtractionSettings) -> J
     elif settings.short == "reject" or len(numbers) < 2:
         remedy = "--short interpolate stretches clips of at least 2 frames"
         starts, problem = [], problem or f"{len(numbers)} frames in {source}, a clip needs {FRAMES}; {remedy}."
-    return Job(clip, source, tuple(numbers), interval, tuple(starts), problem)
+    return Job(clip, source, tuple(numbers), interval, tuple(starts), problem, missing)
 
 
-def _existing_numbers(source: Path, clip: Clip) -> list[int]:
-    again = "repair the folder, or make the manifest again with mol prepare"
+def _existing_numbers(source: Path, clip: Clip) -> tuple[Sequence[int], tuple[tuple[int, int], ...]]:
+    """The frames of a clip, and the runs that are missing between its onset and offset."""
     if source.is_file():
-        return list(range(clip.onset, clip.offset + 1))
-    found = numbered_frames(source)
-    if absent := [number for number in (clip.onset, clip.offset) if number not in found]:
-        first, *_, last = [*found, *found]
-        raise DataError(
-            f"{source} lacks frame {absent[0]} of the clip ({clip.onset} to {clip.offset} by {clip.source}); it holds "
-            f"{first} to {last}; {again}."
-        )
-    return [number for number in found if clip.onset <= number <= clip.offset]
+        return range(clip.onset, clip.offset + 1), ()
+    found = list(numbered_frames(source))
+    interval = existing_interval(clip.onset, None, clip.offset, found, source)
+    missing = missing_runs(found, clip.onset, clip.offset)
+    return frames_between(found, interval.onset, interval.offset), tuple(missing)
 
 
 def _spread(starts: range, most: int) -> list[int]:

@@ -68,6 +68,7 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
                     failures[index] = outcome.reason
                 else:
                     with stage("write"):
+                        writer.note_interpolated(work.jobs[index].clip, outcome.interpolated)
                         _write(writer, work.rows_of[index], outcome)
                     stage.add(outcome.seconds)
                     outside[index] = outcome.outside
@@ -85,7 +86,7 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
         len(cache),
         extracted,
         cache.skipped,
-        [*warnings, *work.far_outside(outside)],
+        [*warnings, *work.interpolated(cache.interpolated), *work.far_outside(outside)],
         stage.seconds,
         time.perf_counter() - started,
         workers,

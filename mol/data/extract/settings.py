@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mol.common.errors import SettingsError
+from mol.vision.tracking import MAX_GAP
 from mol.vision.tvl1 import TVL1Settings
 
 # T and S of an extracted cache: the network takes 8 frames and crops 128 of 144 pixels.
@@ -27,6 +28,9 @@ class ExtractionSettings:
             the full picture. 0 never scales down.
         detect_every: detect the face only in every n-th frame and find the landmarks of the frames in between within
             the last box. Above 1 it is faster, but a jump of the head or a second face goes unnoticed there.
+        max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time, and
+            the clip is listed in the cache's interpolated.json; 0 gives such a clip up, and so does a face that is
+            missing in more than half of its frames.
         align: one transform for all frames of a clip, or each frame by its own landmarks as in the released code.
         enlarge: side of the aligned box relative to the larger side of the box around eyes, nose tip and mouth corners.
         tvl1: parameters of the optical flow.
@@ -39,6 +43,7 @@ class ExtractionSettings:
     threshold: float = 0.1
     detect_width: int = 640
     detect_every: int = 1
+    max_gap: int = MAX_GAP
     align: Literal["clip", "frame"] = "clip"
     enlarge: float = 2.5
     tvl1: TVL1Settings = field(default_factory=TVL1Settings)
@@ -52,7 +57,7 @@ class ExtractionSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise SettingsError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(str, allowed))}")
-        for name, least in (("subclips", 0), ("detect_width", 0), ("detect_every", 1)):
+        for name, least in (("subclips", 0), ("detect_width", 0), ("detect_every", 1), ("max_gap", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
         if not self.enlarge > 0:

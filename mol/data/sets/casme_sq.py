@@ -47,7 +47,7 @@ def load_casme_sq(root: Path, on_error: OnError = "raise", neutral: int = 0) -> 
     frames_of = cache(numbered_frames)
     videos: dict[Path, LongVideo] = {}
     for row in _rows(sheet):
-        with collector.row(row.source, row.text("video")):
+        with collector.row(row.source, row.shown("video")):
             if not neutral and _is_macro(row):
                 macro += 1
                 continue
@@ -129,13 +129,13 @@ def _clip(
         collector.repaired(f"the offset is missing (0); the clip ends at its apex {apex}.")
     elif apex is None:
         collector.repaired("the apex is missing (0); the clip has no apex.")
-    collector.check_interval(onset, apex, offset, frames, folder)
+    first, apex, offset = collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
         dataset=SET.name,
         subject=subject,
         clip=f"{_video(row)}_{onset}",
         path=relative_path(folder, root),
-        onset=onset,
+        onset=first,
         apex=apex,
         offset=offset,
         emotion=named_emotion(row.text("emotion"), _EMOTIONS),
@@ -148,7 +148,7 @@ def _clip(
 def _rows(sheet: Path) -> list[SheetRow]:
     cells = read_cells(sheet, 0)
     rows = []
-    for line, values in enumerate(cells.rows, 1):
+    for line, values in cells.rows.items():
         filled = [value for value in values[: len(_COLUMNS)] if value is not None]
         if not filled or as_text(values[0]).lower() == "subject":
             continue
@@ -204,7 +204,7 @@ def _video_codes(sheet: Path) -> dict[str, str]:
 
 def _naming_rule(sheet: Path, position: int, what: str) -> list[list[object]]:
     try:
-        return read_cells(sheet, position).rows
+        return list(read_cells(sheet, position).rows.values())
     except DataError as error:
         raise DataError(
             f"{error} Worksheets 2 and 3 of code_final.xlsx are needed; this one maps {what}. Copy the file again."

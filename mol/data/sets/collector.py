@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mol.common.errors import DataError
+from mol.data.interval import check_order, count_of, existing_interval, listed_runs, missing_runs
 from mol.data.manifest import Clip, Loaded, Note, OnError, key
 
 
@@ -64,28 +65,43 @@ class ClipCollector:
         """Note something about the current row that a user should know."""
         self.note("warning", self._where, what)
 
-    def check_interval(self, onset: int, apex: int | None, offset: int, frames: Collection[int], folder: Path) -> None:
-        """Check the interval of the current row; frames missing inside it give a warning.
+    def check_interval(
+        self,
+        onset: int,
+        apex: int | None,
+        offset: int,
+        frames: Collection[int],
+        folder: Path,
+        beyond: bool = False,
+    ) -> tuple[int, int | None, int]:
+        """Check the interval of the current row and fit it to the frames that exist.
+
+        The nearest frame stands in for a missing onset, apex or offset, with a note; frames missing in between give a
+        warning.
 
         Args:
             onset, apex, offset: frame numbers, inclusive; apex None if there is none.
             frames: numbers of the frames in the folder.
             folder: for messages.
+            beyond: whether the data set is known to lack frames at the ends of its recordings, so that onset and offset
+                may lie outside the frames of the folder.
+
+        Returns:
+            Onset, apex and offset for the clip.
 
         Raises:
-            DataError: onset after offset, apex outside the interval, or frames missing at either end.
+            DataError: onset after offset, apex outside the interval, or no frames for either end.
         """
         check_order(onset, apex, offset)
-        first, last = min(frames), max(frames)
-        if onset < first or offset > last:
-            raise DataError(
-                f"{folder} has the frames {first}–{last}, but the annotation is for {onset}–{offset}; "
-                "unpack the missing frames or correct the annotation."
-            )
-        missing = sorted(set(range(onset, offset + 1)) - set(frames))
-        if missing:
-            shown = ", ".join(map(str, missing[:8])) + (", …" if len(missing) > 8 else "")
-            self.warning(f"{folder} lacks {len(missing)} frames inside the interval: {shown}.")
+        numbers = frames if isinstance(frames, range) else sorted(frames)
+        found = existing_interval(onset, apex, offset, numbers, folder, beyond)
+        for change in found.moved:
+            self.repaired(f"{change} ({folder}).")
+        if missing := missing_runs(numbers, found.onset, found.offset):
+            count, shown = count_of(missing), listed_runs(missing)
+            what = "1 frame" if count == 1 else f"{count} frames"
+            self.warning(f"{folder} lacks {what} inside the interval: {shown}.")
+        return found.onset, found.apex, found.offset
 
     def add(self, clip: Clip) -> None:
         """Keep a clip.
@@ -107,18 +123,6 @@ class ClipCollector:
             reason = f"every row was dropped, the first because: {dropped[0].what}" if dropped else "it lists none"
             raise DataError(f"{where} has no usable clip: {reason}")
         return Loaded(list(self._clips.values()), self.notes)
-
-
-def check_order(onset: int, apex: int | None, offset: int) -> None:
-    """Check that onset, apex and offset are in this order.
-
-    Raises:
-        DataError: they are not.
-    """
-    if onset > offset:
-        raise DataError(f"onset {onset} is after offset {offset}; correct the annotation.")
-    if apex is not None and not onset <= apex <= offset:
-        raise DataError(f"apex {apex} is outside the interval {onset}–{offset}; correct it or leave it blank.")
 
 
 def required(value: int | None, column: str) -> int:

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 
 from mol.common.errors import DataError
+from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_order, named_emotion, relative_path, required, spellings
+from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import find_folders, find_sheet, folders_by_name
 from mol.data.sets.sheets import SheetRow, read_sheet
@@ -47,7 +48,7 @@ def load_fourdme(root: Path, on_error: OnError = "raise") -> Loaded:
     collector = ClipCollector(on_error)
     bases = [*find_folders(root, _PICTURES), root]
     for row in rows:
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('clip')}"):
             subject = _subject(row.text("subject"))
             folder = _clip_folder(bases, subject, row.text("clip"))
             collector.add(_clip(row, subject, folder, root, collector))
@@ -112,7 +113,7 @@ def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: Clip
             f"{min(frames)}–{max(frames)}."
         )
         onset, offset, apex = onset + shift, offset + shift, None if apex is None else apex + shift
-    collector.check_interval(onset, apex, offset, frames, folder)
+    onset, apex, offset = collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
         dataset=SET.name,
         subject=subject,

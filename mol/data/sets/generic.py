@@ -8,7 +8,7 @@
 numbers in the pictures' names, or are counted from 0 in a video file; a blank onset means the first frame, a blank
 offset the last. The columns dataset, fps and action_units are optional. Titles are compared by their letters ("Clip"
 and "clip_name" mean "clip"). The separator is a comma, semicolon or tab; the text is UTF-8, with or without a byte
-order mark.
+order mark. An Excel workbook with such a table is read as well, from whichever worksheet has it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.common.extras import require
+from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.sets.collector import ClipCollector, check_order
+from mol.data.sets.cells import SEPARATORS, csv_problem, is_no_value, shortened, table_text, usable
+from mol.data.sets.collector import ClipCollector
 from mol.data.sets.dataset import DataSet
-from mol.data.sets.sheets import SheetRow
+from mol.data.sets.sheets import SheetRow, read_sheet
 from mol.vision.video import PICTURE_SUFFIXES
 
 # Wanted name → accepted titles, reduced to letters and digits in lower case.
@@ -45,6 +47,8 @@ COLUMNS = {
 }
 OPTIONAL = frozenset({"onset", "apex", "offset", "dataset", "fps", "action_units"})
 _TABLE_SUFFIXES = (".csv", ".tsv", ".txt")
+_BOOKS = (".xlsx", ".xlsm")
+_SEPARATOR_LINE = re.compile(r"sep=.?\s*$", re.IGNORECASE | re.MULTILINE)  # that Excel writes or reads
 
 
 def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
@@ -63,7 +67,7 @@ def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
     table = find_table(root)
     collector = ClipCollector(on_error)
     for row, surplus in _rows(table):
-        with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+        with collector.row(row.source, f"{row.shown('subject')}/{row.shown('clip')}"):
             if surplus:
                 raise DataError(
                     f"the line has {surplus} cells more than the header; quote any cell that contains the separator."
@@ -81,12 +85,15 @@ def find_table(root: Path) -> Path:
     Raises:
         DataError: it does not exist or is not a table, or the folder has no table or several.
     """
-    if root.is_file() and root.suffix.lower() in _TABLE_SUFFIXES:
+    if root.is_file() and root.suffix.lower() in (*_TABLE_SUFFIXES, *_BOOKS):
         return root
     if not root.is_dir():
-        what = "is not a table (.csv)" if root.is_file() else "does not exist"
-        raise DataError(f"{root} {what}; give a CSV file with one line per clip, or its folder.")
-    tables = sorted(path for path in root.iterdir() if path.suffix.lower() == ".csv" and not path.name.startswith("."))
+        what = "is not a table (.csv or .xlsx)" if root.is_file() else "does not exist"
+        raise DataError(f"{root} {what}; give a table with one line per clip, or its folder.")
+    visible = sorted(path for path in root.iterdir() if not path.name.startswith((".", "~$")))
+    tables = [path for path in visible if path.suffix.lower() == ".csv"]
+    if not tables and len(books := [path for path in visible if path.suffix.lower() in _BOOKS]) == 1:
+        return books[0]
     if len(tables) != 1:
         names = ", ".join(path.name for path in tables) or "none"
         raise DataError(f"{root} has {len(tables)} CSV files ({names}), expected one; give the file itself as root.")
@@ -95,7 +102,7 @@ def find_table(root: Path) -> Path:
 
 def _clip(row: SheetRow, table: Path, collector: ClipCollector) -> Clip:
     for name in ("subject", "clip", "path", "label"):
-        if not row.text(name):
+        if not row.text(name) or (name == "label" and is_no_value(row.text(name))):
             raise DataError(f"the column {row.titles[name]!r} is blank; fill it in or remove the line.")
     for name in ("dataset", "subject", "clip"):
         if re.search(r"[/\\]", row.text(name)):
@@ -104,7 +111,7 @@ def _clip(row: SheetRow, table: Path, collector: ClipCollector) -> Clip:
     onset, apex, offset, fps = _interval(row, path, collector)
     return Clip(
         dataset=row.text("dataset") or table.stem,
-        subject=row.text("subject"),
+        subject=row.identifier("subject"),
         clip=row.text("clip"),
         path=_relative(path, table.parent),
         onset=onset,
@@ -130,8 +137,7 @@ def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int,
         frames = range(count)
     onset = min(frames) if numbers["onset"] is None else numbers["onset"]
     offset = max(frames) if numbers["offset"] is None else numbers["offset"]
-    collector.check_interval(onset, numbers["apex"], offset, frames, path)
-    return onset, numbers["apex"], offset, fps
+    return *collector.check_interval(onset, numbers["apex"], offset, frames, path), fps
 
 
 def video_extent(path: Path) -> tuple[int, float]:
@@ -158,7 +164,7 @@ def video_extent(path: Path) -> tuple[int, float]:
 def _fps(row: SheetRow) -> float:
     text = row.text("fps")
     try:
-        fps = float(text.replace(",", ".")) if text else 0.0
+        fps = float(text.replace(",", ".")) if text and not is_no_value(text) else 0.0
     except ValueError:
         fps = -1.0
     if not 0 <= fps < math.inf:
@@ -192,11 +198,17 @@ def _rows(table: Path) -> Iterator[tuple[SheetRow, int]]:
 
     Line numbers are right even after a quoted cell of several lines.
     """
-    text = _text(table)
-    header_line = next(iter(text.splitlines()), "")
-    reader = csv.reader(io.StringIO(text, newline=None), delimiter=max(",;\t", key=header_line.count), strict=True)
+    if table.suffix.lower() in _BOOKS:
+        yield from ((row, 0) for row in read_sheet(table, COLUMNS, required=set(COLUMNS) - OPTIONAL))
+        return
+    text = table_text(table)
+    lines = (line for line in text.splitlines() if not _SEPARATOR_LINE.match(line))
+    header_line = next(lines, "")
+    reader = csv.reader(io.StringIO(text, newline=None), delimiter=max(SEPARATORS, key=header_line.count), strict=True)
     try:
         header = next(reader, [])
+        if header and _SEPARATOR_LINE.match(text):
+            header = next(reader, [])
         positions = _positions(table, header)
         titles = {name: header[position].strip() for name, position in positions.items()}
         line = reader.line_num + 1
@@ -204,25 +216,11 @@ def _rows(table: Path) -> Iterator[tuple[SheetRow, int]]:
             source, line = f"{table.name} line {line}", reader.line_num + 1
             if not any(cell.strip() for cell in cells):
                 continue
-            values = {name: cells[position].strip() for name, position in positions.items() if position < len(cells)}
-            row = SheetRow(source, {name: value or None for name, value in values.items()}, titles)
+            values = {name: usable(cells[position]) for name, position in positions.items() if position < len(cells)}
+            row = SheetRow(source, values, titles)
             yield row, sum(bool(cell.strip()) for cell in cells[len(header) :])
     except csv.Error as error:
-        raise DataError(f"{table} line {reader.line_num} cannot be read as a table ({error}); correct it.") from error
-
-
-def _text(table: Path) -> str:
-    data = table.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{table} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8).")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{table} line {line} is not UTF-8 (byte 0x{data[error.start]:02x}); save the table as UTF-8 (in Excel: "
-            "CSV UTF-8)."
-        ) from error
+        raise DataError(f"{table} line {reader.line_num} cannot be read as a table: {csv_problem(error)}") from error
 
 
 def _positions(table: Path, header: list[str]) -> dict[str, int]:
@@ -240,12 +238,12 @@ def _positions(table: Path, header: list[str]) -> dict[str, int]:
 
 
 def _no_column(table: Path, header: list[str], plain: list[str], found: Mapping[str, int], missing: list[str]) -> str:
-    free = {plain[i]: header[i].strip() for i in range(len(header)) if plain[i] and i not in found.values()}
-    hints = ""
+    free = {plain[i]: shortened(header[i].strip()) for i in range(len(header)) if plain[i] and i not in found.values()}
+    hints, there = "", [shortened(title.strip()) for title in header[:30]] + ["…"] * (len(header) > 30)
     for name in missing:
         near = [close for title in COLUMNS[name] for close in difflib.get_close_matches(title, free, n=1)]
         hints += f" {free[near[0]]!r} looks like {name}." if near else ""
     return (
-        f"{table} line 1 lacks the columns {', '.join(missing)}; it has {', '.join(title.strip() for title in header)}."
+        f"{table} line 1 lacks the columns {', '.join(missing)}; it has {', '.join(there)}."
         f"{hints} Required are {', '.join(name for name in COLUMNS if name not in OPTIONAL)}."
     )

@@ -47,10 +47,10 @@ def load_mmew(root: Path, on_error: OnError = "raise") -> Loaded:
     collector = ClipCollector(on_error)
     people: dict[str, str] = {}
     for row in rows:
-        name = row.text("clip")
-        with collector.row(row.source, name):
+        with collector.row(row.source, row.shown("clip")):
+            name = row.text("clip")
             subject = _person(name)
-            if (number := row.text("subject")) != people.setdefault(subject, number):
+            if (number := row.identifier("subject")) != people.setdefault(subject, number):
                 raise DataError(
                     f"{subject} is {people[subject]!r} elsewhere in the sheet, but {number!r} here; correct the cell."
                 )
@@ -111,7 +111,7 @@ def _clip(row: SheetRow, subject: str, folder: Path, root: Path, collector: Clip
     emotion = named_emotion(row.text("emotion"), _EMOTIONS)
     if named_emotion(folder.parent.name, _EMOTIONS) != emotion:
         raise DataError(f"the sheet says {emotion}, but the clip is in {folder.parent}; correct one of them.")
-    collector.check_interval(onset, apex, offset, frames, folder)
+    onset, apex, offset = collector.check_interval(onset, apex, offset, frames, folder)
     return Clip(
         dataset=SET.name,
         subject=subject,

@@ -59,14 +59,14 @@ def load_samm(root: Path, on_error: OnError = "raise") -> Loaded:
     subjects = _subject_folders(root)
     found = ClipCollector(on_error)
     for position, row in enumerate(rows):
-        with found.row(row.source, row.text("clip")):
+        with found.row(row.source, row.shown("clip")):
             emotion = named_emotion(row.text("emotion"), _EMOTIONS)
             subject = _subject(row)
             folder = clip_folder(subjects, subject, row.text("clip"))
             onset, apex, offset = _interval(found, row, position, folder)
             clip, path, units = row.text("clip"), relative_path(folder, root), row.text("action_units")
             found.add(Clip(SET.name, subject, clip, path, onset, apex, offset, emotion, units, SET.fps, row.source))
-    listed = {f"{row.text('subject').zfill(3)}/{row.text('clip')}" for row in rows}
+    listed = {f"{row.shown('subject').zfill(3)}/{row.shown('clip')}" for row in rows}
     for folder in unlisted_folders(subjects, listed).values():
         found.note("warning", str(folder), "the folder is ignored: it is not in the sheet.")
     return found.loaded(sheet)
@@ -142,12 +142,11 @@ def _interval(found: ClipCollector, row: SheetRow, position: int, folder: Path) 
     elif not onset <= apex <= offset and (row.text("clip") in _APEX_OUTSIDE or position in _APEX_OUTSIDE_ROWS):
         found.repaired(f"apex {apex} is outside the interval {onset}–{offset} (known); the clip has no apex.")
         apex = None
-    found.check_interval(onset, apex, offset, numbers, folder)
-    return onset, apex, offset
+    return found.check_interval(onset, apex, offset, numbers, folder)
 
 
 def _subject(row: SheetRow) -> str:
-    text = row.text("subject")
+    text = row.identifier("subject")
     if not text.isdigit():
         raise DataError(f"the subject {text!r} is not a number such as 006; correct the cell.")
     return f"{int(text):03d}"

@@ -1,23 +1,36 @@
 """Annotation sheets, read by the titles of their columns.
 
-The data sets come with Excel workbooks whose header may be in the first row, below some lines of notes, or elsewhere
-after somebody saved the file again. Every row that is read here keeps its file and row number for error messages.
+The data sets come with Excel workbooks whose header may be in the first row, below some lines of notes, on the second
+worksheet, or elsewhere after somebody saved the file again. Every row that is read here keeps its file and row number
+for error messages.
 """
 
 from __future__ import annotations
 
-import csv
 import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mol.common.errors import DataError
-from mol.common.extras import require
+from mol.data.sets.cells import (
+    SHEET_SUFFIXES,
+    Cells,
+    Unusable,
+    as_text,
+    is_no_value,
+    read_cells,
+    read_tables,
+    shortened,
+)
 
-SHEET_SUFFIXES = (".xlsx", ".xlsm", ".csv")
+__all__ = ["SHEET_SUFFIXES", "Cells", "SheetRow", "as_text", "read_cells", "read_sheet", "read_titles"]
+
+_HEADER_ROWS = 1000  # filled rows in which the header is looked for
+_TITLES = 30  # titles that a message lists
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class SheetRow:
 
     Attributes:
         source: ``"FILE.xlsx row 17"``, with the worksheet's name if the workbook has several.
-        values: wanted name → value of the cell: stripped text, a number, or None if blank.
+        values: wanted name → value of the cell: stripped text, a number, `Unusable`, or None if blank.
         titles: wanted name → title of the column in this sheet.
     """
 
@@ -39,53 +52,61 @@ class SheetRow:
         """Row number in the sheet, as Excel counts."""
         return int(self.source.rsplit(" ", 1)[1])
 
+    def shown(self, name: str) -> str:
+        """The cell for a message or a comparison, whatever it holds."""
+        return shortened(as_text(self.values.get(name)))
+
     def text(self, name: str) -> str:
-        """The cell as text: ``""`` if it is blank, ``"3"`` for the number 3.0."""
-        return as_text(self.values.get(name))
+        """The cell as text: ``""`` if it is blank, ``"3"`` for the number 3.0.
+
+        Raises:
+            DataError: the cell holds a date, a formula without its value, an error or a very long text; the message
+                names the row and the column.
+        """
+        value = self.values.get(name)
+        if isinstance(value, Unusable):
+            raise DataError(f"{self.source}: the column {self.titles.get(name, name)!r} {value.reason}")
+        return as_text(value)
+
+    def identifier(self, name: str) -> str:
+        """The cell as text, where ``12.0`` in a CSV file is the number 12.
+
+        Raises:
+            DataError: as for `text`.
+        """
+        text = self.text(name)
+        return text.partition(".")[0] if re.fullmatch(r"\d+\.0+", text) else text
 
     def whole(self, name: str) -> int | None:
-        """The cell as a whole number, or None if it is blank.
+        """The cell as a whole number, or None if it is blank; ``12.0``, ``12,0`` and pandas' ``nan`` are understood.
 
         Raises:
             DataError: the cell holds anything else; the message names the row and the column.
         """
         text = self.text(name)
-        if not text:
+        if not text or is_no_value(text):
             return None
-        if not re.fullmatch(r"-?\d+", text):  # int() would also take "006_1_2"
+        # int() would also take "006_1_2", and refuses thousands of digits with an error of its own.
+        match = re.fullmatch(r"([-+]?\d{1,15})(?:[.,]0*)?", text)
+        if match is None:
             title = self.titles.get(name, name)
             raise DataError(
-                f"{self.source}: column {title!r} holds {text!r}, expected a whole number; correct the cell."
+                f"{self.source}: column {title!r} holds {shortened(text)!r}, expected a whole number; correct the cell."
             )
-        return int(text)
+        return int(match[1])
 
-
-@dataclass(frozen=True)
-class Cells:
-    """All cells of a worksheet.
-
-    Attributes:
-        source: ``"FILE.xlsx"``, with the worksheet's name if the workbook has several.
-        rows: starting with row 1; each cell is stripped text, a number, or None if blank.
-    """
-
-    source: str
-    rows: list[list[Any]]
-
-
-def as_text(value: Any) -> str:
-    """A cell's value as text: ``""`` for None, ``"3"`` for 3.0."""
-    if value is None:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+    def whole_or_none(self, name: str) -> int | None:
+        """The cell as a whole number, or None if it holds anything else."""
+        try:
+            return self.whole(name)
+        except DataError:
+            return None
 
 
 def read_sheet(
     path: Path,
     columns: Mapping[str, Sequence[str]],
-    worksheet: str | int = 0,
+    worksheet: str | int | None = None,
     required: set[str] | None = None,
 ) -> list[SheetRow]:
     """Read the rows below the header, in whichever row that is.
@@ -96,91 +117,51 @@ def read_sheet(
     Args:
         path: ``.xlsx`` or ``.csv``.
         columns: wanted name → accepted titles of its column, the preferred one first.
-        worksheet: name or position of the worksheet in the workbook.
+        worksheet: name or position of the worksheet in the workbook; None for the first that has a header.
         required: names that the sheet must have; None means all of `columns`.
 
     Raises:
         DataError: the file is missing or unreadable, or no row is a header; the message names the closest row.
     """
-    cells = read_cells(path, worksheet)
-    wanted = _plain_columns(columns)
-    required = set(columns) if required is None else required
-    number = _header(path, cells, columns, required)
+    cells, number = _find_header(path, columns, worksheet, set(columns) if required is None else required)
     header = cells.rows[number]
-    positions = _positions(header, wanted)
+    positions = _positions(header, _plain_columns(columns))
     titles = {name: as_text(header[position]) for name, position in positions.items()}
     rows = []
-    for line, row in enumerate(cells.rows[number + 1 :], number + 2):
+    for line, row in cells.rows.items():
         values = {name: row[position] if position < len(row) else None for name, position in positions.items()}
-        if any(value is not None for value in values.values()):
+        if line > number and any(value is not None for value in values.values()):
             rows.append(SheetRow(f"{cells.source} row {line}", values, titles))
     return rows
 
 
 def read_titles(
-    path: Path, columns: Mapping[str, Sequence[str]], worksheet: str | int = 0, required: set[str] | None = None
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    worksheet: str | int | None = None,
+    required: set[str] | None = None,
 ) -> list[str]:
     """All titles in the header that `read_sheet` would find, without blank columns.
 
     Raises:
         DataError: as for `read_sheet`.
     """
-    cells = read_cells(path, worksheet)
-    header = cells.rows[_header(path, cells, columns, set(columns) if required is None else required)]
-    return [as_text(title) for title in header if title is not None]
+    cells, number = _find_header(path, columns, worksheet, set(columns) if required is None else required)
+    return [as_text(title) for title in cells.rows[number] if title is not None]
 
 
-def read_cells(path: Path, worksheet: str | int = 0) -> Cells:
-    """Read every cell of a worksheet, or of a CSV file.
-
-    Args:
-        path: ``.xlsx`` or ``.csv`` (UTF-8; comma, semicolon or tab).
-        worksheet: name or position of the worksheet in the workbook.
-
-    Raises:
-        DataError: the file is missing or unreadable, or has no such worksheet.
-    """
-    if not path.is_file():
-        raise DataError(f"the sheet {path} does not exist; copy it there from the distributed data set.")
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path)
-    if path.suffix.lower() not in SHEET_SUFFIXES:
-        raise DataError(f"{path} is not in a readable format; save it as .xlsx or .csv.")
-    return _read_book(path, worksheet)
-
-
-def _read_csv(path: Path) -> Cells:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
-    # csv.Sniffer mistakes spaces and letters for separators; the most frequent one is right for a table.
-    separator = max(",;\t", key=text.count)
-    rows = [[_value(cell) for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator)]
-    return Cells(path.name, rows)
-
-
-def _read_book(path: Path, worksheet: str | int) -> Cells:
-    openpyxl = require("openpyxl", extra="data")
-    try:
-        book = openpyxl.load_workbook(path, data_only=True)
-    except Exception as error:  # openpyxl passes on whatever zipfile, its XML parser and its own code raise
-        raise DataError(
-            f"{path} cannot be read as an Excel workbook ({type(error).__name__}: {error}); copy it again, or open "
-            "it and save it as .xlsx or .csv."
-        ) from error
-    titles = book.sheetnames
-    if worksheet not in (titles if isinstance(worksheet, str) else range(len(titles))):
-        raise DataError(f"{path} has no worksheet {worksheet!r}; it has {', '.join(titles)}.")
-    title = worksheet if isinstance(worksheet, str) else titles[worksheet]
-    rows = [[_value(cell) for cell in row] for row in book[title].iter_rows(values_only=True)]
-    book.close()
-    return Cells(path.name if len(titles) == 1 else f"{path.name} [{title}]", rows)
-
-
-def _value(cell: Any) -> Any:
-    """Text is stripped; a blank cell becomes None."""
-    return (cell.strip() or None) if isinstance(cell, str) else cell
+def _find_header(
+    path: Path, columns: Mapping[str, Sequence[str]], worksheet: str | int | None, required: set[str]
+) -> tuple[Cells, int]:
+    """The first worksheet with a row that has every required column, and the number of that row."""
+    wanted = _plain_columns(columns)
+    seen = []
+    for cells in read_tables(path) if worksheet is None else [read_cells(path, worksheet)]:
+        for number, row in islice(cells.rows.items(), _HEADER_ROWS):
+            if required <= _positions(row, wanted).keys():
+                return cells, number
+        seen.append(cells)
+    raise DataError(_no_header(path, seen, columns, required))
 
 
 def _plain(title: Any) -> str:
@@ -202,31 +183,31 @@ def _plain_columns(columns: Mapping[str, Sequence[str]]) -> dict[str, list[str]]
     return {name: [_plain(spelling) for spelling in spellings] for name, spellings in columns.items()}
 
 
-def _header(path: Path, cells: Cells, columns: Mapping[str, Sequence[str]], required: set[str]) -> int:
-    """Position of the first row that has every required column."""
-    wanted = _plain_columns(columns)
-    for number, row in enumerate(cells.rows):
-        if required <= _positions(row, wanted).keys():
-            return number
-    raise DataError(_no_header(path, cells, columns, required))
-
-
-def _no_header(path: Path, cells: Cells, columns: Mapping[str, Sequence[str]], required: set[str]) -> str:
+def _no_header(path: Path, tables: Sequence[Cells], columns: Mapping[str, Sequence[str]], required: set[str]) -> str:
     """The message for a sheet without a header: the most likely row, what it lacks, and similar titles."""
     wanted = _plain_columns(columns)
     needed = ", ".join(columns[name][0] for name in columns if name in required)
-    if not any(value is not None for row in cells.rows for value in row):
-        return f"{path} is empty; expected a sheet with the columns {needed}."
-    scores = [len(required & _positions(row, wanted).keys()) for row in cells.rows]
-    number = scores.index(max(scores))
-    if not scores[number]:
-        return f"{path} has no row with the columns {needed}; is it the annotation sheet of this data set?"
-    header = [title for title in cells.rows[number] if title is not None]
+    filled = [cells for cells in tables if cells.rows]
+    names = dict.fromkeys(cells.source.removeprefix(path.name).strip() for cells in tables)
+    worksheets = f" (worksheets {', '.join(names)})" if len(names) > 1 else ""
+    if not filled:
+        return f"{path}{worksheets} is empty; expected a sheet with the columns {needed}."
+    scores = {
+        (at, number): len(required & _positions(row, wanted).keys())
+        for at, cells in enumerate(filled)
+        for number, row in islice(cells.rows.items(), _HEADER_ROWS)
+    }
+    at, number = max(scores, key=lambda place: scores[place])
+    if not scores[at, number]:
+        return f"{path}{worksheets} has no row with the columns {needed}; is it the annotation sheet of this data set?"
+    header = [title for title in filled[at].rows[number] if title is not None]
     missing = [name for name in columns if name in required - _positions(header, wanted).keys()]
     near = {columns[name][0]: _near(name, header, wanted) for name in missing}
     looks = "".join(f" '{title}' looks like {name}." for name, title in near.items() if title)
+    there = [shortened(as_text(title)) for title in header[:_TITLES]] + ["…"] * (len(header) > _TITLES)
+    where = f"{path.parent / filled[at].source} row {number}"
     return (
-        f"{path} row {number + 1} lacks the columns {', '.join(near)}; it has {', '.join(map(as_text, header))}. "
+        f"{where} lacks the columns {', '.join(near)}; it has {', '.join(there)}. "
         f"Were columns renamed?{looks} Restore their original titles."
     )
 
@@ -234,7 +215,7 @@ def _no_header(path: Path, cells: Cells, columns: Mapping[str, Sequence[str]], r
 def _near(name: str, header: Sequence[Any], wanted: Mapping[str, Sequence[str]]) -> str:
     """The title most similar to a missing column's, among those that are not wanted columns themselves."""
     known = {spelling for spellings in wanted.values() for spelling in spellings}
-    free = {_plain(title): as_text(title) for title in header if _plain(title) not in known}
+    free = {_plain(title): shortened(as_text(title)) for title in header if _plain(title) not in known}
     for spelling in wanted[name]:
         if close := difflib.get_close_matches(spelling, list(free), n=1, cutoff=0.5):
             return free[close[0]]

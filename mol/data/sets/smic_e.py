@@ -57,10 +57,10 @@ def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS", neut
     found = ClipCollector(on_error)
     videos: dict[Path, LongVideo] = {}
     for row in read_sheet(sheet, _COLUMNS, required=_REQUIRED):
-        if not row.text("subject") and not row.text("clip"):
+        if not row.shown("subject") and not row.shown("clip"):
             found.note("warning", row.source, "the row is ignored: it has no clip name.")
             continue
-        with found.row(row.source, row.text("clip")) as where:
+        with found.row(row.source, row.shown("clip")) as where:
             _add(found, where, row, folders, root, FPS[part])
             if neutral:
                 _note_intervals(videos, row, folders, root)
@@ -146,7 +146,7 @@ def _add(
     """Add a clip for every interval of one row."""
     name = parse_name(row.text("clip"))
     subject, emotion, number = name
-    if row.text("subject").lstrip("sS0") != subject[1:]:
+    if row.identifier("subject").lstrip("sS0") != subject[1:]:
         raise DataError(f"the subject is {row.text('subject')!r}, but the name says {subject}; correct the row.")
     if row.text("emotion") and named_emotion(row.text("emotion"), EMOTIONS) != emotion:
         raise DataError(f"the emotion is {row.text('emotion')!r}, but the name says {emotion}; correct the row.")
@@ -164,7 +164,7 @@ def _add(
         if place and onset is None and offset is None:
             continue
         onset, offset = required(onset, f"Onset{place}F"), required(offset, f"Offset{place}F")
-        found.check_interval(onset, None, offset, numbers, folder)
+        onset, _, offset = found.check_interval(onset, None, offset, numbers, folder)
         clip = f"{row.text('clip')}.{place}" if place else row.text("clip")
         found.add(Clip(SET.name, subject, clip, path, onset, None, offset, emotion, "", fps, row.source))
 

@@ -53,6 +53,20 @@ def casme2(tmp_path: Path) -> Path:
     return write_casme2(tmp_path / "CASME2", rows)
 
 
+def test_people_spelled_alike_and_doubtful_annotations_are_told_before_other_notes(tmp_path, capsys):
+    write_table(tmp_path / "own", "own.csv")
+    lines = ["subject,clip,path,onset,apex,offset,label,fps"]
+    lines += [f"{name},c{at},video,0,0,8,joy,10" for at, name in enumerate(["Ann", "ann", "ben"])]
+    (tmp_path / "own" / "own.csv").write_text("\n".join(lines), encoding="utf-8")
+    run_prepare(PrepareConfig("generic", str(tmp_path / "own"), str(tmp_path / "m")))
+    notes = read_manifest(tmp_path / "m").notes
+    assert [note.kind for note in notes] == ["warning"] * 3
+    said = capsys.readouterr().out
+    assert 'own.csv line 2, own.csv line 3: "Ann" and "ann" differ only in upper and lower case' in said
+    assert "video is listed for 3 people" in said
+    assert "own: 3 of 3 clips last longer than 0.5 s" in said
+
+
 def test_a_manifest_holds_clips_notes_settings_and_the_absolute_root(casme2, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare(PrepareConfig("casme2", "CASME2", on_error="skip"))

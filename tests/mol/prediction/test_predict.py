@@ -32,7 +32,7 @@ from mol.prediction import overlay
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.prediction.predict import PredictConfig, describe_prediction, predict
 from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
-from mol.prediction.windows import FaceFollower, Window, predict_video, window_starts
+from mol.prediction.windows import Window, predict_video, window_starts
 from mol.synth.faces import FaceImage, load_faces
 from mol.vision.align import align_clip, transform_points
 from mol.vision.landmarks import Face
@@ -215,7 +215,23 @@ def test_the_detector_looks_once_and_only_at_frames_that_a_window_uses():
 def test_a_frame_without_a_face_is_named_with_the_remedy():
     video = grey_video()
     with pytest.raises(NoFaceError, match=r"frame 11\b.*--on-error skip"):
-        run(video, interval=1, detector=Detector(video, lambda index: 0 if index == 11 else 1))
+        run(video, interval=1, detector=Detector(video, lambda index: 0 if index in range(11, 16) else 1))
+
+
+def test_a_short_gap_is_filled_and_noted_whoever_found_the_landmarks():
+    video, points = grey_video(24), given_points(24)
+    whole = run(video, interval=1, stride=4)
+    detector = Detector(video, lambda index: 0 if index in (5, 6) else 1)
+    prediction = run(video, interval=1, stride=4, detector=detector)
+    assert len(prediction.windows) == len(whole.windows)
+    np.testing.assert_allclose(prediction.windows[0].detected, whole.windows[0].detected, atol=1)
+    assert prediction.notes[-1] == (
+        "no face was found in 2 frames (frame 5, frame 6); the landmarks there are interpolated in time"
+    )
+    points[7] = np.nan
+    prediction = run(video, interval=1, stride=4, landmarks=points)
+    np.testing.assert_allclose(prediction.windows[0].detected[7], given_points(24)[7], atol=1e-3)
+    assert "no face was found in 1 frame (frame 7)" in prediction.notes[-1]
 
 
 def test_a_frame_with_several_faces_is_named_and_largest_takes_the_largest():
@@ -230,7 +246,7 @@ def test_a_frame_with_several_faces_is_named_and_largest_takes_the_largest():
 def test_skip_leaves_out_exactly_the_windows_with_a_lost_face_and_lists_them():
     video = grey_video(24)
     detector = Detector(video, lambda index: 0 if index == 23 else 1)
-    prediction = run(video, interval=1, stride=4, detector=detector, on_error="skip")
+    prediction = run(video, interval=1, stride=4, detector=detector, on_error="skip", max_gap=0)
     assert [window.start for window in prediction.windows] == [0, 4, 8, 12]
     assert [(window.start, window.end) for window in prediction.skipped] == [(16, 23)]
     assert "frame 23" in prediction.skipped[0].reason
@@ -240,38 +256,6 @@ def test_skip_with_no_window_left_is_an_error():
     video = grey_video()
     with pytest.raises(NoFaceError, match="no window"):
         run(video, detector=Detector(video, lambda index: 0), on_error="skip")
-
-
-class GradedDetector:
-    """Stands in for dlib's: one face a frame, with a score, found where it reaches the threshold."""
-
-    def __init__(self, faces: dict[int, tuple[float, tuple[int, int, int, int]]]) -> None:
-        self.threshold = 0.1
-        self._faces = faces
-
-    def __call__(self, image: np.ndarray) -> list[Face]:
-        score, box = self._faces[int(image[0, 0])]
-        return [Face(box, np.zeros((68, 2), np.float32))] if score >= self.threshold else []
-
-
-def followed(*faces: tuple[float, tuple[int, int, int, int]]) -> list[bool]:
-    """Whether the face of each frame was found."""
-    follower = FaceFollower(GradedDetector(dict(enumerate(faces))))
-    return [bool(follower(np.full((4, 4), index, np.uint8))) for index in range(len(faces))]
-
-
-HERE, NEAR, AWAY = (10, 10, 50, 50), (14, 8, 54, 48), (70, 10, 110, 50)
-
-
-def test_a_fainter_face_in_the_same_place_is_followed():
-    assert followed((1.0, HERE), (-0.2, NEAR), (-0.2, HERE), (0.5, HERE)) == [True, True, True, True]
-
-
-def test_a_faint_face_elsewhere_or_at_the_start_or_too_faint_is_none():
-    assert followed((1.0, HERE), (-0.2, AWAY)) == [True, False]
-    assert followed((-0.2, HERE), (1.0, HERE)) == [False, True]
-    assert followed((1.0, HERE), (-0.5, HERE)) == [True, False]
-    assert followed((1.0, HERE), (-0.2, (0, 0, 100, 100))) == [True, False]
 
 
 # Short videos
@@ -314,8 +298,8 @@ def test_a_frame_without_given_landmarks_is_named_or_skipped():
     video, points = grey_video(24), given_points(24)
     points[2, 30] = np.nan
     with pytest.raises(NoFaceError, match=r"frame 2\b"):
-        run(video, interval=1, stride=4, landmarks=points)
-    prediction = run(video, interval=1, stride=4, landmarks=points, on_error="skip")
+        run(video, interval=1, stride=4, landmarks=points, max_gap=0)
+    prediction = run(video, interval=1, stride=4, landmarks=points, on_error="skip", max_gap=0)
     assert [window.start for window in prediction.skipped] == [0]
 
 
@@ -344,7 +328,7 @@ def test_flow_of_a_frame_is_that_of_the_pair_around_it():
 def test_skipped_neighbours_are_one_gap_that_holds_no_window_that_was_read():
     video = grey_video(50, fps=10)
     lost = Detector(video, lambda index: 0 if index in (20, 21) else 1)
-    prediction = run(video, interval=1, stride=5, detector=lost, on_error="skip")
+    prediction = run(video, interval=1, stride=5, detector=lost, on_error="skip", max_gap=0)
     timeline = timeline_of(prediction)
     assert [window.start for window in prediction.skipped] == [15, 20]
     ((start, end),) = timeline.gaps
@@ -458,9 +442,8 @@ def astronaut_frames() -> np.ndarray:
 def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astronaut_frames):
     folder = tmp_path / "frames"
     write_frames_folder(astronaut_frames, folder)
-    config = PredictConfig(
-        str(folder), str(tiny_run), str(tmp_path / "out"), interval=1, stride=2, on_error="skip", save_arrays=True
-    )
+    settings = {"interval": 1, "stride": 2, "on_error": "skip", "max_gap": 0, "save_arrays": True}
+    config = PredictConfig(str(folder), str(tiny_run), str(tmp_path / "out"), **settings)
     prediction, files = predict(config)
     assert [window.start for window in prediction.windows] == [0, 2]
     assert sorted(path.name for path in files.values()) == sorted(entry.name for entry in (tmp_path / "out").iterdir())
@@ -489,7 +472,7 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
     state = {"network": "flow-cnn", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
     save_checkpoint(run, FlowCNN(3), None, state)
     write_frames_folder(astronaut_frames, tmp_path / "frames")
-    settings = {"interval": 1, "stride": 2, "on_error": "skip", "save_arrays": True}
+    settings = {"interval": 1, "stride": 2, "on_error": "skip", "max_gap": 0, "save_arrays": True}
     prediction, files = predict(
         PredictConfig(str(tmp_path / "frames"), str(tmp_path / "run"), str(tmp_path / "out"), **settings)
     )

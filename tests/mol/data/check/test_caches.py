@@ -150,3 +150,20 @@ def test_damaged_cache_without_all_its_clips_must_be_made_again(tmp_path):
     damage(path, "frames", 0)
     with pytest.raises(DataError, match=r"To repair .*set, delete it and run the command that made it again"):
         run_check_data(CheckDataConfig([str(path)]))
+
+
+def test_people_of_caches_who_may_be_one_are_found_over_all_of_them(tmp_path):
+    for name, subject in (("a", "anna"), ("b", "Anna")):
+        rows = [{**row, "subject": subject, "clip": f"{name}{at}"} for at, row in enumerate(small_rows(2))]
+        with CacheWriter(tmp_path / name, SMALL, rows) as writer:
+            writer.write(0, *small_clip(0))
+            writer.write(1, *small_clip(5 if name == "a" else 6))
+            writer.finish()
+    findings = check_data(CheckDataConfig([str(tmp_path / "a"), str(tmp_path / "b")], workers=1))
+    assert [(finding.severity, finding.kind) for finding in findings] == [
+        ("error", "copies"),
+        ("warning", "one person?"),
+    ]
+    assert findings[0].where == "test/anna/a0"
+    assert "has the same rows as test/Anna/b0" in findings[0].what
+    assert '"anna" and "Anna" differ only in upper and lower case' in findings[1].what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,21 @@ def test_a_set_mixed_from_two_roots_names_both(data, tmp_path):
     finding = only(found(data.manifest(), other.manifest()), "error", "set twice")
     assert str(data.root) in finding.what
     assert str(other.root) in finding.what
+
+
+def test_people_spelled_alike_and_one_folder_of_two_people_are_warnings(data):
+    data.change(data.clips[0], subject="S1")
+    assert '"S1" and "s1"' in only(found(data.manifest(), pictures=False), "warning", "one person?").what
+    data.change(data.clips[0], subject="s7")
+    data.clips.append(replace(data.clips[1], subject="s8", clip="again"))
+    assert "is listed for 2 people" in only(found(data.manifest(), pictures=False), "warning", "one person?").what
+
+
+def test_an_annotation_that_cannot_be_a_micro_expression_is_a_warning(data):
+    data.change(data.clips[0], apex=5)
+    finding = only(found(data.manifest()), "warning", "annotation")
+    assert finding.where == "smic/s1/s1_ne_01"
+    assert "have their apex at the onset" in finding.what
 
 
 def test_counts_that_are_not_the_protocols_are_errors(data):

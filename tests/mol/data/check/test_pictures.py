@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from check_sets import encoded, found, only
@@ -119,10 +120,32 @@ def test_the_same_frames_twice_in_one_person_are_a_warning(data):
     only(found(data.manifest()), "warning", "copies")
 
 
-def test_clips_that_share_only_their_first_frame_are_no_copies(data):
+def test_one_picture_of_two_people_is_a_warning_and_half_of_a_clip_an_error(data):
     other = data.add("s3", "s3_ne_01")
-    data.picture(other, 5).write_bytes(data.picture(data.clips[0], 5).read_bytes())
+    data.picture(other, 9).write_bytes(data.picture(data.clips[0], 5).read_bytes())
+    finding = only(found(data.manifest()), "warning", "copies")
+    assert finding.where == "smic/s1/s1_ne_01"
+    assert "1 of its 12 pictures are also in smic/s3/s3_ne_01, of another person" in finding.what
+    for number in range(6, 12):
+        data.picture(other, number).write_bytes(data.picture(data.clips[0], number - 1).read_bytes())
+    assert "one face as two people" in only(found(data.manifest()), "error", "copies").what
+
+
+def test_one_picture_twice_in_one_person_or_of_one_grey_level_is_no_copy(data):
+    again, other = data.add("s1", "s1_ne_02"), data.add("s3", "s3_ne_01")
+    data.picture(again, 5).write_bytes(data.picture(data.clips[0], 5).read_bytes())
+    black = cv2.imencode(".png", np.zeros((12, 16), np.uint8))[1].tobytes()
+    for clip in (data.clips[0], other):
+        data.picture(clip, 8).write_bytes(black)
     assert found(data.manifest()) == []
+
+
+def test_a_copy_in_another_format_is_the_same_picture(data):
+    copied = data.add("s3", "s3_ne_01", suffix=".bmp")
+    for number in range(5, 17):
+        picture = cv2.imread(str(data.picture(data.clips[0], number)), cv2.IMREAD_GRAYSCALE)
+        assert cv2.imwrite(str(data.picture(copied, number, ".bmp")), picture)
+    only(found(data.manifest()), "error", "copies")
 
 
 def test_two_clips_in_one_folder_are_each_checked(data):

@@ -6,10 +6,11 @@ import cv2
 import numpy as np
 import pytest
 from data_fixtures import dlib_detector
-from extract_sets import QUICK, config_of, landmark_files, make_set, second_folder, two_faces, videos
+from extract_sets import QUICK, config_of, hide_faces, landmark_files, make_set, second_folder, two_faces, videos
 
 from mol.common.errors import DataError, MediaError
 from mol.data.cache import Cache
+from mol.data.check import CheckDataConfig, check_data
 from mol.data.extract.clip import detector_of
 from mol.data.extract.run import extract
 from mol.data.extract.settings import ExtractionSettings
@@ -108,9 +109,9 @@ def test_landmarks_found_elsewhere_take_the_place_of_the_detector(tmp_path):
 def test_frame_without_landmarks_is_named(tmp_path, kind):
     manifest = make_set(tmp_path, (8,))
     points = landmarks_of_frames(videos()[0][:8], dlib_detector())
-    points[6] = np.nan if kind == "NaN" else points[6]
-    kept = points[:6] if kind == "no frame" else points
-    subject, frame = ("sub07", 46) if kind == "no clip" else ("sub01", 52)
+    points[2:7] = np.nan if kind == "NaN" else points[2:7]
+    kept = points[:2] if kind == "no frame" else points
+    subject, frame = ("sub07", 46) if kind == "no clip" else ("sub01", 48)
     for path in landmark_files(tmp_path, {(subject, "EP01"): kept}):
         with pytest.raises(DataError, match=rf"no landmarks for .*reg_img{frame}\.png"):
             extract(config_of(manifest, path.suffix[1:], landmarks=str(path)))
@@ -142,6 +143,53 @@ def test_landmarks_archive_of_another_layout_is_refused(tmp_path):
     ):
         with pytest.raises(MediaError, match=message):
             extract(config_of(manifest, landmarks=str(tmp_path / name)))
+
+
+@pytest.mark.parametrize("hidden", [[49], [46, 47], [50, 51, 52, 53], [46, 53]])
+def test_frames_in_which_no_face_is_found_are_interpolated_and_noted(tmp_path, hidden):
+    manifest = make_set(tmp_path, (8, 8))
+    whole = Cache.open(extract(config_of(manifest, "whole")).path)
+    hide_faces(second_folder(manifest), hidden)
+    result = extract(config_of(manifest))
+    cache = Cache.open(result.path)
+    assert whole.interpolated == []
+    assert cache.interpolated == [{"dataset": "casme2", "subject": "sub02", "clip": "EP01", "frames": hidden}]
+    assert f"no face was found in {len(hidden)} frames of 1 clips (sub02/EP01)" in result.warnings[0]
+    np.testing.assert_array_equal(cache.landmarks[0], whole.landmarks[0])
+    distance = np.linalg.norm(cache.landmarks[1] - whole.landmarks[1], axis=-1).mean(axis=-1)
+    assert (distance < 0.1 * interocular_distance(whole.landmarks[1][0])).all()
+
+
+def test_gaps_of_given_landmarks_are_interpolated_and_noted(tmp_path):
+    manifest = make_set(tmp_path, (8,))
+    points = landmarks_of_frames(videos()[0][:8], dlib_detector())
+    moved = align_clip(videos()[0][:8], points)[1]
+    points[6] = np.nan
+    for path in landmark_files(tmp_path, {("sub01", "EP01"): points}):
+        cache = Cache.open(extract(config_of(manifest, path.suffix[1:], landmarks=str(path))).path)
+        assert [clip["frames"] for clip in cache.interpolated] == [[52]]
+        assert np.abs(cache.landmarks[0][6] - moved[6]).mean() < 2
+
+
+def test_a_gap_is_filled_up_to_the_length_that_is_set(tmp_path):
+    manifest = make_set(tmp_path, (8, 8))
+    hide_faces(second_folder(manifest), [49, 50])
+    with pytest.raises(DataError, match=r"no face found in .*reg_img49\.png.*up to 1 frames in a row.*--max-gap"):
+        extract(config_of(manifest, max_gap=1))
+    assert extract(config_of(manifest, max_gap=2)).clips == 2  # goes on where it stopped
+
+
+def test_an_interrupted_extraction_keeps_its_notes_and_a_skipped_clip_loses_none(tmp_path):
+    manifest = make_set(tmp_path, (8, 8, 8))
+    hide_faces(second_folder(manifest), [49])
+    hide_faces(manifest.parent / "pictures/sub03/EP01", range(47, 54))
+    with pytest.raises(DataError, match="1 of 3 clips cannot be extracted"):
+        extract(config_of(manifest))
+    result = extract(config_of(manifest, on_error="skip"))
+    assert [clip["subject"] for clip in Cache.open(result.path).interpolated] == ["sub02"]
+    assert [clip["subject"] for clip in result.skipped] == ["sub03"]
+    (finding,) = [one for one in check_data(CheckDataConfig([str(result.path)], workers=1)) if one.kind == "no face"]
+    assert finding.what.startswith("in 1 frames of 1 clips no face was found")
 
 
 def test_largest_of_several_faces_is_taken_on_request(tmp_path):

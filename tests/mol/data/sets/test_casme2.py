@@ -163,7 +163,7 @@ def test_folder_without_a_row_is_a_warning(tmp_path: Path) -> None:
 def test_missing_frames_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
     write_set(tmp_path, [row()])
     (tmp_path / "CASME2_RAW_selected/sub01/EP02_01f/img55.jpg").unlink()
-    assert "lacks 1 frames inside the interval: 55" in notes(load_casme2(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 55" in notes(load_casme2(tmp_path), "warning")[0]
 
 
 def test_shortcut_files_among_the_folders_are_ignored(tmp_path: Path) -> None:

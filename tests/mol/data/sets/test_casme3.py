@@ -68,6 +68,21 @@ def test_a_row_of_the_same_number_that_is_possible_stays_as_it_is(tmp_path: Path
     assert notes(loaded, "repaired") == []
 
 
+def test_frames_that_a_recording_lacks_are_replaced_by_the_nearest_with_a_note(tmp_path: Path) -> None:
+    root = write_set(tmp_path, ("spNO.1", "a", 163, 169, 180, "4", 1, "disgust"), ROW, LATER)
+    for number in (175, 178, 199, 200):
+        (root / "Part_A" / "spNo.1" / "A" / "Color" / f"{number}.jpg").unlink()
+    loaded = load_casme3(root)
+    assert [(clip.clip, clip.onset, clip.apex, clip.offset) for clip in loaded.clips] == [
+        ("a_163", 170, 170, 180),
+        ("a_175", 176, 179, 181),
+        ("a_190", 190, 195, 198),
+    ]
+    assert (
+        f"{SHEET} row 4 (spNO.1/a): the offset 199 is missing; the nearest frame, 198" in notes(loaded, "repaired")[-1]
+    )
+
+
 def distinct(before: int) -> list[tuple]:
     """Rows 2 … before of a sheet; only the first is a clip, the others have no subject that exists."""
     return [ROW, *[("spNO.99", "a", onset, onset, onset, "", 1, "fear") for onset in range(before - 2)]]
@@ -81,7 +96,7 @@ def distinct(before: int) -> list[tuple]:
         (("spNO.1", "m", *ROW[2:]), "has no folder m"),
         (("spNO.1", "a", 181, 182, 175, *ROW[5:]), "onset 181 is after offset 175"),
         (("spNO.1", "a", 176, 175, 181, *ROW[5:]), "apex 175 is outside"),
-        (("spNO.1", "a", 176, 178, 250, *ROW[5:]), "has the frames 170–200"),
+        (("spNO.1", "a", 201, 203, 250, *ROW[5:]), "has the frames 170–200, but none from 201 to 250"),
         (("spNO.1", "a", 176, 178, None, *ROW[5:]), "Offset is blank"),
         (("spNO.1", "a", 176, "178?", 181, *ROW[5:]), "expected a whole number"),
         (("spNO.1", "a", 176, *ROW[3:7], "bored"), "is not one of this data set's: anger, disgust"),

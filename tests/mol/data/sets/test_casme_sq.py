@@ -75,7 +75,7 @@ def test_sheet_under_its_other_name_and_a_doubled_folder_are_found(tmp_path: Pat
 def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
     write_set(tmp_path, MICRO)
     (tmp_path / "rawpic/s15/15_0401girlcrashing/img007.jpg").unlink()
-    assert "lacks 1 frames inside the interval: 7" in notes(load_casme_sq(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 7" in notes(load_casme_sq(tmp_path), "warning")[0]
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,31 @@ def test_other_errors_are_never_skipped() -> None:
 def test_frames_missing_inside_an_interval_give_a_warning_and_those_at_its_ends_an_error() -> None:
     collector = ClipCollector("raise")
     with collector.row("S.xlsx row 2", "anna/smile"):
-        collector.check_interval(2, 5, 8, [1, 2, 3, 6, 7, 8, 9], Path("f"))
+        collector.check_interval(2, 3, 8, [1, 2, 3, 6, 7, 8, 9], Path("f"))
     assert [str(note) for note in collector.notes] == [
-        "warning: S.xlsx row 2 (anna/smile): f lacks 2 frames inside the interval: 4, 5."
+        "warning: S.xlsx row 2 (anna/smile): f lacks 2 frames inside the interval: 4–5."
     ]
     with pytest.raises(DataError, match="f has the frames 3–9, but the annotation is for 2–8"):
         collector.check_interval(2, 5, 8, range(3, 10), Path("f"))
     with pytest.raises(DataError, match="f has the frames 1–7, but the annotation is for 2–8"):
         collector.check_interval(2, 5, 8, range(1, 8), Path("f"))
+
+
+def test_the_nearest_frame_stands_in_for_a_missing_onset_apex_or_offset() -> None:
+    collector = ClipCollector("raise")
+    with collector.row("S.xlsx row 2"):
+        assert collector.check_interval(2, 5, 8, [1, 3, 4, 6, 7, 9], Path("f")) == (3, 6, 7)
+    assert [note.what for note in collector.notes if note.kind == "repaired"] == [
+        "the onset 2 is missing; the nearest frame, 3, stands in for it (f).",
+        "the apex 5 is missing; the nearest frame, 6, stands in for it (f).",
+        "the offset 8 is missing; the nearest frame, 7, stands in for it (f).",
+    ]
+
+
+def test_only_sets_known_for_it_may_lack_frames_beyond_the_folders_ends() -> None:
+    assert ClipCollector("raise").check_interval(2, None, 80, range(7, 31), Path("f"), beyond=True) == (7, None, 30)
+    with pytest.raises(DataError, match="f has the frames 7–30, but none from 40 to 80"):
+        ClipCollector("raise").check_interval(40, None, 80, range(7, 31), Path("f"), beyond=True)
 
 
 def test_emotions_are_compared_without_regard_to_case_and_near_misses_offered() -> None:

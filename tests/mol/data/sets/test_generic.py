@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from tiny_sets import notes, write_frames
+from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
 from mol.data.sets.generic import load_generic
@@ -120,7 +120,7 @@ def test_blank_lines_and_quoted_line_ends_keep_the_line_numbers(tmp_path: Path) 
 def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
     write_table(tmp_path, HEADER, LINE)
     (tmp_path / "frames/smile/img13.png").unlink()
-    assert "lacks 1 frames inside the interval: 13" in notes(load_generic(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 13" in notes(load_generic(tmp_path), "warning")[0]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_line_that_cannot_be_used_is_refused_with_its_number_and_dropped_on_re
     assert message in notes(loaded, "dropped")[0]
 
 
-@pytest.mark.parametrize("fps", ["fast", "-25", "nan", "inf"])
+@pytest.mark.parametrize("fps", ["fast", "-25", "inf", "-inf"])
 def test_a_wrong_rate_is_refused(tmp_path: Path, fps: str) -> None:
     with pytest.raises(DataError, match=r"line 2.*expected frames per second"):
         load_generic(write_table(tmp_path, f"{HEADER},fps", f"{LINE},{fps}"))
@@ -203,3 +203,30 @@ def test_a_folder_with_none_or_several_tables_is_refused(tmp_path: Path) -> None
         load_generic(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         load_generic(tmp_path / "c.csv")
+
+
+def test_a_workbook_is_a_table_as_well_on_whichever_worksheet(tmp_path: Path) -> None:
+    write_frames(tmp_path / "frames" / "smile", range(10, 21), "img{}.png")
+    table = tmp_path / "mine.xlsx"
+    write_book(table, [], [["notes"], HEADER.split(","), ["anna", 7, "frames/smile", 12.0, None, 18, "Joy"]])
+    for root in (table, tmp_path):
+        clip = load_generic(root).clips[0]
+        assert (clip.clip, clip.onset, clip.apex, clip.offset) == ("7", 12, None, 18)
+        assert clip.source == "mine.xlsx [Sheet2] row 3"
+
+
+def test_a_table_as_pandas_and_excel_write_it(tmp_path: Path) -> None:
+    lines = ["sep=;", HEADER.replace(",", ";"), "1.0;smile;frames/smile;12.0;nan;18,0;joy"]
+    clip = load_generic(write_table(tmp_path, *lines, encoding="utf-8-sig")).clips[0]
+    assert (clip.subject, clip.onset, clip.apex, clip.offset) == ("1", 12, None, 18)
+    assert clip.source == "mine.csv line 3"
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_cell_of_a_million_characters_is_refused_in_one_line(tmp_path: Path, place: int) -> None:
+    cells = LINE.split(",")
+    for length, message in ((100_000, "100,000 characters"), (1_000_000, "more than 131,072 characters")):
+        line = ",".join([*cells[:place], "x" * length, *cells[place + 1 :]])
+        with pytest.raises(DataError, match=message) as caught:
+            load_generic(write_table(tmp_path, HEADER, line))
+        assert len(str(caught.value)) < 500

@@ -72,7 +72,7 @@ def test_numbers_of_three_classes_are_the_published_codes(tmp_path: Path) -> Non
 def test_frames_missing_in_a_folder_are_a_warning(tmp_path: Path) -> None:
     write_data(tmp_path, "SAMM_data_3")
     (tmp_path / "SAMM_data_3/negative/006_1_2/img50.jpg").unlink()
-    assert "lacks 1 frames inside the interval: 50" in notes(load_released(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 50" in notes(load_released(tmp_path), "warning")[0]
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_folder_without_a_row_is_a_warning(tmp_path: Path) -> None:
 def test_missing_frames_inside_the_interval_are_a_warning(tmp_path: Path) -> None:
     write_set(tmp_path, [row(6, "006_1_2")])
     (tmp_path / "SAMM/006/006_1_2/006_05565.jpg").unlink()
-    assert "lacks 1 frames inside the interval: 5565" in notes(load_samm(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 5565" in notes(load_samm(tmp_path), "warning")[0]
 
 
 BAD_ROWS = {

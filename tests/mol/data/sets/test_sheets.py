@@ -47,7 +47,7 @@ def test_worksheet_is_named_where_the_book_has_several(tmp_path: Path) -> None:
 
 def test_worksheet_can_be_chosen_by_name(tmp_path: Path) -> None:
     path = write_book(tmp_path / "codes.xlsx", [HEADER, (1, 2, None, "a")], title="MICRO", others=["notes"])
-    assert read_cells(path, "notes").rows == []
+    assert read_cells(path, "notes").rows == {}
     with pytest.raises(DataError, match="no worksheet 'codes'; it has MICRO, notes"):
         read_cells(path, "codes")
 

@@ -88,7 +88,7 @@ def test_another_empty_folder_is_an_error(tmp_path: Path) -> None:
 def test_gap_between_frames_is_a_warning(tmp_path: Path) -> None:
     write_clips(tmp_path, ["s3_po_08"])
     (tmp_path / place("s3_po_08") / BMP.format(840)).unlink()
-    assert "lacks 1 frames inside the interval: 840" in notes(load_smic(tmp_path), "warning")[0]
+    assert "lacks 1 frame inside the interval: 840" in notes(load_smic(tmp_path), "warning")[0]
 
 
 def test_subject_without_micro_is_a_warning(tmp_path: Path) -> None:
