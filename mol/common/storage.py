@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -118,6 +119,24 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
     write_text(path, csv_table(header, rows))
 
 
+def refuse_pipe(path: Path, error: type[MOLError] = DataError) -> None:
+    """Check that reading a path ends: a pipe may wait for ever, and a device may have no end.
+
+    Args:
+        path: what is about to be read. A missing file and a folder pass: whoever reads them has better messages.
+        error: the kind of error.
+    Raises:
+        MOLError: of that kind, if the path is a pipe, a socket or a device.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
+        raise error(f"{path} is {kind}; give an ordinary file.")
+
+
 def read_csv(
     path: Path, columns: Sequence[str], remedy: str, error: type[MOLError] = DataError
 ) -> Iterator[tuple[int, dict[str, str]]]:
@@ -133,6 +152,7 @@ def read_csv(
     Raises:
         MOLError: of that kind, if the file is missing or unreadable, lacks a column, or has an incomplete row.
     """
+    refuse_pipe(path, error)
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
@@ -163,6 +183,7 @@ def read_json(path: Path, remedy: str, error: type[MOLError] = DataError) -> dic
     Raises:
         MOLError: of that kind, if the file is missing, unreadable, or holds something else.
     """
+    refuse_pipe(path, error)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as missing_file:

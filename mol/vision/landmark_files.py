@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 
 from mol.common.errors import MediaError
-from mol.common.storage import read_csv
+from mol.common.storage import read_csv, refuse_pipe
 from mol.vision.points import POINTS
 
 LandmarkTable = dict[tuple[str, str], dict[int, np.ndarray]]
@@ -66,6 +66,7 @@ def _read(path: Path, csv: Callable[[Path], Content], npz: Callable[[Path], Cont
         raise MediaError(f"{path}: landmarks are read from .csv and .npz files.")
     if not path.exists():
         raise MediaError(f"the landmarks file {path} does not exist.")
+    refuse_pipe(path, MediaError)
     try:
         return readers[path.suffix.lower()](path)
     except MediaError:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.errors import CacheError
-from mol.common.storage import write_json
+from mol.common.storage import refuse_pipe, write_json
 from mol.vision.points import POINTS
 
 FORMAT = 1
@@ -163,6 +163,7 @@ def open_arrays(folder: Path, count: int, expected: Mapping[str, Layout]) -> dic
     arrays = {}
     for name, layout in expected.items():
         path = folder / f"{name}.npy"
+        refuse_pipe(path, CacheError)
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:

@@ -151,3 +151,12 @@ def test_a_name_that_is_not_utf8_is_written_and_comes_back(tmp_path: Path):
     assert read_json(tmp_path / "a.json", REMEDY) == {"video": name}
     write_csv(tmp_path / name, ["video"], [[name]])
     assert list(read_csv(tmp_path / name, ["video"], REMEDY)) == [(2, {"video": r"film-\udcff.mp4"})]
+
+
+@pytest.mark.parametrize("read", [lambda path: list(read_csv(path, [], REMEDY)), lambda path: read_json(path, REMEDY)])
+def test_a_pipe_or_a_device_is_refused_before_it_is_read(tmp_path: Path, read):
+    os.mkfifo(tmp_path / "table")
+    with pytest.raises(DataError, match="table is a pipe; give an ordinary file"):
+        read(tmp_path / "table")
+    with pytest.raises(DataError, match="/dev/zero is a device; give an ordinary file"):
+        read(Path("/dev/zero"))

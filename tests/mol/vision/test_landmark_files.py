@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,11 @@ def test_a_frame_that_is_given_twice_is_refused(tmp_path: Path):
     np.savez(tmp_path / "points.npz", **{"s1/a": np.stack([points] * 2), "s1/a/frames": np.array([7, 7])})
     with pytest.raises(MediaError, match="each frame once"):
         read_landmark_table(tmp_path / "points.npz")
+
+
+@pytest.mark.parametrize("name", ["points.csv", "points.npz"])
+def test_a_pipe_is_refused_before_it_is_read(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for read in (read_landmark_table, lambda path: read_landmarks(path, 8)):
+        with pytest.raises(MediaError, match=f"{name} is a pipe; give an ordinary file"):
+            read(tmp_path / name)
