@@ -13,6 +13,10 @@ class MediaError(MOLError, OSError):
     """An image or video file that cannot be read whole."""
 
 
+class NotEnoughMemoryError(MOLError, MemoryError):
+    """Something that does not fit into memory; the message says how much it needs and how to need less."""
+
+
 class FaceError(MOLError, ValueError):
     """A picture without exactly one usable face; see its subclasses."""
 
