@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mol.common.errors import ClipError, MediaError
 from mol.common.extras import require
+from mol.common.memory import memory_for
+from mol.common.storage import refuse_pipe
+from mol.vision.film import Film, FilmFrame, opened_film
 from mol.vision.frame_numbers import frame_numbers
 from mol.vision.integrity import truncation
+from mol.vision.levels import Grey, require_grey_levels, stated_depth
+from mol.vision.timing import DEFAULT_RATE, even_times, is_variable
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
+
+_SHORTER = "give a shorter part of the video or smaller pictures, or free some memory"
 
 
 @dataclass(frozen=True)
@@ -26,84 +31,165 @@ class Video:
 
     Attributes:
         frames: (L, H, W) uint8.
-        fps: frames per second.
+        fps: frames per second; the mean where the rate varies.
         names: L names for messages: the picture's file name, or ``frame 17``, counted from 0.
+        times: (L,) seconds of the frames, from the first on; by default evenly spaced at `fps`.
+        last: seconds for which the last frame is shown; by default that of a frame at `fps`.
+        notes: what a user should know about the grey levels.
+        rate_notes: what a user should know about the frame rate and the times.
     """
 
     frames: np.ndarray
     fps: float
     names: list[str]
+    times: np.ndarray | None = None
+    last: float | None = None
+    notes: tuple[str, ...] = ()
+    rate_notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frames)
 
+    @property
+    def seconds(self) -> np.ndarray:
+        """(L,) seconds of the frames."""
+        return even_times(len(self), self.fps) if self.times is None else self.times
 
-def read_video(path: str | Path, folder_fps: float = 25.0) -> Video:
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last."""
+        if not len(self):
+            return 0.0
+        return float(self.seconds[-1]) + (1 / self.fps if self.last is None else self.last)
+
+    @property
+    def has_variable_rate(self) -> bool:
+        """Whether frame numbers at the mean rate miss the frames' own times."""
+        return self.times is not None and is_variable(self.times, self.fps)
+
+    def at_rate(self, fps: float) -> Video:
+        """The same frames, evenly spaced at a rate that is known better than the file knows it."""
+        return replace(self, fps=fps, times=None, last=None, rate_notes=())
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The length of a video file.
+
+    Attributes:
+        frames: how many.
+        fps: frames per second; the mean where the rate varies.
+        notes: what a user should know about the rate.
+    """
+
+    frames: int
+    fps: float
+    notes: tuple[str, ...]
+
+
+def read_video(path: str | Path, folder_fps: float | None = None) -> Video:
     """Read a video file, or a folder of pictures in the order of the numbers in their names.
 
     Args:
-        path: a file that FFmpeg can read, or a folder such as ``img1.jpg … img46.jpg`` (zero padding not needed).
-        folder_fps: frames per second of a folder of pictures, which carry no rate of their own.
+        path: a media container that FFmpeg can read, or a folder such as ``img1.jpg … img46.jpg`` (zero padding not
+            needed).
+        folder_fps: frames per second of a folder of pictures, which carry no rate of their own; by default 25, and the
+            video's notes say so.
     Raises:
         MediaError: the file or folder is missing, empty, truncated or unreadable, or its pictures differ in size.
+        NotEnoughMemoryError: the frames don't fit into memory.
     """
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, folder_fps)
-    if path.is_file():
-        return _read_file(path)
-    raise MediaError(f"{path} does not exist; give a video file or a folder of pictures.")
+    return _read_file(_existing(path))
+
+
+def video_extent(path: str | Path) -> Extent:
+    """Number of frames and frame rate of a video file, without decoding it.
+
+    Raises:
+        MediaError: the file cannot be read as a video.
+    """
+    with opened_film(Path(path)) as film:
+        frames, timing = film.packets()
+    return Extent(frames, timing.fps, timing.notes)
+
+
+def walk_video(path: str | Path) -> Iterator[np.ndarray]:
+    """The frames (H, W) uint8 of a video file, one at a time, so that memory does not grow with its length.
+
+    Frames with 16 bits per level are scaled one by one here.
+
+    Raises:
+        MediaError: as `read_video`, once the frames before the fault have been taken.
+    """
+    with opened_film(Path(path)) as film:
+        shape = None
+        for frame in film.frames():
+            shape = shape or frame.picture.shape
+            _check_size(frame.picture, shape, film.path)
+            yield _in_8_bits(frame.picture)
 
 
 def read_picture(path: str | Path) -> np.ndarray:
-    """Read one picture as grey.
+    """Read one picture as grey, upright by its EXIF orientation.
 
     Returns:
-        (H, W) uint8.
+        (H, W) uint8. Levels of 10, 12 or 14 bits in 16-bit pixels keep their range.
     Raises:
         MediaError: the file is missing, truncated or not a picture.
     """
-    cv2 = require("cv2", extra="data")
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MediaError(f"cannot read the picture {path}: {error.strerror}.") from error
-    if not data:
-        raise MediaError(f"the picture {path} is empty (0 bytes); copy it again from its source.")
-    if lacking := truncation(data):  # OpenCV may fill what is missing with grey
-        raise MediaError(f"{path}: {lacking}; copy it again from its source.")
-    try:
-        picture: np.ndarray | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise MediaError(
-            f"{path} is truncated, damaged or not a picture ({', '.join(sorted(PICTURE_SUFFIXES))} can be read); "
-            "copy it again from its source."
-        )
-    return picture
+    picture, bits = _decoded(Path(path))
+    return _in_8_bits(picture, bits)
+
+
+def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Read pictures of one size as the frames of one video, with one scale of grey levels.
+
+    Args:
+        paths: at least one.
+    Returns:
+        (L, H, W) uint8, and notes about the grey levels.
+    Raises:
+        MediaError: a file is missing, truncated or not a picture, or they differ in size.
+        NotEnoughMemoryError: they don't fit into memory.
+    """
+    first, bits = _decoded(paths[0])
+    with memory_for(len(paths) * first.size, f"the {len(paths)} pictures in {paths[0].parent}", _SHORTER):
+        grey = Grey(np.empty((len(paths), *first.shape), np.uint8))
+        grey.add(first, bits)
+        for path in paths[1:]:
+            picture, bits = _decoded(path)
+            if picture.shape != first.shape:
+                raise MediaError(
+                    f"{path} is {_extent(picture)} pixels and {paths[0].name} is {_extent(first)}; "
+                    "the pictures of a folder must be the frames of one video, all of one size."
+                )
+            grey.add(picture, bits)
+    return grey.frames, (grey.note,) if grey.note else ()
 
 
 def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
     """Read some frames of a video file; nothing after the last of them is decoded, and no other frame is kept.
 
     Args:
-        path: a file that FFmpeg can read.
+        path: a media container that FFmpeg can read.
         numbers: which frames, counted from 0, ascending.
     Returns:
         (len(numbers), H, W) uint8.
     Raises:
         MediaError: the file cannot be read up to there, ends before the last frame, or changes its picture size.
+        NotEnoughMemoryError: the frames don't fit into memory.
     """
     path = Path(path)
     wanted = set(numbers)
-    with _opened(path) as (decoded, _):
-        frames = [frame for index, frame in enumerate(islice(decoded, max(wanted) + 1)) if index in wanted]
+    with opened_film(path) as film:
+        decoded = enumerate(islice(film.frames(), max(wanted) + 1))
+        frames = _collect((frame for index, frame in decoded if index in wanted), len(numbers), film).frames
     if len(frames) < len(numbers):
         raise MediaError(f"{path} ends before frame {max(wanted)}; check its length against the annotation.")
-    _check_sizes(frames, path)
-    return np.stack(frames)
+    return frames
 
 
 def numbered_pictures(folder: Path) -> dict[int, Path]:
@@ -179,16 +265,60 @@ def interpolate_frames(frames: np.ndarray, count: int) -> np.ndarray:
     return resampled
 
 
-def _read_folder(folder: Path, fps: float) -> Video:
+def _existing(path: Path) -> Path:
+    """The path, which must be of a file; whether it is an ordinary one is checked when it is opened."""
+    if not path.exists():
+        raise MediaError(f"{path} does not exist; give a video file or a folder of pictures.")
+    if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
+        raise MediaError(f"{path} is a single picture; give the folder with the pictures of a video, or a video file.")
+    return path
+
+
+def _read_folder(folder: Path, fps: float | None) -> Video:
     paths = list(numbered_pictures(folder).values())
-    frames = [read_picture(path) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise MediaError(
-                f"{path} is {_extent(frame)} pixels and {paths[0].name} is {_extent(frames[0])}; "
-                "the pictures of a folder must be the frames of one video."
-            )
-    return Video(np.stack(frames), fps, [path.name for path in paths])
+    frames, notes = read_pictures(paths)
+    names = [path.name for path in paths]
+    if fps is not None:
+        return Video(frames, fps, names, notes=notes)
+    assumed = f"a folder has no frame rate; {DEFAULT_RATE:g} frames per second are assumed; --fps sets another"
+    return Video(frames, DEFAULT_RATE, names, notes=notes, rate_notes=(assumed,))
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, int]:
+    """A picture (H, W), uint8 or uint16, upright, and the bits per level that its file states."""
+    cv2 = require("cv2", extra="data")
+    refuse_pipe(path, MediaError)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise MediaError(f"cannot read the picture {path}: {error.strerror}.") from error
+    if not data:
+        raise MediaError(f"the picture {path} is empty (0 bytes); copy it again from its source.")
+    if lacking := truncation(data):  # OpenCV may fill what is missing with grey
+        raise MediaError(f"{path}: {lacking}; copy it again from its source.")
+    try:
+        picture: np.ndarray | None = cv2.imdecode(
+            np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH
+        )
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise MediaError(
+            f"{path} is truncated, damaged or not a picture ({', '.join(sorted(PICTURE_SUFFIXES))} can be read); "
+            "copy it again from its source."
+        )
+    require_grey_levels(picture, str(path))
+    return picture, stated_depth(data)
+
+
+def _in_8_bits(picture: np.ndarray, bits: int = 8) -> np.ndarray:
+    """A picture that belongs to no sequence, or whose scale may differ from its neighbours'."""
+    if picture.dtype == np.uint8:
+        return picture
+    alone = Grey(np.empty((1, *picture.shape), np.uint8))
+    alone.add(picture, bits)
+    only: np.ndarray = alone.frames[0]
+    return only
 
 
 def _extent(picture: np.ndarray) -> str:
@@ -196,75 +326,48 @@ def _extent(picture: np.ndarray) -> str:
 
 
 def _read_file(path: Path) -> Video:
-    with _opened(path) as (decoded, fps):
-        frames = list(decoded)
-    if not frames:
+    expected = _expected_frames(path)
+    with opened_film(path) as film:
+        grey = _collect(film.frames(), expected, film)
+        timing = film.timing()
+    frames = grey.frames
+    if not len(frames):
         raise MediaError(f"{path} holds no frames.")
-    _check_sizes(frames, path)
-    return Video(np.stack(frames), fps, [f"frame {index}" for index in range(len(frames))])
+    notes = (grey.note,) if grey.note else ()
+    names = [f"frame {index}" for index in range(len(frames))]
+    return Video(frames, timing.fps, names, timing.times, timing.last, notes, timing.notes)
 
 
-def _check_sizes(frames: Sequence[np.ndarray], path: Path) -> None:
-    if any(frame.shape != frames[0].shape for frame in frames):
-        raise MediaError(f"{path} changes its picture size in the middle; convert it to one size first.")
+def _expected_frames(path: Path) -> int:
+    """At least as many frames as the film has, from its header or else by counting packets."""
+    with opened_film(path) as film:
+        return film.announced or film.packets()[0]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[Iterator[np.ndarray], float]]:
-    """The frames of a video file, decoded as they are taken, and their rate; FFmpeg's errors name the file."""
-    av = require("av", extra="data")
-    taken = 0
+def _collect(frames: Iterator[FilmFrame], expected: int, film: Film) -> Grey:
+    """Frames of one size in one array, which is allocated once.
 
-    def counted(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        nonlocal taken
+    Args:
+        frames: as they are decoded.
+        expected: how many; if there are more, the array grows in place.
+        film: that they come from.
+    """
+    with memory_for(expected * film.size, f"the {expected} frames of {film.path}", _SHORTER):
+        first = next(frames, None)
+        if first is None:
+            return Grey(np.empty((0, 0, 0), np.uint8))
+        shape = first.picture.shape
+        grey = Grey(np.empty((max(expected, 1), *shape), np.uint8))
+        grey.add(first.picture)
         for frame in frames:
-            taken += 1
-            yield frame
-
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path} has no video stream.")
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or 25)
-            yield counted(_decode(container, stream, fps, path)), fps
-    except av.error.FFmpegError as error:
-        where = f"frame {taken} of {path} cannot be read" if taken else f"{path} cannot be read as a video"
-        raise MediaError(
-            f"{where}: {error.strerror}. The file is damaged, truncated or in an unknown format."
-        ) from error
+            _check_size(frame.picture, shape, film.path)
+            if grey.count == len(grey.frames):
+                grey.frames.resize((grey.count + grey.count // 8 + 1, *shape), refcheck=False)
+            grey.add(frame.picture)
+        grey.frames.resize((grey.count, *shape), refcheck=False)
+    return grey
 
 
-def _decode(container: Any, stream: Any, fps: float, path: Path) -> Iterator[np.ndarray]:
-    """Yield grey frames, then check that the file held as much as its header promised."""
-    stream.thread_type = "AUTO"
-    packets, end = 0, 0.0
-    for packet in container.demux(stream):
-        if packet.size:
-            packets += 1
-            end = max(end, float((packet.pts or 0) * packet.time_base) + 1 / fps)
-        if packet.is_corrupt:
-            raise MediaError(f"{path} is truncated or damaged at frame {packets - 1}; copy it again from its source.")
-        for frame in packet.decode():
-            yield _upright(frame)
-    announced = _announced_seconds(stream)
-    if packets < stream.frames or end < announced - 1.5 / fps:
-        raise MediaError(
-            f"{path} is truncated: it announces {stream.frames or f'{announced:.2f} s'}"
-            f"{' frames' if stream.frames else ''} and ends after {packets} frames ({end:.2f} s)."
-        )
-
-
-def _upright(frame: Any) -> np.ndarray:
-    """The grey picture, rotated as a player would show it: phones store the rotation beside the frame."""
-    picture = frame.to_ndarray(format="gray")
-    return np.ascontiguousarray(np.rot90(picture, getattr(frame, "rotation", 0) // 90))
-
-
-def _announced_seconds(stream: Any) -> float:
-    """Length that a Matroska header gives for the stream; 0 if the container has no such entry."""
-    parts = str(stream.metadata.get("DURATION", "0")).split(":")
-    try:
-        return float(sum(float(part) * 60**power for power, part in enumerate(reversed(parts))))
-    except ValueError:
-        return 0.0
+def _check_size(picture: np.ndarray, shape: tuple[int, ...], path: Path) -> None:
+    if picture.shape != shape:
+        raise MediaError(f"{path} changes its picture size in the middle; convert it to one size first.")

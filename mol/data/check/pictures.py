@@ -16,8 +16,7 @@ from mol.common.workers import WORKER_DIED, in_processes
 from mol.data.check.findings import Finding, Severity, ranges
 from mol.data.interval import count_of, existing_interval, frames_between, listed_runs, missing_runs
 from mol.data.manifest import Clip, Manifest, key, numbered_frames
-from mol.vision.integrity import truncation
-from mol.vision.video import read_picture, read_video
+from mol.vision.video import read_picture, walk_video
 
 Size = tuple[int, int]
 # Picture sizes of a set that are listed.
@@ -116,21 +115,14 @@ def _open_video(job: Job) -> tuple[Sequence[int], Callable[[int], _Frame]]:
     """Frames of a video file, which must be decoded to be counted; without pictures the annotation is trusted."""
     if not job.pictures:
         return range(max(clip.offset for clip in job.clips) + 1), lambda number: _Frame(None, b"")
-    video = read_video(job.folder).frames
-
-    def read(number: int) -> _Frame:
-        return _frame_of(video[number])
-
-    return range(len(video)), read
+    frames = [_frame_of(frame) for frame in walk_video(job.folder)]
+    return range(len(frames)), lambda number: frames[number]
 
 
 def _read_frame(path: Path) -> _Frame:
     try:
-        data = path.read_bytes()
-        if lacking := truncation(data):
-            return _Frame(None, b"", problem=f"{path.name}: {lacking}")
         return _frame_of(read_picture(path))
-    except (MediaError, OSError) as error:
+    except MediaError as error:
         return _Frame(None, b"", problem=str(error))
 
 

@@ -24,7 +24,7 @@ from mol.vision.align import AlignSettings, align_clip
 from mol.vision.landmarks import DlibDetector
 from mol.vision.tracking import FaceFollower, fill_short_gaps, follow_face
 from mol.vision.tvl1 import tvl1_flow
-from mol.vision.video import interpolate_frames, read_frames, read_picture
+from mol.vision.video import interpolate_frames, read_frames, read_pictures
 
 STAGES = ("read", "face and landmarks", "align", "TV-L1", "write")
 
@@ -145,14 +145,8 @@ def _read(source: Path, numbers: Sequence[int]) -> tuple[np.ndarray, list[str]]:
     if absent := [number for number in numbers if number not in found]:
         raise MediaError(f"{source} has lost frame {absent[0]} since the extraction began; put it back.")
     paths = [found[number] for number in numbers]
-    frames = [read_picture(path) for path in paths]
-    for path, frame in zip(paths, frames, strict=True):
-        if frame.shape != frames[0].shape:
-            raise MediaError(
-                f"{path} is {frame.shape[1]}×{frame.shape[0]} pixels and {paths[0].name} is "
-                f"{frames[0].shape[1]}×{frames[0].shape[0]}; the frames of a clip must have one size."
-            )
-    return np.stack(frames), [str(path) for path in paths]
+    frames, _ = read_pictures(paths)
+    return frames, [str(path) for path in paths]
 
 
 @cache

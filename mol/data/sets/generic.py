@@ -22,15 +22,15 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mol.common.errors import DataError
-from mol.common.extras import require
+from mol.common.errors import DataError, MediaError
+from mol.common.storage import refuse_pipe
 from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.cells import SEPARATORS, csv_problem, is_no_value, shortened, table_text, usable
 from mol.data.sets.collector import ClipCollector
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.sheets import SheetRow, read_sheet
-from mol.vision.video import PICTURE_SUFFIXES
+from mol.vision.video import PICTURE_SUFFIXES, Extent, video_extent
 
 # Wanted name → accepted titles, reduced to letters and digits in lower case.
 COLUMNS = {
@@ -133,32 +133,24 @@ def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int,
     if path.is_dir():
         frames: Mapping[int, Path] | range = numbered_frames(path)
     else:
-        count, fps = video_extent(path)
-        frames = range(count)
+        extent = _extent(path)
+        for note in extent.notes:
+            collector.warning(f"{path}: {note}.")
+        frames, fps = range(extent.frames), extent.fps
     onset = min(frames) if numbers["onset"] is None else numbers["onset"]
     offset = max(frames) if numbers["offset"] is None else numbers["offset"]
     return *collector.check_interval(onset, numbers["apex"], offset, frames, path), fps
 
 
-def video_extent(path: Path) -> tuple[int, float]:
-    """Number of frames and frames per second of a video file, without decoding it.
-
-    Raises:
-        DataError: the file cannot be read as a video or has no frames.
-    """
-    av = require("av", extra="data")
+def _extent(path: Path) -> Extent:
+    """Length and rate of a video file; whatever is wrong with it is an error of the table's line."""
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise DataError(f"{path} has no video stream; give a video file or a folder of pictures.")
-            stream = container.streams.video[0]
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            count = sum(packet.size > 0 for packet in container.demux(stream))
-    except av.error.FFmpegError as error:
-        raise DataError(f"{path} cannot be read as a video ({error.strerror}); copy it again or convert it.") from error
-    if not count:
+        extent = video_extent(path)
+    except MediaError as error:
+        raise DataError(str(error)) from error
+    if not extent.frames:
         raise DataError(f"{path} has no frames; copy it again from its source.")
-    return count, fps
+    return extent
 
 
 def _fps(row: SheetRow) -> float:
@@ -181,6 +173,7 @@ def _resolve(folder: Path, text: str) -> Path:
             if path.suffix.lower() in PICTURE_SUFFIXES:
                 raise DataError(f"{path} is a single picture; give its folder, or a video file.")
             return path
+        refuse_pipe(path)
     raise DataError(
         f"{folder / text} does not exist; paths are relative to the table's folder. Correct it or copy the clip there."
     )

@@ -1,23 +1,18 @@
 """Reading videos and folders, whole or not at all; sampling of clips."""
 
+import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import av
 import cv2
 import numpy as np
 import pytest
-from data_fixtures import smooth_texture
+from films import moving_frames, write_film
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mol.common.errors import ClipError, MediaError
-from mol.vision.video import _upright, interpolate_frames, read_frames, read_picture, read_video, sample_starts
-
-
-def moving_frames(count: int = 24) -> np.ndarray:
-    texture = smooth_texture(np.random.default_rng(3), 64, 128).astype(np.uint8)
-    return np.stack([texture[:, shift : shift + 96] for shift in range(count)])
+from mol.vision.video import interpolate_frames, read_frames, read_picture, read_video, sample_starts
 
 
 def write_pictures(folder: Path, names: list[str], frames: np.ndarray) -> Path:
@@ -25,19 +20,6 @@ def write_pictures(folder: Path, names: list[str], frames: np.ndarray) -> Path:
     for name, frame in zip(names, frames, strict=True):
         cv2.imwrite(str(folder / name), frame)
     return folder
-
-
-def write_video(path: Path, frames: np.ndarray, fps: int = 30) -> Path:
-    options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
-    with av.open(str(path), "w", options=options) as container:
-        stream = container.add_stream("mpeg4", rate=fps)
-        stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt, stream.bit_rate = "yuv420p", 4_000_000
-        for frame in frames:
-            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="gray").reformat(format="yuv420p")
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
-    return path
 
 
 def test_folder_is_sorted_by_number_without_zero_padding(tmp_path):
@@ -59,6 +41,21 @@ def test_folder_takes_the_given_rate_and_ignores_other_files(tmp_path):
     (tmp_path / "Thumbs.db").write_bytes(b"1")
     (tmp_path / "._img1.png").write_bytes(b"left by another system")
     assert (read_video(tmp_path, folder_fps=200).fps, len(read_video(tmp_path))) == (200, 1)
+
+
+def test_a_folder_without_a_rate_says_which_one_is_assumed(tmp_path):
+    write_pictures(tmp_path, ["img1.png", "img2.png"], moving_frames(2))
+    video = read_video(tmp_path)
+    assert video.fps == 25
+    assert video.rate_notes == ("a folder has no frame rate; 25 frames per second are assumed; --fps sets another",)
+    assert read_video(tmp_path, folder_fps=25).rate_notes == ()
+
+
+def test_a_pipe_among_the_pictures_is_refused_by_name(tmp_path):
+    write_pictures(tmp_path, ["img1.png"], moving_frames(1))
+    os.mkfifo(tmp_path / "img2.png")
+    with pytest.raises(MediaError, match=r"img2\.png is a pipe; give an ordinary file"):
+        read_video(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +104,7 @@ def test_colour_picture_is_read_as_grey(tmp_path):
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
 def test_video_file_gives_every_frame_in_order(tmp_path, suffix):
     frames = moving_frames()
-    video = read_video(write_video(tmp_path / f"clip{suffix}", frames))
+    video = read_video(write_film(tmp_path / f"clip{suffix}", frames))
     assert video.frames.shape == frames.shape
     assert video.fps == pytest.approx(30)
     error = np.abs(video.frames[:, None].astype(int) - frames[None]).mean(axis=(2, 3))
@@ -116,7 +113,7 @@ def test_video_file_gives_every_frame_in_order(tmp_path, suffix):
 
 
 def test_some_frames_of_a_video_file_are_those_of_the_whole(tmp_path):
-    path = write_video(tmp_path / "clip.mp4", moving_frames())
+    path = write_film(tmp_path / "clip.mp4", moving_frames())
     np.testing.assert_array_equal(read_frames(path, [1, 2, 5]), read_video(path).frames[[1, 2, 5]])
     with pytest.raises(MediaError, match=r"clip\.mp4 ends before frame 500"):
         read_frames(path, [1, 500])
@@ -125,7 +122,7 @@ def test_some_frames_of_a_video_file_are_those_of_the_whole(tmp_path):
 @pytest.mark.parametrize("suffix", [".mp4", ".avi", ".mkv"])
 @pytest.mark.parametrize("kept", [0.02, 0.4, 0.9])
 def test_truncated_video_is_refused_by_name(tmp_path, suffix, kept):
-    path = write_video(tmp_path / f"clip{suffix}", moving_frames())
+    path = write_film(tmp_path / f"clip{suffix}", moving_frames())
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
     with pytest.raises(MediaError, match=f"clip{suffix}"):
@@ -153,12 +150,6 @@ def test_sound_without_pictures_is_refused(tmp_path):
 def test_missing_path_is_named(tmp_path):
     with pytest.raises(MediaError, match=r"nothing\.mp4 does not exist"):
         read_video(tmp_path / "nothing.mp4")
-
-
-def test_frames_of_a_turned_telephone_are_set_upright():
-    picture = np.array([[1, 2], [3, 4], [5, 6]], np.uint8)
-    clockwise = SimpleNamespace(rotation=-90, to_ndarray=lambda format: picture)
-    np.testing.assert_array_equal(_upright(clockwise), [[5, 3, 1], [6, 4, 2]])
 
 
 @given(length=st.integers(8, 2000), frames=st.integers(1, 8))

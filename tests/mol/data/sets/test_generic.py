@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+from films import moving_frames, write_timed
 from tiny_sets import notes, write_book, write_frames
 
 from mol.common.errors import DataError
@@ -230,3 +232,21 @@ def test_a_cell_of_a_million_characters_is_refused_in_one_line(tmp_path: Path, p
         with pytest.raises(DataError, match=message) as caught:
             load_generic(write_table(tmp_path, HEADER, line))
         assert len(str(caught.value)) < 500
+
+
+def test_a_video_of_varying_rate_is_told_and_has_its_mean_rate(tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir(parents=True)
+    times = [*range(0, 400, 40), *range(440, 1240, 80)]
+    write_timed(tmp_path / "films" / "smile:1.mp4", moving_frames(20), times)
+    loaded = load_generic(write_table(tmp_path, HEADER, "anna,smile-1,films/smile:1.mp4,,,,happiness"))
+    (clip,) = loaded.clips
+    assert (clip.onset, clip.offset) == (0, 19)
+    assert clip.fps == pytest.approx(19 / 1.16)
+    assert "the frame rate varies: from one frame to the next pass 40 to 80 ms" in notes(loaded, "warning")[0]
+
+
+def test_a_pipe_in_place_of_a_video_is_refused(tmp_path: Path) -> None:
+    write_table(tmp_path, HEADER, "anna,smile,pipe.mp4,,,,joy")
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(DataError, match=r"mine\.csv line 2 .*pipe\.mp4 is a pipe; give an ordinary file"):
+        load_generic(tmp_path)
