@@ -5,7 +5,8 @@ Drawn with OpenCV (lines) and Pillow (type, in the font that matplotlib carries)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -25,6 +26,8 @@ from mol.vision.points import SKELETON
 
 _GROUND, _TRACK, _LIGHT, _DIM = (18, 24, 31), (44, 53, 63), (236, 240, 244), (150, 161, 173)
 _PANEL, _STRIP, _PAD = 304, 58, 22
+# Time stamps of the overlay video per second; MPEG-4 allows 65535 at most, and the usual rates divide this.
+_TICKS = 60000
 
 
 @dataclass(frozen=True)
@@ -79,29 +82,50 @@ def write_overlay(path: Path, frames: Iterable[OverlayFrame], style: OverlayStyl
         path: the ``.mp4`` to write, whole or not at all.
         frames: in the order of time; read once, one at a time.
         style: classes and scales.
-        fps: frames per second.
+        fps: frames per second; each frame is shown at its own time, which may differ from that.
     Raises:
         StorageError: the video could not be written.
     """
-    write_atomic(Path(path), lambda temporary: _encode(temporary, (draw_frame(frame, style) for frame in frames), fps))
+    drawn = ((draw_frame(frame, style), frame.time, end) for frame, end in _with_ends(frames, style.duration))
+    write_atomic(Path(path), lambda temporary: _encode(temporary, drawn, fps))
 
 
-def _encode(path: Path, pictures: Iterator[np.ndarray], fps: float) -> None:
+def _with_ends(frames: Iterable[OverlayFrame], duration: float) -> Iterator[tuple[OverlayFrame, float]]:
+    """Each frame with the time of the next one, and the last with the end of the video."""
+    previous = None
+    for frame in frames:
+        if previous is not None:
+            yield previous, frame.time
+        previous = frame
+    if previous is not None:
+        yield previous, duration
+
+
+def _encode(path: Path, pictures: Iterable[tuple[np.ndarray, float, float]], fps: float) -> None:
     av = require("av", extra="data")
     try:
-        with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
-            stream = None
-            for picture in pictures:
+        # An absolute path: FFmpeg takes a relative one with a colon for an address.
+        with av.open(os.path.abspath(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+            stream, ends = None, {}
+            for picture, start, end in pictures:
                 stream = stream or _add_stream(container, picture.shape, fps)
-                for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                    container.mux(packet)
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = round(start * _TICKS), Fraction(1, _TICKS)
+                ends[frame.pts] = round(end * _TICKS)
+                _mux(container, stream.encode(frame), ends)
             if stream is not None:
-                for packet in stream.encode():
-                    container.mux(packet)
+                _mux(container, stream.encode(), ends)
     except av.error.FFmpegError as error:
         raise StorageError(
             f"FFmpeg could not encode the overlay video ({error}); run again with --overlay false."
         ) from error
+
+
+def _mux(container: Any, packets: Iterable[Any], ends: Mapping[int, int]) -> None:
+    """Write packets, each shown until its end, by its start."""
+    for packet in packets:
+        packet.duration = max(ends[packet.pts] - packet.pts, 1)
+        container.mux(packet)
 
 
 def _add_stream(container: Any, shape: tuple[int, ...], fps: float) -> Any:
@@ -111,6 +135,7 @@ def _add_stream(container: Any, shape: tuple[int, ...], fps: float) -> Any:
     h264 = _can_encode(av, "libx264")
     stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate)
     stream.height, stream.width = shape[:2]
+    stream.codec_context.time_base = Fraction(1, _TICKS)
     stream.pix_fmt = "yuv420p"
     stream.options = {"crf": "18", "preset": "medium"} if h264 else {"qscale": "3"}
     return stream

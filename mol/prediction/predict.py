@@ -11,22 +11,24 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mol.common.checks import require_one_of, require_positive
+from mol.common.checks import require_not_negative, require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import CheckpointError, SettingsError
+from mol.common.memory import failures_named
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
+from mol.data.sets.registry import set_of_folder
 from mol.network.checkpoint import find_checkpoint
 from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
 from mol.networks.trained import load_model
-from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, Window, predict_video
+from mol.prediction.windows import DETECT_WIDTH, NO_EXPRESSION, STILL_FACE, Prediction, Window, predict_video
 from mol.scoring.calibration import temperature_of
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.points import interocular_distance
 from mol.vision.tracking import MAX_GAP
-from mol.vision.video import read_video
+from mol.vision.video import Video, read_video
 
 __all__ = ["PredictConfig", "Prediction", "Window", "predict", "predict_video", "write_prediction"]
 
@@ -47,10 +49,13 @@ class PredictConfig:
         interval: frames from one of a window's 8 frames to the next; by default an eighth of the video, at most what
             lets a window last 0.5 seconds.
         stride: frames from one window's start to the next; by default a quarter of a window.
-        fps: frames per second; by default the video's own, and 25 for a folder of frames.
+        fps: frames per second, evenly spaced; by default each frame's own time stamp is used, for a folder of frames
+            the rate of the data set that it belongs to, or 25.
         interpolate: lengthen a video of fewer than 8 frames by linear interpolation in time.
         landmarks: CSV (one row per frame, columns x_0…x_67, y_0…y_67) or NPZ (array "landmarks", frames × 68 × 2) with
             points in pixels, instead of dlib's; NaN or empty where a frame has no face.
+        detect_width: frames wider than this are averaged down to it for face detection; landmarks are always found in
+            the full frame. 0 never scales down.
         several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
         on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and lists them.
         max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time.
@@ -69,6 +74,7 @@ class PredictConfig:
     fps: float | None = None
     interpolate: bool = False
     landmarks: str | None = None
+    detect_width: int = DETECT_WIDTH
     several: Literal["raise", "largest"] = "raise"
     on_error: Literal["raise", "skip"] = "raise"
     max_gap: int = MAX_GAP
@@ -82,6 +88,7 @@ class PredictConfig:
         require_positive(self, "interval", "stride", "fps", "batch_size")
         if self.max_gap < 0:
             raise SettingsError(f"max_gap={self.max_gap} must not be negative; 0 interpolates no landmarks")
+        require_not_negative(self, "detect_width")
         require_one_of(self, "several", ("raise", "largest"))
         require_one_of(self, "on_error", ("raise", "skip"))
         require_one_of(self, "precision", ("32", "bf16-mixed"))
@@ -111,28 +118,43 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
     temperature = temperature_of(trained.state)
-    video = read_video(config.video, **({"folder_fps": config.fps} if config.fps else {}))
+    video = _read(config)
+    size, remedy = video.frames.nbytes, "give a shorter part of the video, a smaller --batch-size or --overlay false"
+    with failures_named(size, f"the frames of {config.video}", remedy):
+        given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
+        prediction = predict_video(
+            trained.model,
+            video,
+            trained.classes,
+            interval=config.interval,
+            stride=config.stride,
+            interpolate=config.interpolate,
+            landmarks=given,
+            detect_width=config.detect_width,
+            several=config.several,
+            on_error=config.on_error,
+            max_gap=config.max_gap,
+            batch_size=config.batch_size,
+            precision=config.precision,
+            track=track,
+            network=trained.network,
+        )
+        prediction = replace(prediction, calibration=temperature)
+        return prediction, write_prediction(prediction, config, trained.state, track)
+
+
+def _read(config: PredictConfig) -> Video:
+    """The video, at the rate that is given or, for a folder, at that of the data set that it belongs to."""
+    path = Path(config.video)
     if config.fps:
-        video = replace(video, fps=config.fps)
-    given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
-    prediction = predict_video(
-        trained.model,
-        video,
-        trained.classes,
-        interval=config.interval,
-        stride=config.stride,
-        interpolate=config.interpolate,
-        landmarks=given,
-        several=config.several,
-        on_error=config.on_error,
-        max_gap=config.max_gap,
-        batch_size=config.batch_size,
-        precision=config.precision,
-        track=track,
-        network=trained.network,
-    )
-    prediction = replace(prediction, calibration=temperature)
-    return prediction, write_prediction(prediction, config, trained.state, track)
+        return read_video(path, folder_fps=config.fps).at_rate(config.fps)
+    known = set_of_folder(path) if path.is_dir() else None
+    if known is None:
+        return read_video(path)
+    title, fps = known
+    video = read_video(path, folder_fps=fps)
+    note = f"the folder belongs to {title}: {fps:g} frames per second; --fps sets another rate"
+    return replace(video, rate_notes=(note,))
 
 
 def check_normalisation(state: Mapping[str, Any], weights: str) -> None:
@@ -205,6 +227,7 @@ def _describe(prediction: Prediction, config: PredictConfig, state: Mapping[str,
             "frames": len(video),
             "interpolated_from": prediction.interpolated_from,
             "fps": video.fps,
+            "variable_rate": video.has_variable_rate,
             "seconds": round(prediction.duration, 4),
             "width": video.frames.shape[2],
             "height": video.frames.shape[1],
@@ -262,7 +285,7 @@ def _describe_window(window: Window, prediction: Prediction) -> dict[str, Any]:
     return {
         "start": window.start,
         "frames": window.frames.tolist(),
-        "seconds": [round(float(frame) / prediction.video.fps, 4) for frame in window.frames],
+        "seconds": _rounded(prediction.video.seconds[window.frames]),
         "predicted": prediction.class_of(window.probabilities),
         "verdict": prediction.verdict_of(window.probabilities),
         "distance_from_still": _rounded([prediction.stillness.distance(window.probabilities)])[0],
@@ -335,9 +358,10 @@ def describe_prediction(prediction: Prediction) -> str:
     )
     if not prediction.knows_neutral:
         lines.append(NO_NEUTRAL_CLASS)
-    if prediction.skipped:
-        frames = ", ".join(f"{window.start}–{window.end}" for window in prediction.skipped)
-        left_out = len(prediction.skipped)
-        lines.append(f"windows left out because a frame has no usable face: {left_out} (frames {frames})")
+    for is_gap, why in ((False, "because a frame has no usable face"), (True, "because of a gap in time")):
+        left_out = [window for window in prediction.skipped if window.is_gap == is_gap]
+        if left_out:
+            frames = ", ".join(f"{window.start}–{window.end}" for window in left_out)
+            lines.append(f"windows left out {why}: {len(left_out)} (frames {frames})")
     lines += [f"note: {note}" for note in prediction.notes]
     return "\n".join(lines)

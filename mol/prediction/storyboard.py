@@ -22,7 +22,7 @@ _STRIP = 8
 
 def overview_of(path: Path, prediction: Prediction, name: str) -> None:
     """Write the overview picture of a prediction."""
-    video, fps = prediction.video, prediction.video.fps
+    video, seconds = prediction.video, prediction.video.seconds
     shown, why = _shown_window(prediction)
     numbers = np.unique(np.linspace(0, len(video) - 1, _STRIP).round().astype(int))
     seen = [window_at(prediction, int(number)) for number in numbers]
@@ -34,13 +34,14 @@ def overview_of(path: Path, prediction: Prediction, name: str) -> None:
             subtitle=_subtitle(prediction),
             window_title=f"{why}: {_content_of(shown)}",
             frames=[video.frames[number] for number in numbers],
-            frame_times=[number / fps for number in numbers],
+            frame_times=[float(seconds[number]) for number in numbers],
             frame_points=[
-                points_at(window, int(number)) if window else None for window, number in zip(seen, numbers, strict=True)
+                points_at(window, int(number), seconds) if window else None
+                for window, number in zip(seen, numbers, strict=True)
             ],
             frame_boxes=[transform_points(inverse(window.matrix), square) if window else None for window in seen],
             crops=np.stack([warp_picture(frame, shown.matrix, CROP) for frame in video.frames[shown.frames[1:]]]),
-            crop_times=[float(frame) / fps for frame in shown.frames[1:]],
+            crop_times=[float(second) for second in seconds[shown.frames[1:]]],
             crop_points=None if shown.landmarks is None else transform_points(shown.matrix, shown.landmarks),
             crop_detected=transform_points(shown.matrix, shown.detected[1:]),
             crop_flow=None if shown.flow is None else shown.flow.astype(np.float32),
@@ -71,8 +72,11 @@ def _content_of(window: Window) -> str:
 def _subtitle(prediction: Prediction) -> str:
     video = prediction.video
     apart = "consecutive frames" if prediction.interval == 1 else f"frames {prediction.interval} apart"
+    if prediction.seconds_apart is not None:
+        apart = f"frames {1000 * prediction.seconds_apart:.0f} ms apart"
+    average = " on average" if video.has_variable_rate else ""
     parts = [
-        f"{len(video)} frames, {prediction.duration:.1f} s at {video.fps:.4g} fps",
+        f"{len(video)} frames, {prediction.duration:.1f} s at {video.fps:.4g} fps{average}",
         f"{len(prediction.windows)} windows of {FRAMES} {apart}",
     ]
     if prediction.predicted is not None:
@@ -89,10 +93,9 @@ def _subtitle(prediction: Prediction) -> str:
 
 def timeline_of(prediction: Prediction) -> Timeline:
     """Probability over time; neighbouring skipped windows become one gap."""
-    fps = prediction.video.fps
     probabilities = np.stack([window.probabilities for window in prediction.windows])
     return Timeline(
-        times=np.array([window.centre for window in prediction.windows]) / fps,
+        times=np.array([prediction.centre_of(window) for window in prediction.windows]),
         probabilities=prediction.calibrated(probabilities),
         classes=prediction.classes,
         duration=prediction.duration,
@@ -108,12 +111,12 @@ def timeline_of(prediction: Prediction) -> Timeline:
 
 def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
     """Stretches of time (seconds) whose nearest window was skipped: half way to the neighbours, within the video."""
-    skipped = [((window.start + window.end) / 2, True) for window in prediction.skipped]
-    known = sorted([*skipped, *((window.centre, False) for window in prediction.windows)])
+    skipped = [(prediction.centre_of(window), True) for window in prediction.skipped]
+    known = sorted([*skipped, *((prediction.centre_of(window), False) for window in prediction.windows)])
     centres = np.array([centre for centre, _ in known])
-    reach = prediction.stride / 2
+    reach = prediction.stride / 2 / prediction.video.fps
     edges = np.concatenate([[centres[0] - reach], (centres[1:] + centres[:-1]) / 2, [centres[-1] + reach]])
-    edges = edges.clip(0, len(prediction.video)) / prediction.video.fps
+    edges = edges.clip(0, prediction.duration)
     gaps: list[tuple[float, float]] = []
     for index, (_, is_skipped) in enumerate(known):
         if is_skipped and gaps and gaps[-1][1] == edges[index]:
@@ -126,17 +129,23 @@ def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
 def window_at(prediction: Prediction, number: int) -> Window | None:
     """The window over frame `number` whose middle is nearest, or None if no window covers it."""
     covering = [window for window in prediction.windows if window.frames[0] <= number <= window.frames[-1]]
-    return min(covering, key=lambda window: abs(window.centre - number)) if covering else None
+    time = prediction.video.seconds[number]
+    return min(covering, key=lambda window: abs(prediction.centre_of(window) - time)) if covering else None
 
 
-def points_at(window: Window, number: int) -> np.ndarray:
-    """Landmarks at frame `number`, interpolated between the sampled frames; (68, 2).
+def points_at(window: Window, number: int, seconds: np.ndarray) -> np.ndarray:
+    """Landmarks at frame `number`, interpolated in time between the sampled frames; (68, 2).
 
     They are the network's, or the detector's if the network estimates none.
+
+    Args:
+        window: one that covers the frame.
+        number: of the frame.
+        seconds: (L,) times of the video's frames.
     """
     known = (window.frames, window.detected) if window.landmarks is None else (window.frames[1:], window.landmarks)
     frames, landmarks = known
-    place = np.interp(number, frames, np.arange(len(landmarks)))
+    place = np.interp(seconds[number], seconds[frames], np.arange(len(landmarks)))
     earlier = min(int(place), len(landmarks) - 2)
     weight = place - earlier
     return landmarks[earlier] * (1 - weight) + landmarks[earlier + 1] * weight
@@ -154,11 +163,13 @@ def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
     """Write the overlay video of a prediction."""
     sample = [window.flow for window in prediction.windows[:: max(1, len(prediction.windows) // 32)]]
     flows = [flow for flow in sample if flow is not None]
-    interval = prediction.interval
+    caption = "per frame" if prediction.interval == 1 else f"over {prediction.interval} frames"
+    if prediction.seconds_apart is not None:
+        caption = f"over {1000 * prediction.seconds_apart:.0f} ms"
     style = OverlayStyle(
         classes=prediction.classes,
         flow_maximum=flow_maximum(flows, percentile=99) if flows else None,
-        flow_caption="per frame" if interval == 1 else f"over {interval} frames",
+        flow_caption=caption,
         winners=_winners(prediction),
         duration=prediction.duration,
     )
@@ -167,19 +178,19 @@ def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
 
 
 def _overlay_frames(prediction: Prediction, numbers: Any) -> Iterator[OverlayFrame]:
-    video = prediction.video
+    video, seconds = prediction.video, prediction.video.seconds
     for number in numbers:
         window = window_at(prediction, number)
         known: dict[str, Any] = {}
         if window is not None:
             known = {
-                "points": points_at(window, number),
+                "points": points_at(window, number, seconds),
                 "flow": flow_at(window, number),
                 "matrix": window.matrix,
                 "probabilities": prediction.calibrated(window.probabilities),
                 "verdict": _heading(prediction, window),
             }
-        yield OverlayFrame(video.frames[number], number / video.fps, number, **known)
+        yield OverlayFrame(video.frames[number], float(seconds[number]), number, **known)
 
 
 def _heading(prediction: Prediction, window: Window) -> str:
@@ -191,15 +202,16 @@ def _heading(prediction: Prediction, window: Window) -> str:
 def _winners(prediction: Prediction) -> np.ndarray:
     """Start, end (seconds) and winning class, −1 if like a still face, of each run of frames with the same winner."""
     stretches: list[list[float]] = []
-    fps = prediction.video.fps
+    # Each frame is shown until the next one.
+    bounds = [*prediction.video.seconds.tolist(), prediction.duration]
     for number in range(len(prediction.video)):
         window = window_at(prediction, number)
         if window is None:
             continue
         still = prediction.class_of(window.probabilities) is None
         winner = -1 if still else int(np.argmax(window.probabilities))
-        if stretches and stretches[-1][2] == winner and abs(stretches[-1][1] - number / fps) < 1e-9:
-            stretches[-1][1] = (number + 1) / fps
+        if stretches and stretches[-1][2] == winner and stretches[-1][1] == bounds[number]:
+            stretches[-1][1] = bounds[number + 1]
         else:
-            stretches.append([number / fps, (number + 1) / fps, winner])
+            stretches.append([bounds[number], bounds[number + 1], winner])
     return np.array(stretches).reshape(-1, 3)

@@ -16,18 +16,21 @@ from torch import nn
 
 from mol.common.errors import ClipError, FaceError, NoFaceError
 from mol.common.terminal import Track, silently
-from mol.data.annotations import LONGEST_EXPRESSION
 from mol.data.clips import CROP
 from mol.data.manifest import NEUTRAL
 from mol.network.model import FRAMES
 from mol.networks.interface import FLOW, LANDMARKS, Network
 from mol.networks.mol import NETWORK as MOL
+from mol.prediction.sampling import Skipped, long_windows, plan_windows, split_at_gaps
 from mol.prediction.stillness import NOISE_FACTORS, STILL_CLIPS, Stillness, sensor_noise, still_frames
 from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, LandmarkDetector
 from mol.vision.tracking import MAX_GAP, FaceFollower, fill_short_gaps, follow_face
 from mol.vision.video import Video, interpolate_frames
+
+DETECT_WIDTH = 640
+"""Width in pixels down to which wider frames are averaged for face detection, as in `mol extract`."""
 
 NO_EXPRESSION = "no expression"
 STILL_FACE = "not distinguishable from a still face"
@@ -60,9 +63,8 @@ class Window:
         return int(self.frames[0])
 
     @property
-    def centre(self) -> float:
-        """Frame number of the window's middle."""
-        return float(self.frames[0] + self.frames[-1]) / 2
+    def end(self) -> int:
+        return int(self.frames[-1])
 
     def picture_flow(self) -> np.ndarray | None:
         """The flow vectors in pixels of the video, on the grid of the crop: (T-1, 2, 128, 128) float32."""
@@ -73,22 +75,13 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A window that was left out: its first and last frame number and why."""
-
-    start: int
-    end: int
-    reason: str
-
-
-@dataclass(frozen=True)
 class Prediction:
     """The network's output for a video.
 
     Attributes:
         video: the frames.
         classes: C names.
-        interval, stride: in frames.
+        interval, stride: in frames; on average where the windows are sampled in time.
         windows: in the order of time.
         skipped: windows that were left out.
         probabilities: (C,) mean over the windows.
@@ -97,6 +90,8 @@ class Prediction:
         notes: how the network reads a window, and what it does not estimate.
         calibration: the network's temperature, or why it has none; None as `predict_video` gives it. Probabilities are
             stored without it, so that it changes no verdict; `calibrated` applies it.
+        seconds_apart: seconds between a window's frames if they are sampled in time, because the frame rate varies;
+            None if they are sampled by number.
     """
 
     video: Video
@@ -110,6 +105,7 @@ class Prediction:
     interpolated_from: int | None = None
     notes: tuple[str, ...] = ()
     calibration: Temperature | None = None
+    seconds_apart: float | None = None
 
     @property
     def predicted(self) -> str | None:
@@ -159,7 +155,12 @@ class Prediction:
     @property
     def duration(self) -> float:
         """Seconds."""
-        return len(self.video) / self.video.fps
+        return self.video.duration
+
+    def centre_of(self, window: Window | Skipped) -> float:
+        """Time of the middle of a window, in seconds."""
+        seconds = self.video.seconds
+        return float(seconds[window.start] + seconds[window.end]) / 2
 
 
 def predict_video(
@@ -172,6 +173,7 @@ def predict_video(
     interpolate: bool = False,
     landmarks: np.ndarray | None = None,
     detector: LandmarkDetector | None = None,
+    detect_width: int = DETECT_WIDTH,
     several: Literal["raise", "largest"] = "raise",
     on_error: Literal["raise", "skip"] = "raise",
     max_gap: int = MAX_GAP,
@@ -191,6 +193,7 @@ def predict_video(
         interpolate: lengthen a video of fewer than T frames.
         landmarks: (L, 68, 2) in pixels, NaN where a frame has none; by default the detector's.
         detector: by default dlib's, following the face; called with the frames in the order of time.
+        detect_width: wider frames are averaged down to this width, in pixels, for dlib's face detection; 0 for never.
         several: what to do if a frame shows several faces.
         on_error: what to do if a frame has no usable face.
         max_gap: greatest number of frames in a row whose landmarks are interpolated if no face is found in them.
@@ -199,25 +202,25 @@ def predict_video(
         track: progress display.
         network: what kind of network `model` is; MOL by default.
     Raises:
-        ClipError: the video is shorter than one window.
+        ClipError: the video is shorter than one window, or every window has a gap in time.
         NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only if no window is left.
     """
     original = len(video)
     if interpolate and 2 <= original < FRAMES:
         video, landmarks = _lengthen(video, landmarks)
-    interval, stride, starts = window_starts(len(video), video.fps, interval, stride)
-    samples = [np.arange(FRAMES) * interval + start for start in starts]
+    plan = plan_windows(video, interval, stride)
+    samples, torn = split_at_gaps(video, plan.samples)
     used = sorted({int(frame) for window in samples for frame in window})
     if landmarks is None:
-        detector = detector or FaceFollower(DlibDetector())
+        detector = detector or FaceFollower(DlibDetector(width=detect_width))
         found = _detect(video, used, detector, several, on_error, max_gap, track)
     else:
         found = _given(video, used, landmarks, on_error, max_gap)
     points, problems = found.points, found.lost
     chosen = [window for window in samples if not any(int(frame) in problems for frame in window)]
-    skipped = [_skip(window, problems) for window in samples if any(int(frame) in problems for frame in window)]
+    faceless = [_skip(window, problems) for window in samples if any(int(frame) in problems for frame in window)]
     if not chosen:
-        raise NoFaceError(f"no window of the video has a usable face in all its {FRAMES} frames: {skipped[0].reason}")
+        raise NoFaceError(f"no window of the video has a usable face in all its {FRAMES} frames: {faceless[0].reason}")
     windows: list[Window] = []
     batches = [chosen[first : first + batch_size] for first in range(0, len(chosen), batch_size)]
     for batch in track(batches, "running the network"):
@@ -226,14 +229,15 @@ def predict_video(
     return Prediction(
         video,
         list(classes),
-        interval,
-        stride,
+        plan.interval,
+        plan.stride,
         windows,
-        skipped,
+        sorted([*torn, *faceless], key=lambda window: window.start),
         mean,
         _read_still_clips(network, model, video, windows, precision),
         original if original != len(video) else None,
-        (*_notes(network), *found.notes(video)),
+        (*video.rate_notes, *video.notes, *long_windows(video, chosen), *_notes(network), *found.notes(video)),
+        seconds_apart=plan.seconds_apart,
     )
 
 
@@ -270,45 +274,16 @@ def _notes(network: Network) -> list[str]:
     return notes
 
 
-def window_starts(length: int, fps: float, interval: int | None, stride: int | None) -> tuple[int, int, list[int]]:
-    """Interval, stride and the first frames of all windows; the last window ends with the video.
-
-    Args:
-        length: frames of the video.
-        fps: frames per second.
-        interval: frames between two sampled frames; by default ``length // T``, at most what lets a window last
-            `LONGEST_EXPRESSION`.
-        stride: frames between two starts; by default a quarter of a window, ``2 · interval``.
-    Raises:
-        ClipError: the video is shorter than one window.
-    """
-    if length < FRAMES:
-        raise ClipError(
-            f"the video has {length} frame{'s' if length != 1 else ''} and a window needs {FRAMES}; give a longer video"
-            + (", or lengthen this one with --interpolate." if length > 1 else ": one picture has no motion.")
-        )
-    if interval is None:
-        longest = max(1, round(LONGEST_EXPRESSION * fps / (FRAMES - 1)))
-        interval = min(max(1, length // FRAMES), longest)
-    span = (FRAMES - 1) * interval + 1
-    if span > length:
-        raise ClipError(
-            f"{FRAMES} frames at interval {interval} span {span} frames and the video has {length}; "
-            f"use --interval {(length - 1) // (FRAMES - 1)} or less."
-        )
-    stride = stride or 2 * interval
-    starts = list(range(0, length - span + 1, stride))
-    if starts[-1] != length - span:
-        starts.append(length - span)
-    return interval, stride, starts
-
-
 def _lengthen(video: Video, landmarks: np.ndarray | None) -> tuple[Video, np.ndarray | None]:
     """A video of T frames over the same time, and its landmarks, by linear interpolation."""
     length = len(video)
     times = np.linspace(0, length - 1, FRAMES)
     names = [f"frame {time:.2f} (interpolated)" for time in times]
-    longer = Video(interpolate_frames(video.frames, FRAMES), video.fps * (FRAMES - 1) / (length - 1), names)
+    fps = video.fps * (FRAMES - 1) / (length - 1)
+    seconds = np.interp(times, np.arange(length), video.seconds)
+    longer = Video(
+        interpolate_frames(video.frames, FRAMES), fps, names, seconds, notes=video.notes, rate_notes=video.rate_notes
+    )
     if landmarks is None:
         return longer, None
     earlier = np.minimum(times.astype(int), length - 2)

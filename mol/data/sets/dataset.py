@@ -28,6 +28,7 @@ class DataSet:
         quirks: (known irregularity, what the loader does about it).
         remarks: anything else that a user should know.
         fps: frames per second; 0 if the clips differ or do not say.
+        camera_fps: folder of a camera → frames per second, where a data set was recorded with several.
         sheets: file names of the annotation sheet with ``*`` and ``?``, preferred ones first.
         telltales: names of other files and folders, with ``*`` and ``?``, that only this data set has.
         subject: example of a subject's name.
@@ -48,6 +49,7 @@ class DataSet:
     quirks: tuple[tuple[str, str], ...] = ()
     remarks: str = ""
     fps: float = 0.0
+    camera_fps: Mapping[str, float] = field(default_factory=dict)
     sheets: tuple[str, ...] = ()
     telltales: tuple[str, ...] = ()
     subject: str = ""

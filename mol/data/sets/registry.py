@@ -18,6 +18,7 @@ from mol.common.errors import SettingsError
 from mol.data.manifest import Loaded, OnError
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, names_within
+from mol.data.sets.sheets import SHEET_SUFFIXES
 
 
 def _defined() -> Iterator[tuple[str, DataSet]]:
@@ -42,6 +43,8 @@ def _collect() -> Mapping[str, DataSet]:
 
 
 SETS = _collect()
+# Folders above one with frames in which a data set is recognised.
+_LEVELS = 6
 
 
 def find_set(name: str) -> DataSet:
@@ -73,6 +76,32 @@ def load_set(name: str, root: Path, on_error: OnError = "raise", **options: Any)
         return find_set(name).load(root, on_error, **options)
     except SetNotFoundError as error:
         raise SetNotFoundError(f"{error}{_other_sets(root, name)}") from error.__cause__
+
+
+def set_of_folder(folder: Path) -> tuple[str, float] | None:
+    """The data set that a folder of frames belongs to, by the names of the folders above it and of the sheets in them.
+
+    Returns:
+        Its title and frames per second; None if it belongs to no known set, or that set doesn't have one rate.
+    """
+    above = list(folder.absolute().parents)[:_LEVELS]
+    names = {path.name.lower() for path in (folder, *above)}
+    known = names | {name for path in above for name in _file_names(path)}
+    found = [entry for entry in SETS.values() if entry.has_name_of(known)]
+    if len(found) != 1:
+        return None
+    (entry,) = found
+    cameras = [fps for camera, fps in entry.camera_fps.items() if camera.lower() in names]
+    fps = cameras[0] if len(cameras) == 1 else entry.fps
+    return (entry.title, fps) if fps else None
+
+
+def _file_names(folder: Path) -> list[str]:
+    """Lower-case names of the files in a folder; none if it may not be read."""
+    try:
+        return [path.name.lower() for path in folder.iterdir() if path.suffix.lower() in SHEET_SUFFIXES]
+    except OSError:
+        return []
 
 
 def describe_sets() -> str:

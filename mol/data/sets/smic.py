@@ -111,6 +111,7 @@ SMIC/
         "`non_micro` as neutral. They show no micro-expression, but may show blinks and other movements (?)."
     ),
     fps=FPS["HS"],
+    camera_fps=dict[str, float](FPS.items()),
     telltales=tuple(_FOLDERS.values()),
     subject="s1",
     subject_pattern=r"s\d{1,2}",

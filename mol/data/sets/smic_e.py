@@ -105,6 +105,7 @@ SMIC-E/
         "intervals; only micro-expressions are annotated, so other movements may be in them."
     ),
     fps=FPS["HS"],
+    camera_fps=dict[str, float](FPS.items()),
     sheets=("SMIC?HS?E_annotation*.xlsx", "SMIC?HS?E_annotation*.csv"),
     telltales=("SMIC-E_raw*", "SMIC?HS?E"),
     subject="s1",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from data_fixtures import write_frames_folder
+from films import write_film, write_timed
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_model import TinyMOL
@@ -31,8 +32,9 @@ from mol.networks.flow_cnn import FlowCNN
 from mol.prediction import overlay
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.prediction.predict import PredictConfig, describe_prediction, predict
+from mol.prediction.sampling import window_starts
 from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
-from mol.prediction.windows import Window, predict_video, window_starts
+from mol.prediction.windows import Window, predict_video
 from mol.synth.faces import FaceImage, load_faces
 from mol.vision.align import align_clip, transform_points
 from mol.vision.landmarks import Face
@@ -314,10 +316,12 @@ def window_from(start: int, interval: int = 2) -> Window:
 
 
 def test_landmarks_between_sampled_frames_are_interpolated():
-    window = window_from(10)
-    assert points_at(window, 15)[0, 0] == pytest.approx(15)
-    assert points_at(window, 10)[0, 0] == pytest.approx(12)
-    assert points_at(window, 24)[0, 0] == pytest.approx(24)
+    window, seconds = window_from(10), np.arange(30) / 10
+    assert points_at(window, 15, seconds)[0, 0] == pytest.approx(15)
+    assert points_at(window, 10, seconds)[0, 0] == pytest.approx(12)
+    assert points_at(window, 24, seconds)[0, 0] == pytest.approx(24)
+    # Frame 15 is shown three quarters of the way from frame 14 to frame 16.
+    assert points_at(window, 15, np.where(np.arange(30) == 15, 1.55, seconds))[0, 0] == pytest.approx(15.5)
 
 
 def test_flow_of_a_frame_is_that_of_the_pair_around_it():
@@ -492,7 +496,7 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
         assert not {"flow", "landmarks"} & set(arrays)
     # The detector's points are drawn in the network's place.
     window = prediction.windows[0]
-    np.testing.assert_allclose(points_at(window, 3), window.detected[3])
+    np.testing.assert_allclose(points_at(window, 3, prediction.video.seconds), window.detected[3])
     assert len(read_video(files["overlay"])) == 12
     assert files["overview"].stat().st_size > 10_000
 
@@ -546,19 +550,88 @@ def test_real_faces_are_found_where_they_are(tmp_path, tiny_run, astronaut_frame
     np.testing.assert_allclose(np.diff(eyes[:, 1]).mean(), 0, atol=0.5)
 
 
-def write_video(path: Path, frames: np.ndarray) -> Path:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=25)
-        stream.height, stream.width = frames.shape[1:]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="gray").reformat(format="yuv420p")))
-        container.mux(stream.encode())
-    return path
+def test_a_film_of_varying_rate_is_told_and_drawn_at_its_own_times(tmp_path, tiny_run, astronaut_frames):
+    picture = astronaut_frames[0]
+    frames = np.stack([np.roll(picture, index % 8, axis=1) for index in range(60)])
+    # A telephone that drops frames for two seconds and then halves its rate.
+    times = np.concatenate([np.arange(30) * 33, 3000 + np.arange(30) * 67])
+    path = write_timed(tmp_path / "dark.mp4", frames, times.tolist(), last=67)
+    prediction, files = predict(PredictConfig(str(path), str(tiny_run), str(tmp_path / "out")))
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    assert written["video"]["variable_rate"]
+    assert written["video"]["seconds"] == pytest.approx((times[-1] + 67) / 1000, abs=1e-3)
+    for window in written["windows"]:
+        np.testing.assert_allclose(window["seconds"], times[window["frames"]] / 1000, atol=2e-3)
+        assert 0.4 < window["seconds"][-1] - window["seconds"][0] < 0.6
+    assert written["skipped"]
+    assert all("a gap of 2.04 s between frames 29 and 30" in window["reason"] for window in written["skipped"])
+    assert "the frame rate varies" in " ".join(written["notes"])
+    text = describe_prediction(prediction)
+    assert f"windows left out because of a gap in time: {len(written['skipped'])} (frames" in text
+    overlay_video = read_video(files["overlay"])
+    np.testing.assert_allclose(overlay_video.seconds, times / 1000, atol=1e-3)
+    assert overlay_video.duration == pytest.approx(prediction.duration, abs=1e-3)
+    timeline = timeline_of(prediction)
+    for window, time in zip(prediction.windows, timeline.times, strict=True):
+        assert time == pytest.approx((times[window.start] + times[window.end]) / 2000, abs=2e-3)
+    ((start, end),) = timeline.gaps
+    assert times[29] / 1000 - 0.5 < start < end < times[30] / 1000 + 0.5
+
+
+def test_a_rate_that_is_given_overrules_the_time_stamps(tmp_path, tiny_run, astronaut_frames):
+    path = write_timed(tmp_path / "slow-motion.mkv", astronaut_frames[:10], range(0, 400, 40))
+    config = PredictConfig(str(path), str(tiny_run), str(tmp_path / "out"), fps=240, overlay=False)
+    prediction, files = predict(config)
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    assert (written["video"]["fps"], written["video"]["variable_rate"]) == (240, False)
+    np.testing.assert_allclose(written["windows"][0]["seconds"], np.arange(8) / 240, atol=1e-4)
+    assert prediction.notes == ()
+
+
+def test_a_folder_of_a_known_data_set_has_its_rate_and_another_25(tmp_path, tiny_run, astronaut_frames):
+    known = tmp_path / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    for folder in (known, tmp_path / "mine"):
+        write_frames_folder(astronaut_frames[:9], folder)
+    for folder, fps, note in (
+        (known, 200, "the folder belongs to CASME II: 200 frames per second; --fps sets another rate"),
+        (tmp_path / "mine", 25, "a folder has no frame rate; 25 frames per second are assumed; --fps sets another"),
+    ):
+        config = PredictConfig(str(folder), str(tiny_run), str(tmp_path / "out"), overlay=False)
+        prediction, _ = predict(config)
+        assert prediction.video.fps == fps
+        assert note in describe_prediction(prediction)
+        assert note not in describe_prediction(predict(replace(config, fps=50))[0])
+
+
+def test_wide_frames_are_averaged_down_for_detection_as_in_extract(monkeypatch, astronaut_frames):
+    widths = []
+
+    class WideDetector:
+        threshold = 0.1
+
+        def __init__(self, width: int) -> None:
+            widths.append(width)
+
+        def __call__(self, image: np.ndarray) -> list[Face]:
+            return [Face((0, 0, 10, 10), tilted_face((80, 60)))]
+
+    monkeypatch.setattr("mol.prediction.windows.DlibDetector", WideDetector)
+    for setting in ({}, {"detect_width": 0}, {"detect_width": 320}):
+        predict_video(Oracle(), grey_video(8), CLASSES, **setting)
+    assert widths == [640, 0, 320]
+    assert PredictConfig("talk.mp4", "run").detect_width == 640
+
+
+def test_an_overlay_is_written_into_a_folder_that_looks_like_an_address(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    frames = [OverlayFrame(np.zeros((60, 80), np.uint8), index / 10, index) for index in range(3)]
+    for folder in ("http:", "12:30"):
+        write_overlay(Path(folder) / "overlay.mp4", frames, style(), 10)
+        assert len(read_video(Path(folder) / "overlay.mp4")) == 3
 
 
 def test_a_truncated_video_is_named(tmp_path, tiny_run, astronaut_frames):
-    path = write_video(tmp_path / "talk.avi", astronaut_frames)
+    path = write_film(tmp_path / "talk.avi", astronaut_frames, 25)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(MediaError, match=r"talk\.avi"):
         predict(PredictConfig(str(path), str(tiny_run), str(tmp_path / "out")))
@@ -593,6 +666,7 @@ def test_a_network_of_another_normalisation_is_refused(tmp_path, tiny_run):
         {"on_error": "ignore"},
         {"several": "all"},
         {"precision": "16"},
+        {"detect_width": -1},
     ],
     ids=str,
 )

@@ -12,7 +12,7 @@ from places import ROOT
 from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError, SettingsError
-from mol.data.sets.registry import SETS, describe_sets, find_set, load_set
+from mol.data.sets.registry import SETS, describe_sets, find_set, load_set, set_of_folder
 
 
 def test_sets_to_apply_for_come_first_and_each_part_is_in_the_order_of_titles() -> None:
@@ -100,3 +100,24 @@ def test_sets_are_found_in_a_zip_archive(tmp_path: Path) -> None:
     place, *names = run.stdout.split()
     assert place.startswith(str(tmp_path / "mol.zip"))
     assert names == list(SETS)
+
+
+def test_a_folder_of_frames_is_recognised_by_the_folders_and_sheets_above_it(tmp_path: Path) -> None:
+    casme2 = tmp_path / "CASME2_RAW_selected" / "sub01" / "EP02_01f"
+    samm = tmp_path / "downloads" / "SAMM" / "006" / "006_1_2"
+    other = tmp_path / "mine" / "anna" / "smile-1"
+    for folder in (casme2, samm, other):
+        folder.mkdir(parents=True)
+    (samm.parents[1] / "SAMM_Micro_FACS_Codes_v2.xlsx").touch()
+    assert set_of_folder(casme2) == (SETS["casme2"].title, 200)
+    assert set_of_folder(samm) == (SETS["samm"].title, 200)
+    assert set_of_folder(other) is None
+
+
+def test_a_set_of_several_cameras_has_the_rate_of_the_camera(tmp_path: Path) -> None:
+    rates = {}
+    for camera in ("HS", "VIS", "NIR"):
+        folder = tmp_path / "SMIC_all_cropped" / camera / "s1" / "micro" / "negative" / "s1_ne_01"
+        folder.mkdir(parents=True)
+        rates[camera] = set_of_folder(folder)
+    assert rates == {camera: (SETS["smic"].title, fps) for camera, fps in (("HS", 100), ("VIS", 25), ("NIR", 25))}
