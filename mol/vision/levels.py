@@ -27,7 +27,6 @@ class Grey:
         self.frames = frames
         self.count = 0
         self._bits = _DEPTHS[0]
-        self._largest = 0
         self._deep: list[int] = []
 
     def add(self, picture: np.ndarray, stated_bits: int = 8) -> None:
@@ -40,7 +39,6 @@ class Grey:
         if picture.dtype == np.uint16:
             self._deep.append(self.count)
             largest = int(picture.max(initial=0))
-            self._largest = max(self._largest, largest)
             self._widen(max(stated_bits, largest.bit_length()))
             picture = picture >> (self._bits - 8)
         self.frames[self.count] = picture
@@ -52,8 +50,8 @@ class Grey:
         if not self._deep or self._bits == _DEPTHS[-1]:
             return None
         return (
-            f"the pictures have 16-bit pixels and no level above {self._largest}: they are read as {self._bits}-bit "
-            "pictures"
+            f"the pictures have 16-bit pixels, but their levels need no more than {self._bits} bits: they are read as "
+            f"{self._bits}-bit pictures"
         )
 
     def _widen(self, bits: int) -> None:

@@ -182,14 +182,20 @@ def read_frames(path: str | Path, numbers: Sequence[int]) -> np.ndarray:
         MediaError: the file cannot be read up to there, ends before the last frame, or changes its picture size.
         NotEnoughMemoryError: the frames don't fit into memory.
     """
+    return read_frames_and_notes(path, numbers)[0]
+
+
+def read_frames_and_notes(path: str | Path, numbers: Sequence[int]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """`read_frames`, and what a user should know about their grey levels."""
     path = Path(path)
     wanted = set(numbers)
     with opened_film(path) as film:
         decoded = enumerate(islice(film.frames(), max(wanted) + 1))
-        frames = _collect((frame for index, frame in decoded if index in wanted), len(numbers), film).frames
+        grey = _collect((frame for index, frame in decoded if index in wanted), len(numbers), film)
+    frames = grey.frames
     if len(frames) < len(numbers):
         raise MediaError(f"{path} ends before frame {max(wanted)}; check its length against the annotation.")
-    return frames
+    return frames, (grey.note,) if grey.note else ()
 
 
 def numbered_pictures(folder: Path) -> dict[int, Path]:

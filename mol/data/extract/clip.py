@@ -24,7 +24,7 @@ from mol.vision.align import AlignSettings, align_clip
 from mol.vision.landmarks import DlibDetector
 from mol.vision.tracking import FaceFollower, fill_short_gaps, follow_face
 from mol.vision.tvl1 import tvl1_flow
-from mol.vision.video import interpolate_frames, read_frames, read_pictures
+from mol.vision.video import interpolate_frames, read_frames_and_notes, read_pictures
 
 STAGES = ("read", "face and landmarks", "align", "TV-L1", "write")
 
@@ -43,6 +43,7 @@ class Extracted:
         seconds: time spent in each stage.
         outside: share of the aligned frame outside the picture, which is filled by repeating edge pixels.
         interpolated: numbers of the frames whose landmarks were interpolated, because no face was found in them.
+        notes: what a user should know about the grey levels.
     """
 
     frames: np.ndarray
@@ -51,6 +52,7 @@ class Extracted:
     seconds: dict[str, float]
     outside: float
     interpolated: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def extract_clip(job: Job, settings: ExtractionSettings, given: Mapping[int, np.
     stage = Stopwatch()
     numbers = [job.numbers[position] for position in job.used]
     with stage("read"):
-        frames, names = _read(job.source, numbers)
+        frames, names, notes = _read(job.source, numbers)
     with stage("face and landmarks"):
         if given is None:
             follower = FaceFollower(detector_of(settings), every=settings.detect_every)
@@ -133,20 +135,21 @@ def extract_clip(job: Job, settings: ExtractionSettings, given: Mapping[int, np.
     with stage("TV-L1"):
         flow = np.stack([tvl1_flow(aligned[sample], settings.tvl1) for sample in samples])
     outside = max(_outside(matrix, frames.shape[1:]) for matrix in np.unique(matrices, axis=0))
-    gaps = tuple(numbers[place] for place in filled)
-    return Extracted(aligned[samples], flow.astype(np.float16), moved[samples], stage.seconds, outside, gaps)
+    gaps, flow = tuple(numbers[place] for place in filled), flow.astype(np.float16)
+    return Extracted(aligned[samples], flow, moved[samples], stage.seconds, outside, gaps, notes)
 
 
-def _read(source: Path, numbers: Sequence[int]) -> tuple[np.ndarray, list[str]]:
-    """Frames (n, H, W) uint8 and a name of each for messages."""
+def _read(source: Path, numbers: Sequence[int]) -> tuple[np.ndarray, list[str], tuple[str, ...]]:
+    """Frames (n, H, W) uint8, a name of each for messages, and notes about their grey levels."""
     if source.is_file():
-        return read_frames(source, numbers), [f"frame {number} of {source}" for number in numbers]
+        frames, notes = read_frames_and_notes(source, numbers)
+        return frames, [f"frame {number} of {source}" for number in numbers], notes
     found = numbered_frames(source)
     if absent := [number for number in numbers if number not in found]:
         raise MediaError(f"{source} has lost frame {absent[0]} since the extraction began; put it back.")
     paths = [found[number] for number in numbers]
-    frames, _ = read_pictures(paths)
-    return frames, [str(path) for path in paths]
+    frames, notes = read_pictures(paths)
+    return frames, [str(path) for path in paths], notes
 
 
 @cache

@@ -42,7 +42,7 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
     started = time.perf_counter()
     work = plan_work(config)
     stage, failures, outside = Stopwatch(), work.known_failures(), {}
-    warnings = work.warnings()
+    warnings, noted = work.warnings(), {}
     workers = config.workers or available_cores()
     extracted = 0
     with CacheWriter(config.out, work.cache_settings, work.rows) as writer:
@@ -72,6 +72,7 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
                         _write(writer, work.rows_of[index], outcome)
                     stage.add(outcome.seconds)
                     outside[index] = outcome.outside
+                    noted[index] = outcome.notes
                     extracted += 1
                 done += 1
                 report(done, total)
@@ -86,7 +87,12 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
         len(cache),
         extracted,
         cache.skipped,
-        [*warnings, *work.interpolated(cache.interpolated), *work.far_outside(outside)],
+        [
+            *warnings,
+            *work.grey_levels(noted),
+            *work.interpolated(cache.interpolated),
+            *work.far_outside(outside),
+        ],
         stage.seconds,
         time.perf_counter() - started,
         workers,

@@ -90,6 +90,21 @@ class Work:
             "are interpolated in time, see interpolated.json"
         ]
 
+    def grey_levels(self, noted: Mapping[int, Sequence[str]]) -> list[str]:
+        """A line for every note about grey levels, with the clips that it is about.
+
+        Args:
+            noted: the notes of each job.
+        """
+        clips: dict[str, list[int]] = {}
+        for index in sorted(noted):
+            for note in noted[index]:
+                clips.setdefault(note, []).append(index)
+        return [
+            f"{len(indices)} of {len(noted)} clips, the first {key(self.jobs[indices[0]].clip)}: {note}"
+            for note, indices in clips.items()
+        ]
+
     def far_outside(self, outside: Mapping[int, float]) -> list[str]:
         """A warning if aligned frames reach far beyond their pictures.
 

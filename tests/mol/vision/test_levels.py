@@ -59,7 +59,7 @@ def test_the_pictures_of_a_folder_have_one_scale_whichever_comes_first(tmp_path)
     video = read_video(tmp_path, folder_fps=100)
     for frame, picture in zip(video.frames, (dark, bright, dark), strict=True):
         np.testing.assert_array_equal(frame, picture >> 4)
-    assert "no level above 4080" in video.notes[0]
+    assert "their levels need no more than 12 bits" in video.notes[0]
 
 
 def test_pictures_of_8_bits_beside_deep_ones_stay_as_they_are(tmp_path):

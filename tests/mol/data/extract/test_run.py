@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from extract_sets import (
@@ -67,6 +68,20 @@ def test_index_tells_where_every_row_comes_from(tmp_path):
     assert row["frames"] == [47, 49, 51, 53, 55, 57, 59, 61]
     assert (row["dataset"], row["clip"], row["onset"], row["apex"], row["offset"]) == ("casme2", "EP01", 46, 50, 62)
     assert (row["emotion"], cache.classes[row["label"]], row["action_units"]) == ("happiness", "happiness", "6+12")
+
+
+def test_pictures_of_12_bits_give_the_same_rows_as_8_bits_and_a_note(tmp_path):
+    plain = Cache.open(extract(config_of(make_set(tmp_path / "plain", (8, 8)))).path)
+    manifest = make_set(tmp_path / "deep", (8, 8))
+    for path in (tmp_path / "deep" / "pictures" / "sub02").rglob("*.png"):
+        cv2.imwrite(str(path), cv2.imread(str(path), cv2.IMREAD_GRAYSCALE).astype(np.uint16) << 4)
+    result = extract(config_of(manifest))
+    deep = Cache.open(result.path)
+    for name in ("frames", "flow", "landmarks"):
+        np.testing.assert_array_equal(np.asarray(getattr(deep, name)), np.asarray(getattr(plain, name)))
+    (warning,) = result.warnings
+    assert warning.startswith("1 of 2 clips, the first casme2/sub02/EP01: the pictures have 16-bit pixels")
+    assert warning in describe_result(result, config_of(manifest))
 
 
 # Clips that cannot be used
