@@ -19,7 +19,7 @@ from mol.common.errors import MediaError, NotEnoughMemoryError
 from mol.common.extras import require
 from mol.common.storage import refuse_pipe
 from mol.vision.orientation import Uprighting
-from mol.vision.timing import Timing, timing_of
+from mol.vision.timing import DEFAULT_RATE, Timing, timing_of
 
 # FFmpeg's demuxers that read one file and open no other.
 _CONTAINERS = (
@@ -81,7 +81,7 @@ class Film:
         for packet in self._container.demux(self._stream):
             if packet.size:
                 packets += 1
-                end = max(end, _seconds(packet.pts, packet.time_base, 0.0) + self._shown(packet))
+                end = max(end, _seconds(packet.pts, packet) + _seconds(packet.duration, packet))
             if packet.is_corrupt:
                 raise MediaError(
                     f"{self.path} is truncated or damaged at frame {packets - 1}; copy it again from its source."
@@ -112,15 +112,12 @@ class Film:
         self._decoded += 1
         return FilmFrame(np.ascontiguousarray(self._upright(_grey(frame), frame)), stamp, stays)
 
-    def _shown(self, packet: Any) -> float:
-        """How long a packet's frame is shown; by the stated rate if it says no duration."""
-        return float((packet.duration or 0) * packet.time_base) or (1 / self.rate if self.rate else 0.0)
-
     def _require_whole(self, packets: int, end: float) -> None:
         promised = _matroska_seconds(self._stream)
         stamps = [stamp for stamp in self._stamps if stamp is not None]
-        step = (max(stamps) - min(stamps)) / (len(stamps) - 1) if len(stamps) > 1 else 0.0
-        if packets < self.announced or end < promised - 1.5 * max(step, 1 / self.rate if self.rate else 0.0):
+        # The mean length of a frame, as the last one may not say how long it is shown.
+        step = (max(stamps) - min(stamps)) / (len(stamps) - 1) if len(stamps) > 1 else 1 / (self.rate or DEFAULT_RATE)
+        if packets < self.announced or end < promised - 1.5 * step:
             raise MediaError(
                 f"{self.path} is truncated: it announces {self.announced or f'{promised:.2f} s'}"
                 f"{' frames' if self.announced else ''} and ends after {packets} frames ({end:.2f} s)."
@@ -206,8 +203,8 @@ def _is_cover(stream: Any, av: Any) -> bool:
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
-def _seconds(ticks: int | None, base: Any, missing: float) -> float:
-    return missing if ticks is None or base is None else float(ticks * base)
+def _seconds(ticks: int | None, packet: Any) -> float:
+    return float((ticks or 0) * packet.time_base)
 
 
 def _matroska_seconds(stream: Any) -> float:
