@@ -123,6 +123,7 @@ def _in_process(unit: Unit, order: dict[str, Any]) -> dict[str, Any]:
     prefix = namespace() if unit.part == "disk" else []
     # With one thread each, two units on two cores do not fight over them; and a fork finds no other threads.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(work.parent / "hypothesis")
     done = subprocess.run(
         [*prefix, sys.executable, "-m", "torture", "--unit", json.dumps(order)],
         cwd=work,

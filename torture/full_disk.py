@@ -127,6 +127,7 @@ def _run(command: Command, session: Session) -> None:
         if not disk.mounted:
             session.note("no tmpfs can be mounted: the size of each file is limited instead (RLIMIT_FSIZE)")
         need = _undisturbed(command, session, disk)
+        session.begin()
         outcome = _device_full(command, session)
         if session.count(outcome):
             session.keep(outcome, {"command": command.line, "share": -1.0}, session.work / "evidence")

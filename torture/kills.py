@@ -58,6 +58,7 @@ def units() -> list[Unit]:
 def _run(command: Command, session: Session) -> None:
     generator = random.Random(f"{session.seed} {command.name}")
     reference = _undisturbed(command, session)
+    session.begin()
     while session.goes_on():
         # Every run that is killed has been killed before or will be run to its end: about two kills per completion.
         kills = [_draw(generator, reference) for _ in range(generator.choice((1, 2, 2, 3)))]

@@ -89,6 +89,10 @@ class Session:
     seconds: float = 0.0
     _started: float = field(default_factory=time.monotonic)
 
+    def begin(self) -> None:
+        """Start the clock again: imports and valid folders are ready, examples follow."""
+        self._started = time.monotonic()
+
     def goes_on(self) -> bool:
         """Whether examples are still asked for and time is left."""
         self.seconds = time.monotonic() - self._started

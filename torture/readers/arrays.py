@@ -76,7 +76,7 @@ def safetensors_edits(base: Path, file: str) -> Edits:
         lambda one: edits(
             "tensors-header",
             file,
-            path=st.just(one.arguments["path"]),
+            place=st.just(one.arguments["place"]),
             value=st.just(one.arguments["value"]) if "value" in one.arguments else json_values(),
         )
     )
@@ -177,7 +177,7 @@ def _parts(data: bytes) -> tuple[str, bytes]:
 @edit("tensors-header")
 def _tensors_header(path: Path, value: Text, **arguments: Sequence[str | int]) -> None:
     header, values = _parts(path.read_bytes())
-    changed = set_in_json(header, arguments["path"], spelled(value)).encode(errors="surrogatepass")
+    changed = set_in_json(header, arguments["place"], spelled(value)).encode(errors="surrogatepass")
     path.write_bytes(len(changed).to_bytes(8, "little") + changed + values)
 
 

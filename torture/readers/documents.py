@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from mol.common.extras import require
-from torture.readers.edits import Edit, Edits, edit, edits, victim_of
+from torture.readers.edits import Edit, Edits, edit, edits, victim_of, weighed
 from torture.readers.values import Text, json_values, spelled, texts
 
 yaml = require("yaml", "train")
@@ -32,13 +32,12 @@ def _document_edits(kind: str, file: str, document: Any, values: st.SearchStrate
     paths = list(_paths(document))
     # A long list must not hide the few other entries.
     places = st.sampled_from([path for path in paths if len(path) <= 1] or paths) | st.sampled_from(paths)
-    return st.one_of(
-        edits(f"{kind}-set", file, path=places, value=values),
-        edits(f"{kind}-set", file, path=places, value=values),
-        edits(f"{kind}-drop", file, path=places),
-        edits(f"{kind}-swap", file, path=places, other=places),
-        edits(f"{kind}-key", file, path=places, name=texts()),
-        edits(f"{kind}-again", file, path=places),
+    return weighed(
+        (5, edits(f"{kind}-set", file, place=places, value=values)),
+        (2, edits(f"{kind}-drop", file, place=places)),
+        (1, edits(f"{kind}-swap", file, place=places, other=places)),
+        (1, edits(f"{kind}-key", file, place=places, name=texts())),
+        (1, edits(f"{kind}-again", file, place=places)),
     )
 
 
@@ -129,7 +128,7 @@ def _rewrite(path: Path, change: Callable[[str], str]) -> None:
 @edit("json-set")
 def _json_set(path: Path, **arguments: Any) -> None:
     value = spelled(arguments["value"], victim_of(path))
-    _rewrite(path, lambda text: set_in_json(text, arguments["path"], value))
+    _rewrite(path, lambda text: set_in_json(text, arguments["place"], value))
 
 
 # --- YAML -----------------------------------------------------------------------------------------------------------
@@ -159,13 +158,13 @@ def yaml_edits(base: Path, file: str) -> Edits:
     document = yaml.safe_load((base / file).read_text(encoding="utf-8"))
     values = st.sampled_from(_YAML) | json_values()
     bomb = edits("before", file, text=st.sampled_from([_BOMB, "---\n", "%YAML 9.9\n---\n", "\t", "a: b: c", "\ufeff"]))
-    return st.one_of(*[_document_edits("yaml", file, document, values)] * 4, text_edits(file), bomb)
+    return weighed((4, _document_edits("yaml", file, document, values)), (1, text_edits(file)), (1, bomb))
 
 
 @edit("yaml-set")
 def _yaml_set(path: Path, **arguments: Any) -> None:
     value = spelled(arguments["value"], victim_of(path))
-    _change_yaml(path, lambda top: _set(top, arguments["path"], _MARK))
+    _change_yaml(path, lambda top: _set(top, arguments["place"], _MARK))
     _rewrite(path, lambda text: text.replace(f"'{_MARK}'", value).replace(_MARK, value))
 
 
@@ -187,20 +186,20 @@ def _register(kind: str, change: Callable[[Path, Callable[[list[Any]], object]],
 
     @edit(f"{kind}-drop")
     def drop(path: Path, **arguments: Any) -> None:
-        change(path, lambda top: _drop(top, arguments["path"]))
+        change(path, lambda top: _drop(top, arguments["place"]))
 
     @edit(f"{kind}-swap")
     def swap(path: Path, **arguments: Any) -> None:
-        change(path, lambda top: _swap(top, arguments["path"], arguments["other"]))
+        change(path, lambda top: _swap(top, arguments["place"], arguments["other"]))
 
     @edit(f"{kind}-key")
     def key(path: Path, **arguments: Any) -> None:
         name = spelled(arguments["name"], victim_of(path))
-        change(path, lambda top: _rename_key(top, arguments["path"], name))
+        change(path, lambda top: _rename_key(top, arguments["place"], name))
 
     @edit(f"{kind}-again")
     def again(path: Path, **arguments: Any) -> None:
-        change(path, lambda top: _again(top, arguments["path"]))
+        change(path, lambda top: _again(top, arguments["place"]))
 
 
 def _change_json(path: Path, change: Callable[[list[Any]], object]) -> None:
@@ -221,16 +220,14 @@ def csv_edits(base: Path, file: str) -> Edits:
     rows = list(csv.reader(io.StringIO((base / file).read_text(encoding="utf-8-sig"))))
     row, column = st.integers(0, len(rows) - 1), st.integers(0, max(map(len, rows)) - 1)
     cell = edits("cell", file, row=row, column=column, value=texts())
-    return st.one_of(
-        cell,
-        cell,
-        cell,
-        edits("row-drop", file, row=row),
-        edits("row-again", file, row=row, times=st.sampled_from([1, 2, 2000])),
-        edits("column-drop", file, column=column),
-        edits("column-again", file, column=column),
-        edits("separator", file, to=st.sampled_from([";", "\t", "|", ""])),
-        text_edits(file),
+    return weighed(
+        (5, cell),
+        (1, edits("row-drop", file, row=row)),
+        (1, edits("row-again", file, row=row, times=st.sampled_from([1, 2, 2000]))),
+        (1, edits("column-drop", file, column=column)),
+        (1, edits("column-again", file, column=column)),
+        (1, edits("separator", file, to=st.sampled_from([";", "\t", "|", ""]))),
+        (2, text_edits(file)),
     )
 
 
@@ -277,12 +274,20 @@ def _row_again(path: Path, row: int, times: int) -> None:
 
 @edit("column-drop")
 def _column_drop(path: Path, column: int) -> None:
-    _change_rows(path, lambda rows: [row.pop(column) for row in rows if len(row) > column])
+    def change(rows: list[list[str]]) -> None:
+        for row in rows:
+            del row[column : column + 1]
+
+    _change_rows(path, change)
 
 
 @edit("column-again")
 def _column_again(path: Path, column: int) -> None:
-    _change_rows(path, lambda rows: [row.extend(row[column : column + 1]) for row in rows])
+    def change(rows: list[list[str]]) -> None:
+        for row in rows:
+            row += row[column : column + 1]
+
+    _change_rows(path, change)
 
 
 @edit("separator")

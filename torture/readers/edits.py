@@ -57,6 +57,13 @@ def edits(what: str, file: str, **arguments: st.SearchStrategy[Any]) -> Edits:
     return st.builds(Edit, st.just(what), st.just(file), st.fixed_dictionaries(arguments))
 
 
+def weighed(*choices: tuple[int, Edits]) -> Edits:
+    """One of several kinds of edits, each as often as its weight says."""
+    kinds = [kind for _, kind in choices]
+    places = [place for place, (weight, _) in enumerate(choices) for _ in range(weight)]
+    return st.sampled_from(places).flatmap(kinds.__getitem__)
+
+
 def victim_of(path: Path) -> Path:
     """The folder that nobody may write to: ``victim``, beside the folder of the example."""
     for parent in path.parents:

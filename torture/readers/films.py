@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from torture import materials
-from torture.readers.edits import Edits, byte_edits, edits, file_edits
+from torture.readers.edits import Edits, byte_edits, edits, file_edits, weighed
 from torture.readers.media import header_edits
 from torture.readers.reader import Reader
 from torture.sandbox import InvalidResultError
@@ -111,14 +111,12 @@ def _film_edits(base: Path) -> Edits:
     film = "decoy/film.mp4"
     playlists = [text.replace("{film}", place) for text in _PLAYLISTS for place in (film, f"{base}/{film}")]
     names = st.sampled_from([f"{stem}{Path(name).suffix}" for stem in _NAMES] + ["http:/x.mp4", "12:30/film"])
-    kinds = [byte_edits(name)] * 8 + [header_edits(name)] * 9
-    return st.one_of(
-        [
-            *kinds,
-            edits("content", name, text=st.sampled_from(playlists)),
-            edits("rename", name, to=names),
-            file_edits([name]),
-        ]
+    return weighed(
+        (8, byte_edits(name)),
+        (9, header_edits(name)),
+        (1, edits("content", name, text=st.sampled_from(playlists))),
+        (1, edits("rename", name, to=names)),
+        (1, file_edits([name])),
     )
 
 
@@ -128,7 +126,7 @@ def _make_picture(name: str, made: Path, base: Path) -> None:
 
 def _picture_edits(base: Path) -> Edits:
     name = _sole(base).name
-    return st.one_of([byte_edits(name)] * 7 + [header_edits(name)] * 9 + [file_edits([name])])
+    return weighed((9, byte_edits(name)), (12, header_edits(name)), (1, file_edits([name])))
 
 
 def _make_frames(made: Path, base: Path) -> None:
@@ -140,10 +138,10 @@ def _make_frames(made: Path, base: Path) -> None:
 def _frame_edits(base: Path) -> Edits:
     files = sorted(f"frames/{path.name}" for path in (base / "frames").iterdir())
     chosen = st.sampled_from(files)
-    damage = chosen.flatmap(lambda file: st.one_of(byte_edits(file), header_edits(file)))
+    damage = chosen.flatmap(lambda file: weighed((1, byte_edits(file)), (1, header_edits(file))))
     names = st.sampled_from(_FRAME_NAMES).map(lambda stem: f"{stem}.png")
     moved = chosen.flatmap(lambda file: edits("move", file, to=names))
-    return st.one_of([damage] * 5 + [moved] * 6 + [file_edits(files)])
+    return weighed((5, damage), (6, moved), (1, file_edits(files)))
 
 
 def _importing(*names: str) -> Callable[[], None]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from torture.readers.edits import Edits, edit, edits
+from torture.readers.edits import Edits, edit, edits, weighed
 from torture.readers.values import integers
 
 # Marks that stand before, or in front of, a field that matters: chunks, segments, tags, boxes and EBML elements.
@@ -41,7 +41,7 @@ def header_edits(file: str) -> Edits:
         big=st.booleans(),
     )
     swapped = edits("mark", file, mark=st.sampled_from(marks), to=st.sampled_from(["free", "XXXX", "moov", "\xff\xd9"]))
-    return st.one_of(numbers, numbers, numbers, swapped)
+    return weighed((5, numbers), (1, swapped))
 
 
 @edit("field")

@@ -7,19 +7,18 @@ import hashlib
 import json
 import shutil
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import strategies as st
 
 from torture import materials
 from torture.readers.arrays import npy_edits, safetensors_edits
 from torture.readers.documents import csv_edits, json_edits, set_in_json, yaml_edits
-from torture.readers.edits import Edits, byte_edits, file_edits
+from torture.readers.edits import Edits, byte_edits, file_edits, weighed
 from torture.readers.reader import Reader
 from torture.sandbox import InvalidResultError, Limits
 
@@ -39,30 +38,38 @@ def command(*arguments: str) -> None:
         raise MOLError(f"mol {arguments[0]} ended with status {status}")
 
 
-def edits_by_suffix(base: Path, special: Callable[[Path, str], Edits | None] = lambda base, file: None) -> Edits:
-    """Edits of every file in a folder, by its suffix; seldom something else in its place."""
-    files = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
-    kinds: list[Edits] = []
+def edits_of(base: Path, files: Sequence[str]) -> Edits:
+    """Edits of some files, by their suffix; seldom something else in the place of one."""
+    kinds: list[tuple[int, Edits]] = []
     for file in files:
-        if (edits := special(base, file)) is not None:
-            kinds += [edits]
-            continue
         suffix = Path(file).suffix
         if suffix == ".json":
             # Most faults are in what JSON says, so it is edited most.
-            kinds += [json_edits(base, file)] * 6 + [byte_edits(file)]
+            kinds.append((18, json_edits(base, file)))
         elif suffix == ".csv":
-            kinds += [csv_edits(base, file)] * 3 + [byte_edits(file)]
+            kinds.append((9, csv_edits(base, file)))
         elif suffix == ".yaml":
-            kinds += [yaml_edits(base, file)] * 2 + [byte_edits(file)]
+            kinds.append((6, yaml_edits(base, file)))
         elif suffix == ".npy":
-            kinds += [npy_edits(file), byte_edits(file)]
+            kinds.append((3, npy_edits(file)))
         elif suffix == ".safetensors":
-            kinds += [safetensors_edits(base, file)] * 2 + [byte_edits(file)]
-        else:
-            kinds += [byte_edits(file)]
-    weighed: list[Edits] = [st.one_of(kinds)] * 24
-    return st.one_of([*weighed, file_edits(files)])
+            kinds.append((6, safetensors_edits(base, file)))
+        kinds.append((3, byte_edits(file)))
+    return weighed(*kinds, (1, file_edits(files)))
+
+
+def _all(base: Path) -> Edits:
+    return edits_of(base, sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file()))
+
+
+def _only(*patterns: str) -> Callable[[Path], Edits]:
+    """Edits of the files that a reader is about, not of what lies beside them."""
+
+    def edits(base: Path) -> Edits:
+        files = [path for pattern in patterns for path in sorted(base.glob(pattern)) if path.is_file()]
+        return edits_of(base, [str(path.relative_to(base)) for path in files])
+
+    return edits
 
 
 def _copied(*names: str) -> Callable[[Path, Path], None]:
@@ -147,7 +154,6 @@ def _read_checkpoint() -> None:
 
 def _mend_cache(folder: Path) -> None:
     """Checksums of the rows as they are now, as far as the arrays can be opened."""
-    from mol.common.errors import CacheError
     from mol.data.cache.format import layouts, open_arrays, read_settings, row_checksum
 
     cache = folder / "small"
@@ -158,7 +164,7 @@ def _mend_cache(folder: Path) -> None:
         count = len(np.load(cache / "checksums.npy"))
         arrays = open_arrays(cache, count, layouts(settings.frames, settings.size))
         sums = np.array([row_checksum(arrays, row) for row in range(count)], np.uint64)
-    except (CacheError, OSError, ValueError, TypeError, EOFError, MemoryError, OverflowError, AttributeError):
+    except Exception:  # NumPy passes on whatever its parser of headers raises
         return
     np.save(cache / "checksums.npy", sums)
 
@@ -183,7 +189,7 @@ def _read_cache() -> None:
     for name in ("apex-difference", "mol"):
         network = find_network(name)
         network.notes(pool)
-        batch = network.training_batch(network.hold(pool, rows), 0, 0, 1, None)
+        batch = network.training_batch(network.hold(pool, rows), 0, 0, 1, "all")
         if not all(value.isfinite().all() for value in _tensors(batch)):
             raise InvalidResultError(f"a batch for {name} that is not finite")
 
@@ -243,9 +249,7 @@ def _read_manifest() -> None:
 
 
 def _manifest_edits(base: Path) -> Edits:
-    head, table = "manifest/manifest.json", "manifest/clips.csv"
-    kinds = [json_edits(base, head)] * 3 + [csv_edits(base, table)] * 4 + [byte_edits(head), byte_edits(table)]
-    return st.one_of([*kinds * 3, file_edits([head, table])])
+    return edits_of(base, ["manifest/manifest.json", "manifest/clips.csv"])
 
 
 def _import_manifest() -> None:
@@ -318,27 +322,6 @@ def _import_commands() -> None:
         import_module(name)
 
 
-def _only(*patterns: str) -> Callable[[Path], Edits]:
-    """Edits of the files that a reader is about, not of what lies beside them."""
-
-    def edits(base: Path) -> Edits:
-        files = sorted(path for pattern in patterns for path in base.glob(pattern) if path.is_file())
-        kinds = [edits_of(base, str(path.relative_to(base))) for path in files]
-        weighed: list[Edits] = [st.one_of(kinds)] * 24
-        return st.one_of([*weighed, file_edits([str(path.relative_to(base)) for path in files])])
-
-    def edits_of(base: Path, file: str) -> Edits:
-        if file.endswith(".json"):
-            return st.one_of([json_edits(base, file)] * 6 + [byte_edits(file)])
-        if file.endswith(".csv"):
-            return csv_edits(base, file)
-        if file.endswith(".yaml"):
-            return yaml_edits(base, file)
-        return safetensors_edits(base, file)
-
-    return edits
-
-
 # --- Starting weights -----------------------------------------------------------------------------------------------
 
 
@@ -375,12 +358,8 @@ def readers() -> list[Reader]:
     loso = {"loso": _copied("loso")}
     checkpoint = {"run": _make_checkpoint_and_film}
     found = [
-        Reader(
-            "checkpoint", 1300, 130, _read_checkpoint, checkpoint, edits_by_suffix, _mend_checkpoint, _import_prediction
-        ),
-        Reader(
-            "cache", 1500, 140, _read_cache, {"small": _copied("small")}, edits_by_suffix, _mend_cache, _import_cache
-        ),
+        Reader("checkpoint", 1300, 130, _read_checkpoint, checkpoint, _all, _mend_checkpoint, _import_prediction),
+        Reader("cache", 1500, 140, _read_cache, {"small": _copied("small")}, _all, _mend_cache, _import_cache),
         Reader(
             "manifest",
             1100,
@@ -392,13 +371,11 @@ def readers() -> list[Reader]:
             _import_manifest,
         ),
         Reader("loso-run", 1100, 60, _read_loso, loso, _only(*_PLAN, *_VOTES), prepare=_import_report),
-        Reader(
-            "training-run", 700, 50, _read_log_and_settings, {"run": _make_log}, edits_by_suffix, prepare=_import_report
-        ),
+        Reader("training-run", 700, 50, _read_log_and_settings, {"run": _make_log}, _all, prepare=_import_report),
     ]
     if materials.has_pretrain():
         start = {"start": _copied("start.safetensors")}
-        found.append(Reader("starting-weights", 600, 40, _read_start, start, edits_by_suffix, prepare=_import_commands))
+        found.append(Reader("starting-weights", 600, 40, _read_start, start, _all, prepare=_import_commands))
     return [*found, *(reader.with_(limits=_SLOW, prepare=_import_commands) for reader in _whole_commands())]
 
 

@@ -75,6 +75,7 @@ def _fuzz(reader: Reader, session: Session) -> None:
         make(session.materials, bases[name])
         lists = st.lists(reader.edits(bases[name]), min_size=1, max_size=3)
         strategies.append(st.tuples(st.just(name), lists, st.booleans()))
+    session.begin()
     for name, base in bases.items():
         outcome = _tried(reader, session, base, [], False)
         if outcome.kind != "result" and session.count(outcome):
@@ -84,7 +85,7 @@ def _fuzz(reader: Reader, session: Session) -> None:
         before = session.done
         _examples(reader, session, bases, st.one_of(strategies), round_)
         round_ += 1
-        if session.done == before:
+        if session.done == before and session.goes_on():
             session.note("no new examples are left to draw")
             break
 

@@ -9,13 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
-from hypothesis import strategies as st
 
 from torture import materials
 from torture.readers.arrays import npz_edits
 from torture.readers.books import book_edits
 from torture.readers.documents import csv_edits, yaml_edits
-from torture.readers.edits import Edits, byte_edits, edits, file_edits
+from torture.readers.edits import Edits, byte_edits, edits, file_edits, weighed
 from torture.readers.reader import Reader
 from torture.readers.values import spelled, texts
 from torture.sandbox import InvalidResultError
@@ -53,10 +52,9 @@ def _make_set(layout: str, made: Path, base: Path) -> None:
 def _set_edits(base: Path) -> Edits:
     books = [str(path.relative_to(base)) for path in base.rglob("*.xlsx")]
     tables = [str(path.relative_to(base)) for path in base.rglob("*.csv")]
-    lists = [str(path.relative_to(base)) for path in base.rglob("*.txt")]
-    kinds = [book_edits(base, file) for file in books] * 5 + [csv_edits(base, file) for file in tables] * 5
-    kinds += [byte_edits(file) for file in (*books, *tables, *lists)]
-    return st.one_of([*kinds * 4, file_edits([*books, *tables, *lists])])
+    kinds = [(24, book_edits(base, file)) for file in books] + [(24, csv_edits(base, file)) for file in tables]
+    kinds += [(4, byte_edits(file)) for file in (*books, *tables)]
+    return weighed(*kinds, (1, file_edits([*books, *tables])))
 
 
 def _read_table() -> None:
@@ -71,7 +69,7 @@ def _table_edits(base: Path) -> Edits:
     file = "table.csv"
     names = texts().map(lambda text: spelled(text)[:80].replace("\x00", "0"))
     frames = edits("rename", "one/img9.jpg", to=names.map(_file_name))
-    return st.one_of([csv_edits(base, file)] * 8 + [byte_edits(file), frames] * 2 + [file_edits([file])])
+    return weighed((20, csv_edits(base, file)), (4, byte_edits(file)), (3, frames), (1, file_edits([file])))
 
 
 def _file_name(text: str) -> str:
@@ -104,7 +102,7 @@ def _make_file(name: str, made: Path, base: Path) -> None:
 def _landmark_edits(base: Path) -> Edits:
     name = next(path.name for path in base.iterdir())
     known = npz_edits(base, name) if name.endswith(".npz") else csv_edits(base, name)
-    return st.one_of([known] * 9 + [byte_edits(name)] * 3 + [file_edits([name])])
+    return weighed((20, known), (6, byte_edits(name)), (1, file_edits([name])))
 
 
 # --- Settings -------------------------------------------------------------------------------------------------------
@@ -138,7 +136,7 @@ def _make_settings(name: str, made: Path, base: Path) -> None:
 
 def _settings_edits(base: Path) -> Edits:
     file = "settings.yaml"
-    return st.one_of([yaml_edits(base, file)] * 10 + [byte_edits(file)] * 2 + [file_edits([file])])
+    return weighed((20, yaml_edits(base, file)), (4, byte_edits(file)), (1, file_edits([file])))
 
 
 # --------------------------------------------------------------------------------------------------------------------
