@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -128,6 +129,30 @@ def _hold_film(made: Path) -> None:
     frames = np.array(cache.frames[0])
     _FILM["video"] = Video(frames, 25.0, [f"frame {index}" for index in range(len(frames))])
     _FILM["landmarks"] = np.array(cache.landmarks[0])
+
+
+def _remember_flow() -> None:
+    """Let TV-L1, which takes seconds per video, be computed once per picture: every example reads the same video."""
+    onset_apex = import_module("mol.networks.onset_apex")
+    compute, known = onset_apex.tvl1_flow, dict[Any, np.ndarray]()
+
+    def flow(frames: np.ndarray, *settings: Any) -> np.ndarray:
+        key = (frames.tobytes(), frames.shape, settings)
+        if key not in known:
+            known[key] = compute(frames, *settings)
+        return np.array(known[key])
+
+    vars(onset_apex)["tvl1_flow"] = flow
+
+
+def _rehearse(folder: Path, read: Callable[[], object]) -> None:
+    """Read a valid example in this process, so that what is remembered is there before processes are forked."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        read()
+    finally:
+        os.chdir(before)
 
 
 def _read_checkpoint() -> None:
@@ -397,6 +422,8 @@ def _whole_commands() -> list[Reader]:
 def _make_checkpoint_and_film(made: Path, base: Path) -> None:
     _make_checkpoint(made, base)
     _hold_film(made)
+    _remember_flow()
+    _rehearse(base, _read_checkpoint)
 
 
 def _make_evaluate(made: Path, base: Path) -> None:
@@ -407,3 +434,6 @@ def _make_evaluate(made: Path, base: Path) -> None:
 def _make_predict(made: Path, base: Path) -> None:
     _make_checkpoint(made, base)
     _copied("film.mp4", "landmarks.csv")(made, base)
+    _remember_flow()
+    _rehearse(base, partial(command, *_PREDICT.split()))
+    shutil.rmtree(base / "prediction")
