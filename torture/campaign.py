@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="torture-", dir=options.work) as work:
         made = options.materials or Path(work) / "materials"
-        if not made.is_dir():
+        if not made.is_dir() and any(unit.part != "operators" for unit in units):
             materials.make(made)
             print(f"materials made in {time.monotonic() - started:.0f} s", flush=True)
         reports = _run_all(units, made, Path(work), options.out, seed, options.minutes, options.jobs)
@@ -169,7 +169,7 @@ def _repeat(file: Path, work: Path | None) -> int:
         unit = all_units()[case["unit"]]
         os.environ.update({"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)})
         made = folder / "materials"
-        if unit.part in ("kills", "disk") or unit.name in ("checkpoint",):
+        if unit.part != "operators":
             materials.make(made)
         (folder / "work").mkdir()
         session = Session(unit, made, folder / "work", folder / "failures", case["seed"], 1, math.inf)

@@ -374,11 +374,9 @@ def _compare_gradients(calls: Calls, backend: str) -> None:
     for place, (ours, theirs) in enumerate(zip(*sides, strict=True)):
         if ours is None or theirs is None:  # statistics have no gradient
             continue
-        norm = float(theirs.norm())
-        if not float((ours - theirs).norm()) <= 1e-8 * norm + 1e-10:
-            raise InvalidResultError(
-                f"inaccurate gradient: that of input {place} is off by {float((ours - theirs).norm()):.3g} of {norm:.3g}"
-            )
+        norm, error = float(theirs.norm()), float((ours - theirs).norm())
+        if not error <= 1e-8 * norm + 1e-10:
+            raise InvalidResultError(f"inaccurate gradient: that of input {place} is off by {error:.3g} of {norm:.3g}")
 
 
 def _compare(result: Tensor, exact: Tensor, bound: Tensor, dtype: torch.dtype, length: int) -> None:
