@@ -136,7 +136,7 @@ def _in_process(unit: Unit, order: dict[str, Any]) -> dict[str, Any]:
     report = work / f"{_DONE}.json"
     if done.returncode or not report.is_file():
         words = f"the unit itself ended with status {done.returncode}:\n{done.stderr[-1500:]}"
-        empty: dict[str, Any] = {"done": 0, "kinds": {}, "seconds": 0.0, "notes": [], "faults": []}
+        empty: dict[str, Any] = {"done": 0, "kinds": {}, "seconds": 0.0, "processor": 0.0, "notes": [], "faults": []}
         return {"unit": unit.title, "target": order["target"], **empty, "error": words}
     return dict(json.loads(report.read_text()))
 
@@ -196,7 +196,9 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-_HEADER = f"{'unit':<28}{'tried':>8}{'of':>8}{'result':>8}{'refused':>9}{'failed':>8}{'kinds':>7}{'seconds':>9}"
+_HEADER = (
+    f"{'unit':<28}{'tried':>8}{'of':>8}{'result':>8}{'refused':>9}{'failed':>8}{'kinds':>7}{'seconds':>9}{'CPU s':>7}"
+)
 
 
 def _line(report: Mapping[str, Any]) -> str:
@@ -204,7 +206,7 @@ def _line(report: Mapping[str, Any]) -> str:
     good = kinds.get("result", 0), kinds.get("refused", 0)
     failed = sum(kinds.values()) - sum(good)
     numbers = f"{report['done']:>8}{report['target']:>8}{good[0]:>8}{good[1]:>9}{failed:>8}{len(report['faults']):>7}"
-    return f"{report['unit']:<28}{numbers}{report['seconds']:>9.0f}{'  BROKEN' if report.get('error') else ''}"
+    return f"{report['unit']:<28}{numbers}{report['seconds']:>9.0f}{report['processor']:>7.0f}{'  BROKEN' if report.get('error') else ''}"
 
 
 def _sum(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -215,6 +217,7 @@ def _sum(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "done": sum(report["done"] for report in reports),
         "kinds": {kind: sum(report["kinds"].get(kind, 0) for report in reports) for kind in names},
         "seconds": sum(report["seconds"] for report in reports),
+        "processor": sum(report["processor"] for report in reports),
         "faults": [fault for report in reports for fault in report["faults"]],
         "notes": [],
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -129,9 +130,16 @@ class Session:
             "done": self.done,
             "kinds": self.kinds,
             "seconds": self.seconds,
+            "processor": _processor_seconds(),
             "notes": self.notes,
             "faults": [
                 {"outcome": str(fault.outcome), "count": fault.count, "reproducer": str(fault.reproducer)}
                 for fault in self.faults.values()
             ],
         }
+
+
+def _processor_seconds() -> float:
+    """Of this process and of all that it has waited for."""
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)

@@ -34,30 +34,17 @@ def test_units_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture
 
 
 def test_the_table_has_counts_sums_and_reproducers():
-    fault = {
-        "outcome": "raised KeyError in mol/data/cache/format.py:read_rows: 'label'",
-        "count": 3,
-        "reproducer": "f.gz",
-    }
+    said = "raised KeyError in mol/data/cache/format.py:read_rows: 'label'"
+    fault = {"outcome": said, "count": 3, "reproducer": "f.gz"}
+    same = {"target": 20, "done": 10, "seconds": 2.0, "processor": 1.0, "notes": []}
     reports = [
-        {
-            "unit": f"readers/{name}",
-            "target": 20,
-            "done": 10,
-            "kinds": kinds,
-            "seconds": 2.0,
-            "notes": [],
-            "faults": faults,
-        }
-        for name, kinds, faults in (
-            ("cache", {"result": 1, "refused": 6, "raised": 3}, [fault]),
-            ("table", {"result": 10}, []),
-        )
+        {"unit": "readers/cache", "kinds": {"result": 1, "refused": 6, "raised": 3}, "faults": [fault], **same},
+        {"unit": "readers/table", "kinds": {"result": 10}, "faults": [], **same},
     ]
     lines = table(reports).splitlines()
-    assert lines[1].split() == ["readers/cache", "10", "20", "1", "6", "3", "1", "2"]
-    assert lines[3].split() == ["readers,", "all", "20", "40", "11", "6", "3", "1", "4"]
-    assert lines[4:] == [f"readers/cache: 3 × {fault['outcome']}", "    f.gz"]
+    assert lines[1].split() == ["readers/cache", "10", "20", "1", "6", "3", "1", "2", "1"]
+    assert lines[3].split() == ["readers,", "all", "20", "40", "11", "6", "3", "1", "4", "2"]
+    assert lines[4:] == [f"readers/cache: 3 × {said}", "    f.gz"]
 
 
 def test_a_small_campaign_leaves_counts(tmp_path: Path):
@@ -75,7 +62,7 @@ def test_a_small_campaign_leaves_counts(tmp_path: Path):
         str(tmp_path),
     ]
     done = subprocess.run(
-        [sys.executable, "-m", "torture", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "torture", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode in (0, 1), done.stderr
     counts = json.loads((out / "counts.json").read_text())
