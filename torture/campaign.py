@@ -196,17 +196,17 @@ def table(reports: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-_HEADER = (
-    f"{'unit':<28}{'tried':>8}{'of':>8}{'result':>8}{'refused':>9}{'failed':>8}{'kinds':>7}{'seconds':>9}{'CPU s':>7}"
-)
+_COLUMNS = {"tried": 8, "of": 8, "result": 8, "refused": 9, "failed": 8, "kinds": 7, "seconds": 9, "processor": 11}
+_HEADER = f"{'unit':<28}" + "".join(f"{title:>{width}}" for title, width in _COLUMNS.items())
 
 
 def _line(report: Mapping[str, Any]) -> str:
     kinds = report["kinds"]
     good = kinds.get("result", 0), kinds.get("refused", 0)
-    failed = sum(kinds.values()) - sum(good)
-    numbers = f"{report['done']:>8}{report['target']:>8}{good[0]:>8}{good[1]:>9}{failed:>8}{len(report['faults']):>7}"
-    return f"{report['unit']:<28}{numbers}{report['seconds']:>9.0f}{report['processor']:>7.0f}{'  BROKEN' if report.get('error') else ''}"
+    failed, faults = sum(kinds.values()) - sum(good), len(report["faults"])
+    numbers = [report["done"], report["target"], *good, failed, faults, report["seconds"], report["processor"]]
+    cells = [f"{number:>{width}.0f}" for number, width in zip(numbers, _COLUMNS.values(), strict=True)]
+    return f"{report['unit']:<28}{''.join(cells)}{'  BROKEN' if report.get('error') else ''}"
 
 
 def _sum(name: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

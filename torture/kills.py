@@ -59,19 +59,23 @@ def _run(command: Command, session: Session) -> None:
     generator = random.Random(f"{session.seed} {command.name}")
     reference = _undisturbed(command, session)
     session.begin()
+    signals: list[str] = []
     while session.goes_on():
-        # Every run that is killed has been killed before or will be run to its end: about two kills per completion.
-        kills = [_draw(generator, reference) for _ in range(generator.choice((1, 2, 2, 3)))]
+        # About two kills per completion, which takes the most time.
+        kills = []
+        for _ in range(generator.choice((1, 2, 2, 3))):
+            signals = signals or generator.sample(SIGNALS, len(SIGNALS))  # each as often as the others
+            kills.append((signals.pop(), _moment(generator, reference)))
         for outcome, case in _tried(command, session, reference, kills):
             if session.count(outcome):
                 session.keep(outcome, case, session.work / "evidence")
 
 
-def _draw(generator: random.Random, reference: Undisturbed) -> tuple[str, float]:
-    """A signal and a moment: seldom while the command starts, mostly while it writes."""
+def _moment(generator: random.Random, reference: Undisturbed) -> float:
+    """Seconds of processor time: seldom while the command starts, mostly while it writes."""
     early = generator.random() < 0.2
     low, high = (0.0, reference.first) if early else (0.9 * reference.first, 1.02 * reference.seconds)
-    return generator.choice(SIGNALS), generator.uniform(low, high)
+    return generator.uniform(low, high)
 
 
 def _undisturbed(command: Command, session: Session) -> Undisturbed:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,10 @@ def _fuzz(reader: Reader, session: Session) -> None:
         make(session.materials, bases[name])
         lists = st.lists(reader.edits(bases[name]), min_size=1, max_size=3)
         strategies.append(st.tuples(st.just(name), lists, st.booleans()))
+    for base in bases.values():
+        _import_what_is_read(reader, session, base)
+    gc.collect()
+    gc.freeze()  # what is there now is not looked at again in every process that is forked
     session.begin()
     for name, base in bases.items():
         outcome = _tried(reader, session, base, [], False)
@@ -88,6 +96,25 @@ def _fuzz(reader: Reader, session: Session) -> None:
         if session.done == before and session.goes_on():
             session.note("no new examples are left to draw")
             break
+
+
+def _import_what_is_read(reader: Reader, session: Session, base: Path) -> None:
+    """Import whatever reading a valid example imports, once here instead of in every process that is forked."""
+
+    def read() -> None:
+        before = set(sys.modules)
+        try:
+            reader.read()
+        finally:
+            Path("modules").write_text("\n".join(set(sys.modules) - before))
+
+    box = _fresh_box(session.work)
+    shutil.copytree(base, box / "example", symlinks=True)
+    sandbox.run(read, box, box / "example", reader.limits, (MOLError,))
+    found = box / "example" / "modules"
+    for name in found.read_text().split() if found.is_file() else ():
+        with suppress(Exception):  # some are only made, not found
+            import_module(name)
 
 
 def _examples(
