@@ -40,7 +40,9 @@ def folder(tmp_path: Path) -> Path:
     (folder / "table.csv").write_text("subject,clip,onset\nanna,one,3\nben,two,4\n")
     np.save(folder / "array.npy", np.arange(12.0).reshape(3, 4))
     np.savez(folder / "arrays.npz", landmarks=np.zeros((2, 68, 2)))
-    save_file({"weight": torch.ones(2, 3)}, folder / "weights.safetensors", metadata={"format": "1"})
+    save_file(
+        {"weight": torch.ones(2, 3)}, folder / "weights.safetensors", metadata={"format": "1", "groups": '[{"lr": 1}]'}
+    )
     book = openpyxl.Workbook()
     for row in (["Subject", "Onset"], ["sub01", 3], ["sub02", 4]):
         book.active.append(row)
@@ -150,6 +152,14 @@ def test_safetensors_stay_readable_where_only_values_change(folder: Path):
     assert load_file(folder / "weights.safetensors")["weight"].isnan().all()
     path = apply(folder, "tensors-header", "weights.safetensors", place=["weight", "shape"], value=[("[3, 2]", 1)])
     assert load_file(path)["weight"].shape == (3, 2)
+
+
+def test_json_in_the_metadata_of_safetensors_changes_and_stays_a_text(folder: Path):
+    from safetensors import safe_open
+
+    path = apply(folder, "tensors-metadata", "weights.safetensors", name="groups", place=[0, "lr"], value=[("NaN", 1)])
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "1", "groups": '[\n {\n  "lr": NaN\n }\n]'}
 
 
 def test_a_workbook_gets_a_far_cell_and_a_sheet_in_front(folder: Path):

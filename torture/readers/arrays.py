@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
-from torture.readers.documents import json_edits, set_in_json
-from torture.readers.edits import Edits, edit, edits
-from torture.readers.values import Text, integers, json_values, spelled
+from torture.readers.documents import places_in, set_in_json
+from torture.readers.edits import Edits, edit, edits, weighed
+from torture.readers.values import Text, integers, json_values, spelled, texts
 
 _SHAPES = ("()", "(0,)", "(1,)", "(-1,)", "(3, 4)", "(2**40,)", "(10**12, 10**12)", "(None,)", "(1.5,)", "7", "'x'")
 _DTYPES = (
@@ -68,20 +70,27 @@ def npz_edits(base: Path, file: str) -> Edits:
 
 
 def safetensors_edits(base: Path, file: str) -> Edits:
-    """Edits of the header, of its length and of the values."""
-    header = base / f"{Path(file).name}.header"
-    header.write_text(_parts((base / file).read_bytes())[0])
-    paths = json_edits(base, header.name).filter(lambda one: one.what in ("json-set", "json-drop"))
-    header_edits = paths.flatmap(
-        lambda one: edits(
-            "tensors-header",
-            file,
-            place=st.just(one.arguments["place"]),
-            value=st.just(one.arguments["value"]) if "value" in one.arguments else json_values(),
-        )
-    )
-    header.unlink()
-    return st.one_of(header_edits, _fill_edits("tensors-fill", file), edits("tensors-length", file, length=integers()))
+    """Edits of the header, of JSON in its metadata, of its length and of the values."""
+    header = json.loads(_parts((base / file).read_bytes())[0])
+    place = st.sampled_from(list(places_in(header)))
+    choices = [
+        (3, edits("tensors-header", file, place=place, value=json_values())),
+        (3, _fill_edits("tensors-fill", file)),
+        (1, edits("tensors-length", file, length=integers())),
+    ]
+    for name, text in header.get("__metadata__", {}).items():
+        places = st.sampled_from(list(places_in(_parsed(text))))
+        values = json_values() | texts()
+        choices.append((1, edits("tensors-metadata", file, name=st.just(name), place=places, value=values)))
+    return weighed(*choices)
+
+
+def _parsed(text: str) -> Any:
+    """What a text says as JSON, or the text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _fill_edits(what: str, file: str, **where: st.SearchStrategy[str]) -> Edits:
@@ -175,9 +184,28 @@ def _parts(data: bytes) -> tuple[str, bytes]:
 
 
 @edit("tensors-header")
-def _tensors_header(path: Path, value: Text, **arguments: Sequence[str | int]) -> None:
+def _tensors_header(path: Path, place: Sequence[str | int], value: Text) -> None:
+    _change_header(path, lambda header: set_in_json(header, place, spelled(value)))
+
+
+@edit("tensors-metadata")
+def _tensors_metadata(path: Path, name: str, place: Sequence[str | int], value: Text) -> None:
+    """JSON within a text of the header, which must remain a text."""
+
+    def change(header: str) -> str:
+        try:
+            text = str(json.loads(header)["__metadata__"][name])
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return header
+        changed = set_in_json(text, place, spelled(value)) if place else spelled(value)
+        return set_in_json(header, ["__metadata__", name], json.dumps(changed))
+
+    _change_header(path, change)
+
+
+def _change_header(path: Path, change: Callable[[str], str]) -> None:
     header, values = _parts(path.read_bytes())
-    changed = set_in_json(header, arguments["place"], spelled(value)).encode(errors="surrogatepass")
+    changed = change(header).encode(errors="surrogatepass")
     path.write_bytes(len(changed).to_bytes(8, "little") + changed + values)
 
 

@@ -29,7 +29,7 @@ def json_edits(base: Path, file: str) -> Edits:
 
 
 def _document_edits(kind: str, file: str, document: Any, values: st.SearchStrategy[Text]) -> Edits:
-    paths = list(_paths(document))
+    paths = list(places_in(document))
     # A long list must not hide the few other entries.
     places = st.sampled_from([path for path in paths if len(path) <= 1] or paths) | st.sampled_from(paths)
     return weighed(
@@ -41,14 +41,15 @@ def _document_edits(kind: str, file: str, document: Any, values: st.SearchStrate
     )
 
 
-def _paths(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[list[str | int]]:
+def places_in(document: Any, path: tuple[str | int, ...] = ()) -> Iterator[list[str | int]]:
+    """Every place of a document: the keys and indices that lead to it."""
     yield list(path)
     if isinstance(document, dict):
         for key, value in document.items():
-            yield from _paths(value, (*path, key))
+            yield from places_in(value, (*path, key))
     elif isinstance(document, list):
         for index, value in enumerate(document[:_ELEMENTS]):
-            yield from _paths(value, (*path, index))
+            yield from places_in(value, (*path, index))
 
 
 def set_in_json(text: str, path: Sequence[str | int], value: str) -> str:

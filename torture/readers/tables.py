@@ -68,7 +68,7 @@ def _make_table(made: Path, base: Path) -> None:
 def _table_edits(base: Path) -> Edits:
     file = "table.csv"
     names = texts().map(lambda text: spelled(text)[:80].replace("\x00", "0"))
-    frames = edits("rename", "one/img9.jpg", to=names.map(_file_name))
+    frames = edits("move", "one/img9.jpg", to=names.map(_file_name))
     return weighed((20, csv_edits(base, file)), (4, byte_edits(file)), (3, frames), (1, file_edits([file])))
 
 
@@ -84,7 +84,7 @@ def _file_name(text: str) -> str:
 def _read_landmarks() -> None:
     from mol.vision.landmark_files import read_landmark_table, read_landmarks
 
-    name = next(path.name for path in Path().iterdir())
+    name = next((path.name for path in Path().iterdir()), "landmarks.csv")
     if name.startswith("clips"):
         table = read_landmark_table(Path(name))
         if any(points.shape != (68, 2) for frames in table.values() for points in frames.values()):
