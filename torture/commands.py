@@ -49,7 +49,8 @@ class Command:
 
 def commands() -> list[Command]:
     """All that are long enough to be interrupted or that write more than a line."""
-    apex = f"train --network apex-difference --cache cache --checkpoint-every 5 --validate-every 10 {_TRAIN}"
+    # With a constant rate a run may be lengthened, so that there is an earlier result to lose.
+    apex = f"train --network apex-difference --cache cache --schedule constant --checkpoint-every 5 {_TRAIN}"
     mol = f"train --network mol --cache cache --checkpoint-every 1 --validate-every 0 --steps 3 {_TRAIN}"
     loso = "loso cache --protocol as-labelled --network apex-difference --steps 12 --batch-size 4 --device cpu"
     found = [
