@@ -26,9 +26,8 @@ _PAGE = 4096
 _LARGE = 3 << 30
 # Trials in half an hour, and seconds of processor time that they take.
 _TARGETS = {
-    "train": (6, 60), "extract": (6, 90), "synth": (6, 70), "synth-set": (6, 70), "loso": (6, 80),
-    "predict": (6, 80), "prepare": (6, 40), "check-data": (6, 40), "evaluate": (6, 60), "report": (6, 80),
-    "pretrain": (5, 80),
+    "train": (5, 50), "extract": (5, 60), "synth": (5, 50), "synth-set": (5, 50), "loso": (5, 60), "predict": (5, 60),
+    "prepare": (5, 30), "check-data": (5, 30), "evaluate": (5, 50), "report": (5, 60), "pretrain": (5, 60),
 }  # fmt: skip
 
 

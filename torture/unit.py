@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -68,7 +69,8 @@ class Session:
         failures: folder for reproducers.
         seed: of everything that is drawn.
         target: examples asked for.
-        budget: seconds that it may take.
+        budget: seconds that its examples may take.
+        deadline: time of day, in seconds since the epoch, after which no unit begins another example.
         done: examples tried.
         kinds: how many of each outcome.
         faults: by `Outcome.key`.
@@ -83,6 +85,7 @@ class Session:
     seed: int
     target: int
     budget: float
+    deadline: float = math.inf
     done: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
@@ -97,7 +100,7 @@ class Session:
     def goes_on(self) -> bool:
         """Whether examples are still asked for and time is left."""
         self.seconds = time.monotonic() - self._started
-        return self.done < self.target and self.seconds < self.budget
+        return self.done < self.target and self.seconds < self.budget and time.time() < self.deadline
 
     def count(self, outcome: Outcome) -> bool:
         """Count one example; returns whether it is a fault that was not seen before."""
