@@ -2,6 +2,7 @@
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
 # make test-processors  the tests that compute, again under each instruction set and with one thread and two (an hour)
+# make torture   odd files, kills, full disks and fuzzed operators, with counts and reproducers (half an hour)
 # make docs      the documentation site in build/docs: guides, tutorials, reference
 # make bench     throughput beside the published loop and the compiled reference
 # make sanitize  the CPU kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -15,7 +16,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CPP = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cuh' 'csrc/*.cu' 'tests/*.h' 'tests/*.cuh' 'tests/*.cpp' 'tests/*.cu')
 
-.PHONY: install demo demo-long loso test test-all test-processors lint format docs bench sanitize gpu clean
+.PHONY: install demo demo-long loso test test-all test-processors torture lint format docs bench sanitize gpu clean
 
 # The kernels again where a source has changed (seconds).
 install: $(VENV)/.installed
@@ -60,6 +61,10 @@ test-all: lint
 # What a float32 run rounds to differs with the processor; no test may depend on it.
 test-processors: install
 	$(BIN)/python tests/processors.py
+
+# Drawn at random, so no part of the tests. What fails is repeated with `python -m torture --repeat FILE`.
+torture: install
+	$(BIN)/python -m torture $(TORTURE)
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -59,7 +59,7 @@ FACES = {
 DOORS = ("molkernels", "molkernels.functional", "molkernels.modules", "molkernels.installation")
 
 # Folders whose modules the packages never import.
-_OUTSIDE = ("tests", "tools", "docs", "examples")
+_OUTSIDE = ("tests", "tools", "torture", "docs", "examples")
 
 
 @dataclass(frozen=True)
