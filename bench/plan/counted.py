@@ -33,7 +33,7 @@ def held_bytes(variant: str, batch: int) -> tuple[int, int]:
 
 def training_work(batch: int, variant: str = "released") -> counts.Work:
     """The least work of a training step."""
-    parameters, _ = held_bytes(variant, 2)  # the number is the same for any batch; one clip has no batch statistics
+    parameters, _ = held_bytes(variant, 2)  # the number is the same for any batch
     return counts.mol_released(batch, FRAMES, parameters, training=True)
 
 

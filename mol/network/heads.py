@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mol.common.errors import SettingsError
 from mol.network.normal_flow import NormalFlow
 from mol.vision.points import POINTS
 
@@ -67,17 +66,22 @@ class MotionHead(nn.Module):
     def forward(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
         """Logits; in training, `groups` as in `NormalFlow`.
 
-        Raises:
-            SettingsError: in training, a batch of one clip.
+        A batch of one clip has no statistics between the linear layers: there the running ones are used, as in
+        evaluation, and they stay as they are.
         """
         batch, steps = second.shape[:2]
-        if self.training and batch == 1:
-            raise SettingsError("a single clip has no batch statistics; train with at least 2 clips per step")
         start = first[:, :1].expand(-1, steps, -1, -1, -1).flatten(0, 1)
         motion = self.motion(start, second.flatten(0, 1), groups).unflatten(0, (batch, steps))
         hidden = F.relu(self.norm1(self.conv(motion.permute(0, 2, 3, 4, 1))))
         pooled = F.avg_pool3d(hidden, 2).flatten(1)
-        return self.fc2(self.dropout(F.relu(self.norm2(self.fc1(self.dropout(pooled))))))
+        linear = self.fc1(self.dropout(pooled))
+        if self.training and batch == 1:
+            norm = self.norm2
+            mean, var = norm.running_mean, norm.running_var
+            linear = F.batch_norm(linear, mean, var, norm.weight, norm.bias, eps=norm.eps)
+        else:
+            linear = self.norm2(linear)
+        return self.fc2(self.dropout(F.relu(linear)))
 
 
 class EmotionHead(nn.Module):
