@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molkernels import checks, dispatch, ops  # noqa: F401  (ops registers the operators)
+from molkernels import checks, dispatch, ops
 
 
 class FCCParameters(NamedTuple):
@@ -98,7 +98,7 @@ def fcc(
     """
     _check_fcc(x, parameters)
     statistics = _statistics(x, mean, var)
-    return torch.ops.molkernels.fcc(x, *statistics, *parameters, eps, residual, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("fcc", x, *statistics, *parameters, eps, residual, _backend(backend))  # type: ignore[no-any-return]
 
 
 def fcc_train(
@@ -125,7 +125,7 @@ def fcc_train(
     """
     _check_fcc(x, parameters)
     checks.groups(groups, x.shape[0], x.shape[2] * x.shape[3])
-    return torch.ops.molkernels.fcc_train(x, *parameters, groups, eps, residual, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("fcc_train", x, *parameters, groups, eps, residual, _backend(backend))  # type: ignore[no-any-return]
 
 
 def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> Tensor:
@@ -147,7 +147,7 @@ def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> 
     flat = _flat_map(x)
     nodes = flat if checks.graph(graph) == "channel" else flat.mT
     checks.neighbours(k, nodes.shape[1])
-    return torch.ops.molkernels.knn(nodes, k, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("knn", nodes, k, _backend(backend))  # type: ignore[no-any-return]
 
 
 def edge_max(
@@ -180,7 +180,7 @@ def edge_max(
         raise ValueError(f"idx has shape {tuple(idx.shape)}; (N, nodes, k) = ({flat.shape[0]}, {nodes}, k) is needed")
     checks.neighbours(idx.shape[2], nodes)
     checks.same_device("idx", idx, flat)
-    y, winner = torch.ops.molkernels.edge_max(flat, idx, *parameters, graph, _backend(backend))
+    y, winner = ops.call("edge_max", flat, idx, *parameters, graph, _backend(backend))
     return y.view(x.shape), winner.view(x.shape)
 
 
@@ -245,8 +245,18 @@ def f5c(
         z = f if released else x + mix(f, fcc_mix)
         return z + mix(ccc(z, edge_parameters, k=k, graph=graph, backend=backend), ccc_mix)
     statistics = _statistics(x, mean, var)
-    return torch.ops.molkernels.f5c(  # type: ignore[no-any-return]
-        x, *statistics, *fcc_parameters, *mixes[:2], *edge_parameters, *mixes[2:], k, graph, eps, _backend(backend)
+    return ops.call(  # type: ignore[no-any-return]
+        "f5c",
+        x,
+        *statistics,
+        *fcc_parameters,
+        *mixes[:2],
+        *edge_parameters,
+        *mixes[2:],
+        k,
+        graph,
+        eps,
+        _backend(backend),
     )
 
 
@@ -296,8 +306,15 @@ def cost_volume(
     radius_y, radius_x = radius, radius
     if compact:
         radius_y, radius_x = reachable_radius(radius, stride, a.shape[2]), reachable_radius(radius, stride, a.shape[3])
-    return torch.ops.molkernels.cost_volume(  # type: ignore[no-any-return]
-        a, b, radius_y, radius_x, stride, negative_slope, _backend(backend)
+    return ops.call(  # type: ignore[no-any-return]
+        "cost_volume",
+        a,
+        b,
+        radius_y,
+        radius_x,
+        stride,
+        negative_slope,
+        _backend(backend),
     )
 
 

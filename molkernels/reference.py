@@ -367,7 +367,7 @@ def edge_max_backward(
 
 def ccc(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, k: int, graph: str) -> Tensor:
     """Channel correspondence convolution: the graph of x, then the edge convolution on it.  (N, C, P) → (N, C, P)."""
-    idx = knn(graph_nodes(x, graph), k)
+    idx = knn(graph_nodes(x.detach(), graph), k)
     return edge_max(x, idx, weight1, bias1, weight2, bias2, graph)[0]
 
 
