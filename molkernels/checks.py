@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import numbers
+
 import torch
 from torch import Tensor
 
@@ -9,6 +12,49 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 GRAPHS = ("channel", "position")
 MAX_SIDE = 64
 MAX_NEIGHBOURS = 16
+
+
+def integer(name: str, value: object) -> None:
+    """An integer, of Python or NumPy; True and False are none."""
+    if type(value) is int or isinstance(value, torch.SymInt):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; an integer is needed")
+
+
+def number(name: str, value: object) -> None:
+    """A real number; True and False are none."""
+    if type(value) is float or type(value) is int or isinstance(value, (torch.SymFloat, torch.SymInt)):
+        return
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; a number is needed")
+
+
+def epsilon(eps: float) -> None:
+    """What is added to a variance."""
+    number("eps", eps)
+    if not 0.0 <= eps < math.inf:
+        raise ValueError(f"eps is {eps}; must be a finite number, at least 0")
+
+
+def momentum(value: float | None) -> None:
+    """The weight of a new batch in the running statistics; None for their cumulative average."""
+    if value is not None:
+        number("momentum", value)
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"momentum is {value}; must be between 0 and 1, or None (cumulative average)")
+
+
+def sides(size: object) -> tuple[int, int]:
+    """(H, W) of a module's `size`: one integer for both, or a pair."""
+    pair = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(pair) != 2:
+        raise ValueError(f"size is {size!r}; H = W or a pair (H, W) is needed")
+    for name, length in zip("HW", pair, strict=True):
+        integer(f"size {name}", length)
+        if not 1 <= length <= MAX_SIDE:
+            raise ValueError(f"size has {name} = {length}; must be between 1 and {MAX_SIDE}")
+    return int(pair[0]), int(pair[1])
 
 
 def tensor(name: str, value: object) -> Tensor:
@@ -35,6 +81,7 @@ def feature_map(name: str, value: object) -> Tensor:
 
 def even_channels(name: str, channels: int) -> None:
     """FCC splits the channels into two halves."""
+    integer(name, channels)
     if channels < 2 or channels % 2:
         raise ValueError(f"{name} is {channels}; FCC needs an even number, at least 2")
 
@@ -79,6 +126,7 @@ def graph(value: str) -> str:
 
 def neighbours(k: int, nodes: int) -> None:
     """1 ≤ k ≤ 16, and at most the number of nodes."""
+    integer("k", k)
     if not 1 <= k <= MAX_NEIGHBOURS:
         raise ValueError(f"k is {k}; must be between 1 and {MAX_NEIGHBOURS}")
     if k > nodes:
@@ -87,6 +135,7 @@ def neighbours(k: int, nodes: int) -> None:
 
 def groups(value: int, samples: int, pixels: int) -> None:
     """Batch statistics need whole groups and more than one value per channel in each."""
+    integer("groups", value)
     if value < 1:
         raise ValueError(f"groups is {value}; at least 1 is needed")
     if samples % value:
@@ -97,6 +146,9 @@ def groups(value: int, samples: int, pixels: int) -> None:
 
 def displacement(radius: int, stride: int, negative_slope: float) -> None:
     """The settings of a cost volume."""
+    integer("radius", radius)
+    integer("stride", stride)
+    number("negative_slope", negative_slope)
     if not 0 <= radius <= MAX_SIDE:
         raise ValueError(f"radius is {radius}; must be between 0 and {MAX_SIDE}")
     if not 1 <= stride <= MAX_SIDE:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from molkernels import checks, dispatch, ops  # noqa: F401  (ops registers the operators)
+from molkernels import checks, dispatch, ops
 
 
 class FCCParameters(NamedTuple):
@@ -96,9 +96,9 @@ def fcc(
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, the FCC of the F5C block.
     """
-    _check_fcc(x, parameters)
+    _check_fcc(x, parameters, eps)
     statistics = _statistics(x, mean, var)
-    return torch.ops.molkernels.fcc(x, *statistics, *parameters, eps, residual, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("fcc", x, *statistics, *parameters, eps, residual, _backend(backend))  # type: ignore[no-any-return]
 
 
 def fcc_train(
@@ -123,9 +123,9 @@ def fcc_train(
     Raises:
         ValueError, TypeError, RuntimeError: as `fcc`; also if a group has only one value per channel.
     """
-    _check_fcc(x, parameters)
+    _check_fcc(x, parameters, eps)
     checks.groups(groups, x.shape[0], x.shape[2] * x.shape[3])
-    return torch.ops.molkernels.fcc_train(x, *parameters, groups, eps, residual, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("fcc_train", x, *parameters, groups, eps, residual, _backend(backend))  # type: ignore[no-any-return]
 
 
 def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> Tensor:
@@ -147,7 +147,7 @@ def knn(x: Tensor, k: int, *, graph: str = "channel", backend: str = "auto") -> 
     flat = _flat_map(x)
     nodes = flat if checks.graph(graph) == "channel" else flat.mT
     checks.neighbours(k, nodes.shape[1])
-    return torch.ops.molkernels.knn(nodes, k, _backend(backend))  # type: ignore[no-any-return]
+    return ops.call("knn", nodes, k, _backend(backend))  # type: ignore[no-any-return]
 
 
 def edge_max(
@@ -161,13 +161,14 @@ def edge_max(
     Args:
         x: (N, C, P) or (N, C, H, W).
         idx: neighbours, int32 or int64, (N, C, k) for "channel", (N, P, k) for "position", as `knn` returns them. On
-            compiled backends a value outside the graph is undefined behaviour.
+            CUDA tensors a value outside the graph is undefined behaviour: to check would be to wait for the device.
         parameters: see `EdgeParameters`.
         graph, backend: see `knn`.
     Returns:
         y, shaped like x, contiguous, and the winning neighbour j (uint8, shaped like x), the lowest among equals.
     Raises:
         ValueError, TypeError, RuntimeError: as `fcc`.
+        IndexError: idx has a value outside the graph (CPU tensors).
 
     Source: Wang et al., "Dynamic Graph CNN", ACM TOG 2019 (EdgeConv); Shao et al., "MOL" (CCC).
     """
@@ -180,7 +181,7 @@ def edge_max(
         raise ValueError(f"idx has shape {tuple(idx.shape)}; (N, nodes, k) = ({flat.shape[0]}, {nodes}, k) is needed")
     checks.neighbours(idx.shape[2], nodes)
     checks.same_device("idx", idx, flat)
-    y, winner = torch.ops.molkernels.edge_max(flat, idx, *parameters, graph, _backend(backend))
+    y, winner = ops.call("edge_max", flat, idx, *parameters, graph, _backend(backend))
     return y.view(x.shape), winner.view(x.shape)
 
 
@@ -233,7 +234,7 @@ def f5c(
 
     Source: Shao et al., "MOL", IEEE TPAMI 2025, the F5C block.
     """
-    _check_fcc(x, fcc_parameters)
+    _check_fcc(x, fcc_parameters, eps)
     x = block_input(x)
     _check_edge(x.flatten(2), edge_parameters)
     checks.neighbours(k, x.shape[1] if checks.graph(graph) == "channel" else x.shape[2] * x.shape[3])
@@ -245,8 +246,18 @@ def f5c(
         z = f if released else x + mix(f, fcc_mix)
         return z + mix(ccc(z, edge_parameters, k=k, graph=graph, backend=backend), ccc_mix)
     statistics = _statistics(x, mean, var)
-    return torch.ops.molkernels.f5c(  # type: ignore[no-any-return]
-        x, *statistics, *fcc_parameters, *mixes[:2], *edge_parameters, *mixes[2:], k, graph, eps, _backend(backend)
+    return ops.call(  # type: ignore[no-any-return]
+        "f5c",
+        x,
+        *statistics,
+        *fcc_parameters,
+        *mixes[:2],
+        *edge_parameters,
+        *mixes[2:],
+        k,
+        graph,
+        eps,
+        _backend(backend),
     )
 
 
@@ -296,8 +307,15 @@ def cost_volume(
     radius_y, radius_x = radius, radius
     if compact:
         radius_y, radius_x = reachable_radius(radius, stride, a.shape[2]), reachable_radius(radius, stride, a.shape[3])
-    return torch.ops.molkernels.cost_volume(  # type: ignore[no-any-return]
-        a, b, radius_y, radius_x, stride, negative_slope, _backend(backend)
+    return ops.call(  # type: ignore[no-any-return]
+        "cost_volume",
+        a,
+        b,
+        radius_y,
+        radius_x,
+        stride,
+        negative_slope,
+        _backend(backend),
     )
 
 
@@ -315,7 +333,8 @@ def reachable_radius(radius: int, stride: int, length: int) -> int:
 
 def reachable_displacements(radius: int, stride: int, size: int | tuple[int, int]) -> list[int]:
     """The channels of the full cost volume that a map of this size can fill, in order (225 of 441 at 16×16)."""
-    height, width = (size, size) if isinstance(size, int) else size
+    checks.displacement(radius, stride, 1.0)
+    height, width = checks.sides(size)
     ry, rx = reachable_radius(radius, stride, height), reachable_radius(radius, stride, width)
     side = 2 * radius + 1
     return [(dy + radius) * side + dx + radius for dy in range(-ry, ry + 1) for dx in range(-rx, rx + 1)]
@@ -336,7 +355,8 @@ def _flat_map(x: Tensor) -> Tensor:
     return checks.feature_map("x", x).flatten(2)
 
 
-def _check_fcc(x: Tensor, parameters: FCCParameters) -> None:
+def _check_fcc(x: Tensor, parameters: FCCParameters, eps: float) -> None:
+    checks.epsilon(eps)
     _, channels, height, width = checks.feature_map("x", x).shape
     checks.even_channels("the number of channels of x", channels)
     shapes = {

@@ -8,8 +8,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from molkernels import checks, dispatch, functional
+from molkernels import checks, dispatch, functional, reference
 from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
 
 VARIANTS = ("paper", "released")
@@ -29,10 +30,13 @@ class FCC(nn.Module):
         size: H = W, or (H, W), 1 to 64 (1 to 32 for ``variant="released"`` with ``resize="crop"``).
         variant: "paper" or "released".
         resize: "crop" or "interpolate" (linear, ``align_corners=True``); only for the released variant.
-        eps, momentum: of the batch norm.
+        eps, momentum: of the batch norm; as in PyTorch, momentum None means a cumulative average.
         backend: see `molkernels.functional`.
     Shapes:
         (N, C, H, W) → (N, C, H, W).
+
+    `norm` is an ordinary `nn.BatchNorm2d` and its own settings count: with ``norm.eval()`` it is frozen, whatever the
+    mode of the block. Any other module in its place, and one with hooks or a parametrization, is called as a module.
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
 
@@ -47,17 +51,19 @@ class FCC(nn.Module):
         *,
         resize: str = "crop",
         eps: float = 1e-5,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         backend: str = "auto",
     ) -> None:
         super().__init__()
         checks.even_channels("channels", channels)
+        checks.epsilon(eps)
+        checks.momentum(momentum)
         _check_choice("variant", variant, VARIANTS)
         _check_choice("resize", resize, ("crop", "interpolate"))
         dispatch.check_name(backend)
         self.channels, self.size, self.variant, self.resize, self.backend = (
             channels,
-            _pair(size),
+            checks.sides(size),
             variant,
             resize,
             backend,
@@ -97,9 +103,10 @@ class FCC(nn.Module):
     def parameters_for_axes(self) -> FCCParameters:
         """The tensors for `functional.fcc`, kernels and embeddings as long as the axes."""
         height, width = self.size
+        gamma, beta = getattr(self.norm, "weight", None), getattr(self.norm, "bias", None)
         return FCCParameters(
-            self.norm.weight,
-            self.norm.bias,
+            self.bias_h.new_ones(self.channels) if gamma is None else gamma,
+            self.bias_h.new_zeros(self.channels) if beta is None else beta,
             self._resized(self.pe_h, height),
             self._resized(self.pe_w, width),
             self._resized(self.weight_h, height),
@@ -120,15 +127,13 @@ class FCC(nn.Module):
         return _mix_parameters(self.mix)
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
-        """y for x (N, C, H, W); in training, samples n with equal n mod `groups` share their batch statistics."""
+        """y for x (N, C, H, W); samples n with equal n mod `groups` share their batch statistics, if those are used."""
         _check_size(x, self.size)
+        checks.integer("groups", groups)
         residual = self.variant == "released"
-        if self.training:
-            y, mean, var = functional.fcc_train(
-                x, self.parameters_for_axes(), groups=groups, eps=self.norm.eps, residual=residual, backend=self.backend
-            )
-            self._update_running_statistics(mean, var, x.shape[0] // groups * x.shape[2] * x.shape[3])
-        else:
+        if not _is_plain(self.norm, nn.BatchNorm2d):
+            y = self._with_called_norm(functional.block_input(x), groups, residual)
+        elif self.uses_running_statistics():
             y = functional.fcc(
                 x,
                 self.parameters_for_axes(),
@@ -137,11 +142,44 @@ class FCC(nn.Module):
                 residual=residual,
                 backend=self.backend,
             )
+        else:
+            y, mean, var = functional.fcc_train(
+                x, self.parameters_for_axes(), groups=groups, eps=self.norm.eps, residual=residual, backend=self.backend
+            )
+            if self.norm.training:
+                self._update_running_statistics(mean, var, x.shape[0] // groups * x.shape[2] * x.shape[3])
         return y if self.mix is None else self.mix(y)
 
+    def uses_running_statistics(self) -> bool:
+        """Whether the batch norm normalises by its running statistics, by PyTorch's rule, and not by the batch's."""
+        return not self.norm.training and self.norm.running_mean is not None
+
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """The running mean and variance, (C,) each."""
-        return cast(Tensor, self.norm.running_mean), cast(Tensor, self.norm.running_var)
+        """The running mean and variance, (C,) each.
+
+        Raises:
+            ValueError: the norm keeps none.
+        """
+        mean, var = getattr(self.norm, "running_mean", None), getattr(self.norm, "running_var", None)
+        if mean is None or var is None:
+            raise ValueError(f"the norm {self.norm} keeps no running statistics; use nn.BatchNorm2d({self.channels})")
+        return mean, var
+
+    def _with_called_norm(self, x: Tensor, groups: int, residual: bool) -> Tensor:
+        """The formula with `norm` called as a module; the operator then gets statistics that change nothing."""
+        checks.groups(groups, x.shape[0], 2)
+        own, half = self.parameters_for_axes(), self.channels // 2
+        placed = reference.add_position(x, own.pe_h, own.pe_w)
+        normalised = torch.stack([self.norm(placed[group::groups]) for group in range(groups)], 1).flatten(0, 1)
+        one, zero = torch.ones_like(own.bias_h), torch.zeros_like(own.bias_h)
+        second = own._replace(  # the embedding of each branch's first axis is in `normalised`
+            gamma=one,
+            beta=zero,
+            pe_h=torch.cat([torch.zeros_like(own.pe_h[:half]), own.pe_h[half:]]),
+            pe_w=torch.cat([own.pe_w[:half], torch.zeros_like(own.pe_w[half:])]),
+        )
+        y = functional.fcc(normalised, second, zero.detach(), one.detach(), eps=0.0, backend=self.backend)
+        return y + x if residual else y
 
     def _update_running_statistics(self, mean: Tensor, var: Tensor, count: int) -> None:
         if count:
@@ -159,6 +197,8 @@ def update_running_statistics(
 
     running ← (1 − m)^L · running + Σ_i m (1 − m)^(L − 1 − i) · batch[order[i]],   i = 0 … L − 1
 
+    With momentum None, running is the mean over all batches ever seen. A norm that tracks no statistics stays as it is.
+
     Args:
         norm: the batch norm; its running statistics and its counter are updated.
         mean, var: (G, C); the variance is unbiased.
@@ -166,14 +206,22 @@ def update_running_statistics(
     """
     groups = mean.shape[0]
     seen = range(groups) if order is None else order
-    momentum = cast(float, norm.momentum)
+    momentum, counter = norm.momentum, norm.num_batches_tracked
+    if not norm.track_running_stats or norm.running_mean is None or len(seen) == 0:
+        return
+    keep: float | Tensor = 1.0 if momentum is None else (1 - momentum) ** len(seen)
     weights = [0.0] * groups
     for age, group in enumerate(reversed(seen)):
-        weights[group] += momentum * (1 - momentum) ** age
+        weights[group] += 1.0 if momentum is None else momentum * (1 - momentum) ** age
     weight = torch.tensor(weights, device=mean.device, dtype=mean.dtype)
+    if momentum is None:
+        before = cast(Tensor, counter).to(mean.dtype)
+        total = before + len(seen)
+        keep, weight = before / total, weight / total
     for running, batch in ((norm.running_mean, mean), (norm.running_var, var)):
-        cast(Tensor, running).mul_((1 - momentum) ** len(seen)).add_(weight @ batch)
-    cast(Tensor, norm.num_batches_tracked).add_(len(seen))
+        cast(Tensor, running).mul_(keep).add_(weight @ batch)
+    if counter is not None:
+        counter.add_(len(seen))
 
 
 class CCC(nn.Module):
@@ -200,9 +248,10 @@ class CCC(nn.Module):
         self, channels: int, size: int | tuple[int, int], k: int = 4, graph: str = "channel", *, backend: str = "auto"
     ) -> None:
         super().__init__()
+        checks.integer("channels", channels)
         self.channels, self.size, self.k, self.graph, self.backend = (
             channels,
-            _pair(size),
+            checks.sides(size),
             k,
             checks.graph(graph),
             backend,
@@ -283,12 +332,12 @@ class F5C(nn.Module):
                 nn.init.zeros_(cast(Tensor, conv.bias))
 
     def forward(self, x: Tensor, groups: int = 1) -> Tensor:
-        """y for x (N, C, H, W); in training, samples n with equal n mod `groups` share their batch statistics."""
-        _check_size(x, self.fcc.size)
-        x = functional.block_input(x)
-        if not self.training:
+        """y for x (N, C, H, W); samples n with equal n mod `groups` share their batch statistics, if those are used."""
+        checks.integer("groups", groups)
+        if self._is_one_operator():
+            _check_size(x, self.fcc.size)
             return functional.f5c(
-                x,
+                functional.block_input(x),
                 self.fcc.parameters_for_axes(),
                 *self.fcc.statistics(),
                 self.ccc.edge_parameters(),
@@ -299,10 +348,26 @@ class F5C(nn.Module):
                 eps=self.fcc.norm.eps,
                 backend=self.backend,
             )
-        f = self.fcc(x, groups)
+        x = functional.block_input(checks.feature_map("x", x))
+        f = self.fcc(x) if groups == 1 else self.fcc(x, groups)
         z = x + f if self.variant == "paper" else f
         y = self.ccc(z)
         return z + (y if self.mix is None else self.mix(y))  # type: ignore[no-any-return]
+
+    def _is_one_operator(self) -> bool:
+        """Whether evaluation needs none of the block's modules called: none is a user's own, or has hooks."""
+        fcc, ccc, variant = self.fcc, self.ccc, self.variant
+        return (
+            not self.training
+            and _is_plain(fcc, FCC)
+            and _is_plain(fcc.norm, nn.BatchNorm2d)
+            and fcc.uses_running_statistics()
+            and _is_plain(ccc, CCC)
+            and fcc.variant == variant
+            and (variant == "paper" or fcc.mix is None)
+            and _is_mix(fcc.mix)
+            and _is_mix(self.mix)
+        )
 
 
 class CostVolume(nn.Module):
@@ -353,16 +418,31 @@ class CostVolume(nn.Module):
         )
 
 
+def _is_plain(module: object, kind: type[nn.Module]) -> bool:
+    """Whether calling the module does what its kind does and no more: no subclass, parametrization, hook or patch."""
+    return (
+        type(module) is kind
+        and "forward" not in module.__dict__
+        and not module._forward_pre_hooks
+        and not module._forward_hooks
+        and not module._backward_pre_hooks
+        and not module._backward_hooks
+        and not _has_any_global_hook()
+    )
+
+
+def _is_mix(conv: nn.Conv2d | None) -> bool:
+    """Whether this is nothing or a plain 1×1 convolution."""
+    return conv is None or (
+        _is_plain(conv, nn.Conv2d)
+        and conv.kernel_size == conv.stride == (1, 1)
+        and conv.padding == (0, 0)
+        and conv.groups == 1
+    )
+
+
 def _mix_parameters(conv: nn.Conv2d | None) -> MixParameters | None:
     return None if conv is None else MixParameters(conv.weight.flatten(1), conv.bias)
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else size
-    for name, length in (("H", height), ("W", width)):
-        if not 1 <= length <= checks.MAX_SIDE:
-            raise ValueError(f"size has {name} = {length}; must be between 1 and {checks.MAX_SIDE}")
-    return int(height), int(width)
 
 
 def _check_size(x: Tensor, size: tuple[int, int]) -> None:

@@ -2,15 +2,19 @@
 
 An operator is opaque to torch.compile; inside, `dispatch.select` picks the backend at run time from the tensor's device
 and the operator's last argument. Call `molkernels.functional` instead of these: it checks its arguments.
+
+The kernels have a gradient for autograd and no other derivative. Inside the transforms of torch.func, for forward-mode
+derivatives and for second derivatives, PyTorch differentiates the formulas of `molkernels.reference`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from molkernels import dispatch, reference
 
@@ -57,12 +61,23 @@ _NEVER_CAST = {"fcc": (1, 2), "f5c": (1, 2)}
 _CAST = ("fcc", "fcc_train", "knn", "edge_max", "f5c", "cost_volume")
 
 
+def call(name: str, *args: Any) -> Any:
+    """The operator `name`; its formula if an argument has a forward-mode tangent, which no kernel computes."""
+    if forward_ad._current_level >= 0 and any(
+        isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in args
+    ):
+        return _formula(name)(*args)
+    return getattr(torch.ops.molkernels, name)(*args)
+
+
 def _implement(name: str) -> Callable[..., Any]:
     """Run `name` on the backend determined by its last argument and its first tensor's device."""
 
     def run(*args: Any) -> Any:
         *inputs, backend = args
         device_type = inputs[0].device.type
+        if name == "edge_max" and device_type == "cpu":
+            _check_neighbours(inputs[1])
         kernel = dispatch.select(name, device_type, backend, inputs[0].dtype).kernel(name)
         with torch.amp.autocast(device_type, enabled=False):
             result = kernel(*inputs)
@@ -71,21 +86,74 @@ def _implement(name: str) -> Callable[..., Any]:
     return run
 
 
+def _check_neighbours(idx: Tensor) -> None:
+    """Kernels read memory at these indices. On a GPU the check would have to wait for the device."""
+    if idx.numel() == 0:
+        return
+    least, most = (int(bound) for bound in idx.aminmax())
+    nodes = idx.shape[1]
+    if least < 0 or most >= nodes:
+        raise IndexError(
+            f"idx has the neighbour {least if least < 0 else most}; the graph has {nodes} nodes, so all must be "
+            f"between 0 and {nodes - 1} (as molkernels.functional.knn returns them)"
+        )
+
+
 def _autocast(name: str, device_type: str) -> Callable[..., Any]:
     """Cast the floating tensors to the autocast dtype and call the operator again with autocast off."""
+
+    def run(*args: Any) -> Any:
+        cast = _cast_arguments(name, args, torch.get_autocast_dtype(device_type))
+        with torch.amp.autocast(device_type, enabled=False):
+            return getattr(torch.ops.molkernels, name)(*cast)
+
+    return run
+
+
+def _cast_arguments(name: str, args: Sequence[Any], dtype: torch.dtype) -> list[Any]:
     keep = _NEVER_CAST.get(name, ())
 
-    def cast(position: int, value: Any, dtype: torch.dtype) -> Any:
+    def cast(position: int, value: Any) -> Any:
         eligible = isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64
         return value.to(dtype) if eligible and position not in keep else value
 
+    return [cast(i, a) for i, a in enumerate(args)]
+
+
+def _formula(name: str) -> Callable[..., Any]:
+    """The operator as plain PyTorch, for derivatives and transforms that the kernels lack."""
+
     def run(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device_type)
-        op = getattr(torch.ops.molkernels, name)
+        *inputs, backend = args
+        if backend not in ("auto", "reference"):
+            raise RuntimeError(
+                f"backend {backend!r} was requested but cannot run {name} inside torch.func transforms (grad, jacrev, "
+                "jvp, vmap) or with forward-mode tangents: leave backend at 'auto', or request 'reference'; both use "
+                "the formulas of molkernels.reference there"
+            )
+        device_type = inputs[0].device.type
+        if name in _CAST and device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type):
+            inputs = _cast_arguments(name, inputs, torch.get_autocast_dtype(device_type))
         with torch.amp.autocast(device_type, enabled=False):
-            return op(*(cast(i, a, dtype) for i, a in enumerate(args)))
+            return _FORMULAS.get(name, getattr(reference, name))(*inputs)
 
     return run
+
+
+def _fcc_train_formula(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    y, mean, var = reference.fcc_train(*args)
+    return y, mean.detach(), var.detach()
+
+
+def _fcc_backward_formula(grad_y: Tensor, x: Tensor, mean: Tensor, var: Tensor, *args: Any) -> tuple[Tensor, ...]:
+    """With batch statistics, which the operator gets as constants, these are again functions of x."""
+    (_gamma, _beta, pe_h, pe_w), training = args[:4], args[-1]
+    if training:
+        mean, var = reference.fcc_statistics(x, pe_h, pe_w, mean.shape[0])
+    return reference.fcc_backward(grad_y, x, mean, var, *args)
+
+
+_FORMULAS: dict[str, Callable[..., Any]] = {"fcc_train": _fcc_train_formula, "fcc_backward": _fcc_backward_formula}
 
 
 # The compiled libraries implement these: the same arguments without the backend, on CUDA with the float32 precision.
@@ -96,6 +164,8 @@ for _name, _schema in SCHEMAS.items():
     _compiled["cuda"].define(_name + _schema.replace(", str backend", ", bool tf32"))
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, _implement(_name), "CompositeExplicitAutograd")
+    # Where a call arrives first inside a transform of torch.func.
+    _library.impl(_name, _formula(_name), "FuncTorchDynamicLayerFrontMode")
 for _name in _CAST:
     _library.impl(_name, _autocast(_name, "cpu"), "AutocastCPU")
     _library.impl(_name, _autocast(_name, "cuda"), "AutocastCUDA")
@@ -212,32 +282,56 @@ def _cost_volume_gradient(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
     return (*grads, *(None for _ in ctx.settings))
 
 
-def _no_gradient(name: str, advice: str) -> Callable[..., Any]:
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(f"molkernels::{name} has no gradient of its own: {advice}")
-
-    return backward
+def _no_gradient(ctx: Any, *grads: Tensor) -> Any:
+    raise RuntimeError(
+        "molkernels::f5c has no gradient of its own: it is for inference; molkernels.functional.f5c composes the "
+        "operators for gradients"
+    )
 
 
 def _nothing_saved(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     pass
 
 
+def _inputs_saved(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    ctx.tensors, ctx.settings = len(tensors), inputs[len(tensors) : -1]
+    ctx.save_for_backward(*tensors)
+
+
+def _second_gradient(name: str) -> Callable[..., Any]:
+    """The gradient of a gradient, by autograd through its formula; differentiable again if autograd asks for it."""
+
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        again, needed = torch.is_grad_enabled(), [i for i in range(ctx.tensors) if ctx.needs_input_grad[i]]
+        with torch.enable_grad(), torch.amp.autocast(grads[0].device.type, enabled=False):
+            # Aliases: an input that was computed from another one must not pass its own gradient on.
+            inputs = [t.view_as(t) for t in ctx.saved_tensors]
+            outputs = _FORMULAS.get(name, getattr(reference, name))(*inputs, *ctx.settings)
+            second = _gradients(outputs, [inputs[i] for i in needed], grads, create_graph=again)
+        of_input = dict(zip(needed, second, strict=True))
+        return tuple(of_input.get(i) for i in range(ctx.tensors + len(ctx.settings) + 1))
+
+    return backward
+
+
+def _gradients(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor], *, create_graph: bool
+) -> Sequence[Tensor | None]:
+    pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
+    if not pairs:
+        return [None] * len(inputs)
+    outputs, grads = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, grads, create_graph=create_graph, allow_unused=True)
+
+
 _register_gradient("fcc", _fcc_setup, _fcc_gradient)
 _register_gradient("fcc_train", _fcc_train_setup, _fcc_train_gradient)
 _register_gradient("edge_max", _edge_max_setup, _edge_max_gradient)
 _register_gradient("cost_volume", _cost_volume_setup, _cost_volume_gradient)
-_register_gradient(
-    "f5c",
-    _nothing_saved,
-    _no_gradient("f5c", "it is for inference; molkernels.functional.f5c composes the operators for gradients"),
-)
+_register_gradient("f5c", _nothing_saved, _no_gradient)
 for _name in ("fcc_backward", "edge_max_backward", "cost_volume_backward"):
-    _register_gradient(
-        _name,
-        _nothing_saved,
-        _no_gradient(_name, "double backward is not supported; molkernels.reference is differentiable twice"),
-    )
+    _register_gradient(_name, _inputs_saved, _second_gradient(_name))
 _register_gradient(
     "knn", lambda ctx, inputs, output: ctx.mark_non_differentiable(output), lambda ctx, _grad: (None, None, None)
 )

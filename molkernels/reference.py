@@ -280,11 +280,11 @@ def edge_max_channel(
         y (N, C, P) and the winning neighbour j < k (N, C, P) uint8, the lowest of equals.
     """
     n, c, p = x.shape
-    messages = x @ weight2.mT
+    messages = product(x, weight2.mT)
     k = idx.shape[2]
     chosen = messages.gather(1, idx.long().reshape(n, c * k, 1).expand(n, c * k, p)).view(n, c, k, p)
     best, winner = chosen.max(2)
-    y = F.relu(x @ (weight1 - weight2).mT + (bias1 + bias2) + best)
+    y = F.relu(product(x, (weight1 - weight2).mT) + (bias1 + bias2) + best)
     return y, winner.to(torch.uint8)
 
 
@@ -292,10 +292,10 @@ def edge_max_channel_backward(
     grad_y: Tensor, x: Tensor, idx: Tensor, weight1: Tensor, weight2: Tensor, y: Tensor, winner: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight1, weight2 and of either bias (they are equal)."""
-    grad = grad_y * (y > 0)
+    grad = grad_y.where(y > 0, 0)
     source = idx.long().gather(2, winner.long())  # (N, C, P): the channel that each output took its message from
     grad_messages = torch.zeros_like(grad).scatter_add_(1, source, grad)
-    grad_x = grad @ (weight1 - weight2) + grad_messages @ weight2
+    grad_x = product(grad, weight1 - weight2) + product(grad_messages, weight2)
     grad_weight1 = torch.einsum("ncp,ncq->pq", grad, x)
     grad_weight2 = torch.einsum("ncp,ncq->pq", grad_messages - grad, x)
     return grad_x, grad_weight1, grad_weight2, grad.sum((0, 1))
@@ -316,8 +316,8 @@ def edge_max_position(
     Returns:
         y (N, C, P) and the winning neighbour j < k (N, C, P) uint8, the lowest of equals.
     """
-    best, winner = (gather_positions(x, idx) @ weight2.mT).max(2)
-    y = F.relu(x @ (weight1 - 2 * weight2).mT + (bias1 + bias2) + best)
+    best, winner = product(gather_positions(x, idx), weight2.mT).max(2)
+    y = F.relu(product(x, (weight1 - 2 * weight2).mT) + (bias1 + bias2) + best)
     return y, winner.to(torch.uint8)
 
 
@@ -327,14 +327,22 @@ def edge_max_position_backward(
     """Gradients of x, weight1, weight2 and of either bias (they are equal)."""
     n, c, p = x.shape
     k = idx.shape[2]
-    grad = grad_y * (y > 0)
+    grad = grad_y.where(y > 0, 0)
     neighbour = torch.arange(k, device=x.device)[:, None]
-    grad_edges = grad[:, :, None, :] * (winner[:, :, None, :] == neighbour)  # (N, C, k, P)
-    grad_x = grad @ (weight1 - 2 * weight2)
-    grad_x.scatter_add_(2, _position_index(idx, c), (grad_edges @ weight2).reshape(n, c, k * p))
+    grad_edges = grad[:, :, None, :].where(winner[:, :, None, :] == neighbour, 0)  # (N, C, k, P)
+    grad_x = product(grad, weight1 - 2 * weight2)
+    grad_x.scatter_add_(2, _position_index(idx, c), product(grad_edges, weight2).reshape(n, c, k * p))
     grad_weight1 = torch.einsum("ncp,ncq->pq", grad, x)
     grad_weight2 = torch.einsum("nckp,nckq->pq", grad_edges, gather_positions(x, idx)) - 2 * grad_weight1
     return grad_x, grad_weight1, grad_weight2, grad.sum((0, 1))
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b. On a CPU 16 bits are multiplied in float32 and rounded once, so that NaN in a row stays in that row,
+    whatever the processor's own 16-bit products do."""
+    if a.device.type == "cpu" and a.dtype in (torch.bfloat16, torch.float16):
+        return (a.float() @ b.float()).to(a.dtype)
+    return a @ b
 
 
 def gather_positions(x: Tensor, idx: Tensor) -> Tensor:
@@ -367,7 +375,7 @@ def edge_max_backward(
 
 def ccc(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tensor, k: int, graph: str) -> Tensor:
     """Channel correspondence convolution: the graph of x, then the edge convolution on it.  (N, C, P) → (N, C, P)."""
-    idx = knn(graph_nodes(x, graph), k)
+    idx = knn(graph_nodes(x.detach(), graph), k)
     return edge_max(x, idx, weight1, bias1, weight2, bias2, graph)[0]
 
 
@@ -458,7 +466,7 @@ def cost_volume_backward(
     """Gradients of a and b."""
     n, c, height, width = a.shape
     target, valid = displaced_positions(height, width, radius_y, radius_x, stride, a.device)
-    grad = torch.where(out > 0, grad_out, grad_out * negative_slope).flatten(2).mT * valid
+    grad = torch.where(out > 0, grad_out, grad_out * negative_slope).flatten(2).mT.where(valid, 0)
     grad_products = grad.new_zeros(n, height * width, height * width).scatter_add_(2, target.expand(n, -1, -1), grad)
     grad_a = (b.flatten(2) / c) @ grad_products.mT
     grad_b = (a.flatten(2) / c) @ grad_products

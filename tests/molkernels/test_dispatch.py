@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
 import torch
 
@@ -148,6 +149,27 @@ def edge(positions=9, **options):
             "weight1 has shape (8, 8); (9, 9) is needed",
         ),
         (lambda: mk.CostVolume(-1), ValueError, "radius is -1"),
+        (lambda: mk.F5C(4, 3, True), TypeError, "k is True, of type bool; an integer is needed"),
+        (lambda: mk.F5C(4, True, 2), TypeError, "size H is True"),
+        (lambda: mk.F5C(4, (3, 3.5), 2), TypeError, "size W is 3.5"),
+        (lambda: mk.F5C(4, (3, 3, 3), 2), ValueError, "a pair (H, W) is needed"),
+        (lambda: mk.F5C(True, 3, 2), TypeError, "channels is True"),
+        (lambda: mk.FCC("4", 3), TypeError, "channels is '4'"),
+        (lambda: mk.CCC(True, 3, 1), TypeError, "channels is True"),
+        (lambda: mk.CCC(4, 3, 2.0), TypeError, "k is 2.0, of type float"),
+        (lambda: mk.FCC(4, 3, eps=True), TypeError, "eps is True, of type bool; a number is needed"),
+        (lambda: mk.FCC(4, 3, eps=-1.0), ValueError, "eps is -1.0"),
+        (lambda: mk.FCC(4, 3, momentum=True), TypeError, "momentum is True"),
+        (lambda: mk.FCC(4, 3, momentum=1.5), ValueError, "momentum is 1.5"),
+        (lambda: mk.CostVolume(True), TypeError, "radius is True"),
+        (lambda: mk.CostVolume(1, True), TypeError, "stride is True"),
+        (lambda: mk.CostVolume(1, 1, negative_slope=True), TypeError, "negative_slope is True"),
+        (lambda: mk.F5C(4, 3, 2)(torch.randn(2, 4, 3, 3), True), TypeError, "groups is True"),
+        (lambda: mk.FCC(4, 3)(torch.randn(2, 4, 3, 3), True), TypeError, "groups is True"),
+        (lambda: functional.knn(torch.randn(2, 4, 3, 3), True), TypeError, "k is True"),
+        (lambda: functional.ccc(torch.randn(2, 4, 3, 3), edge(), k=True), TypeError, "k is True"),
+        (lambda: functional.reachable_displacements(True, 1, 4), TypeError, "radius is True"),
+        (lambda: functional.reachable_displacements(1, 1, True), TypeError, "size H is True"),
         (lambda: mk.CostVolume(1, 0), ValueError, "stride is 0"),
         (lambda: mk.CostVolume(1, 1, negative_slope=-0.1), ValueError, "negative_slope is -0.1"),
         (
@@ -164,3 +186,10 @@ def test_a_wrong_argument_is_refused_by_name_whatever_the_backend(call, error, w
     with mk.backend(backend), pytest.raises(error) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_integers_of_numpy_are_integers():
+    two, three = np.int64(2), np.int32(3)
+    x = torch.randn(2, 4, 3, 3)
+    assert mk.F5C(np.int64(4), (three, three), two)(x, two).shape == x.shape
+    assert mk.CostVolume(two, two, negative_slope=np.float32(0.5))(x, x).shape == (2, 25, 3, 3)

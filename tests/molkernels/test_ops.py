@@ -6,6 +6,7 @@ import pytest
 import torch
 from targets import INTERPRETED, TARGETS, here, random
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
 
 import molkernels as mk
 from molkernels import dispatch, functional, reference
@@ -378,13 +379,211 @@ def test_edge_max_breaks_ties_by_lowest_neighbour_and_passes_nan_on(generator, b
     assert y[1].isfinite().all()
 
 
-def test_double_backward_raises_a_clear_error(generator, backend, wide):
+def test_second_derivatives(generator, target, backend, wide):
     for name, function, tensors in calls(generator, backend, dtype=wide, requires_grad=True):
-        cotangent = torch.ones_like(function(*tensors)).requires_grad_()
-        (grad,) = torch.autograd.grad(function(*tensors), tensors[:1], cotangent, create_graph=True)
-        with pytest.raises(RuntimeError, match="double backward is not supported"):
-            grad.sum().backward()
-        assert name
+        if wide == torch.float64:
+            assert torch.autograd.gradgradcheck(function, tensors, fast_mode=True), name
+            continue
+        twice = _second_derivative(function, tensors)
+        assert all(t.isfinite().all() for t in twice), name
+
+
+def test_second_derivatives_agree_in_float32_and_float64(backend):
+    seeds = [torch.Generator().manual_seed(5) for _ in range(2)]
+    ours = calls(seeds[0], backend, dtype=torch.float32, requires_grad=True)
+    truths = calls(seeds[1], "reference", requires_grad=True)
+    for (name, function, tensors), (_, truth, _) in zip(ours, truths, strict=True):
+        exact = [t.detach().double().requires_grad_() for t in tensors]
+        for got, want in zip(_second_derivative(function, tensors), _second_derivative(truth, exact), strict=True):
+            assert _relative(got, want) < 1e-4, name
+
+
+def _second_derivative(function, tensors):
+    """The gradient of the squared gradient of the squared output."""
+    first = torch.autograd.grad(function(*tensors).square().sum(), tensors, create_graph=True)
+    again = torch.autograd.grad(sum(g.square().sum() for g in first), tensors, allow_unused=True)
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(again, tensors, strict=True)]
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_transforms_of_torch_func(generator, backend):
+    """grad, jacrev, jacfwd, jvp and hessian against autograd and finite differences."""
+    for name, function, tensors in calls(generator, backend, requires_grad=True):
+        plain = tuple(t.detach() for t in tensors)
+        every = tuple(range(len(plain)))
+        expected = torch.autograd.grad(function(*tensors).square().sum(), tensors)
+        found = torch.func.grad(lambda *t, f=function: f(*t).square().sum(), argnums=every)(*plain)
+        torch.testing.assert_close(found, expected, msg=name)
+        tangents = tuple(torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in plain)
+        tangent = torch.func.jvp(function, plain, tangents)[1]
+        ahead, behind = (
+            function(*(t + step * d for t, d in zip(plain, tangents, strict=True))) for step in (1e-6, -1e-6)
+        )
+        torch.testing.assert_close(tangent, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-5, msg=name)
+        torch.testing.assert_close(torch.func.jacrev(function)(*plain), torch.func.jacfwd(function)(*plain), msg=name)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_forward_mode_with_dual_tensors(generator, backend):
+    for name, function, tensors in calls(generator, backend):
+        tangents = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in tensors]
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(t, d) for t, d in zip(tensors, tangents, strict=True)]
+            tangent = forward_ad.unpack_dual(function(*duals)).tangent
+            without = function(*tensors)
+        assert torch.equal(without, function(*tensors)), name
+        torch.testing.assert_close(tangent, torch.func.jvp(function, tuple(tensors), tuple(tangents))[1], msg=name)
+
+
+def test_hessian_by_every_route(generator):
+    a, b = (random(generator, 1, 2, 2, 3) for _ in range(2))
+
+    def loss(x):
+        return functional.cost_volume(x, b, radius=1, stride=1, negative_slope=0.5).square().sum()
+
+    expected = torch.func.hessian(loss)(a)
+    torch.testing.assert_close(torch.autograd.functional.hessian(loss, a), expected)
+    torch.testing.assert_close(torch.autograd.functional.hessian(loss, a, vectorize=True), expected)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacrev(loss))(a), expected)
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_gradients_per_sample(generator, variant):
+    block = f5c(generator, 4, 3, 2, variant).double().eval()
+    x = random(generator, 3, 4, 3, 3)
+    parameters, buffers = dict(block.named_parameters()), dict(block.named_buffers())
+
+    def loss(parameters, sample):
+        return torch.func.functional_call(block, (parameters, buffers), (sample[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(parameters, x)
+    for i in range(3):
+        one = torch.autograd.grad(block(x[i : i + 1]).square().sum(), list(parameters.values()), allow_unused=True)
+        for (name, many), want in zip(each.items(), one, strict=True):
+            torch.testing.assert_close(many[i], torch.zeros_like(many[i]) if want is None else want, msg=name)
+    torch.testing.assert_close(torch.func.vmap(block)(x[:, None])[:, 0], block(x))
+
+
+def test_transforms_follow_autocast(generator):
+    x, fcc = fcc_arguments(generator, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        value, tangent = torch.func.jvp(lambda x: functional.fcc_train(x, fcc)[0], (x,), (x,))
+    assert value.dtype == tangent.dtype == torch.bfloat16
+
+
+def test_transforms_compile(generator):
+    torch._dynamo.reset()
+    x, fcc = fcc_arguments(generator, dtype=torch.float32)
+
+    def gradient(x):
+        return torch.func.grad(lambda x: functional.fcc_train(x, fcc, backend="auto")[0].square().sum())(x)
+
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), gradient(x))
+
+
+def test_a_named_backend_without_the_derivative_says_so(generator):
+    x = random(generator, 1, 2, 3, 3)
+
+    def cost(x):
+        return functional.cost_volume(x, x, radius=1, backend="cpu").sum()
+
+    with pytest.raises(RuntimeError, match=r"'cpu' was requested but cannot run cost_volume inside torch\.func"):
+        torch.func.grad(cost)(x)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode tangents"):
+        cost(forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@pytest.mark.parametrize("bad", [-1, 6, 10**8, 2**32, -(2**40)])
+def test_a_neighbour_outside_the_graph_is_an_error(generator, target, backend, graph, bad):
+    if target.device != "cpu":
+        pytest.skip("on a GPU the check would have to wait for the device")
+    x, edge = edge_arguments(generator, c=6, p=6, dtype=torch.float32)
+    idx = graph_of(x, 2, graph, generator).long()
+    idx[-1, -1, -1] = bad
+    kinds = [torch.int64, torch.int32] if abs(bad) < 2**31 else [torch.int64]
+    for kind in kinds:
+        with pytest.raises(IndexError, match=rf"neighbour {bad}; the graph has 6 nodes.*between 0 and 5"):
+            functional.edge_max(x, idx.to(kind), edge, graph=graph, backend=backend)
+
+
+@pytest.mark.parametrize("spread", [1.0, 1e-3])
+@pytest.mark.parametrize("embedding", ["constant", "of one column", "alternating"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 1), (1, 5), (7, 9), (16, 16)])
+def test_batch_statistics_beside_a_large_mean(generator, target, backend, size, embedding, spread):
+    """A mean of the map or of its embedding that is 20,000 times the spread costs no more than in plain PyTorch."""
+    if target.slow and size == (7, 9):
+        pytest.skip("an emulated GPU is slow; the other sizes take the same paths")
+    for offset, shift in ((300.0, 0.0), (2e4, 0.0), (0.0, 2e4), (2e4, -2e4)):
+        x, fcc = fcc_arguments(generator, 4, 4, *size, dtype=torch.float32)
+        x = x * spread + shift * spread
+        pe_h, pe_w = (torch.full_like(t, offset * spread) for t in (fcc.pe_h, fcc.pe_w))
+        if embedding == "of one column":
+            pe_h[:, 1:], pe_w[:, 1:] = 0, 0
+        elif embedding == "alternating":
+            pe_h[:, 1::2] *= -1
+            pe_w[:, 1::2] *= -1
+        fcc = fcc._replace(pe_h=pe_h, pe_w=pe_w)
+        y, _, var = functional.fcc_train(x, fcc, backend=backend)
+        true = reference.fcc_train(x.double(), *(t.double() for t in fcc), 1, 1e-5, False)
+        plain = reference.fcc_train(x, *fcc, 1, 1e-5, False)
+        error, usual = (((v - true[2]) / true[2]).abs().max() for v in (var.double(), plain[2].double()))
+        assert y.isfinite().all()
+        assert (var >= 0).all()
+        assert error <= max(20 * usual, 1e-4), (offset, shift)
+
+
+def test_batch_statistics_of_equal_values_have_no_variance(generator, backend):
+    for value in (0.0, 0.1, 12345.678, 1e36):
+        x, fcc = fcc_arguments(generator, 4, 4, 5, 3, dtype=torch.float32)
+        fcc = fcc._replace(pe_h=torch.zeros_like(fcc.pe_h), pe_w=torch.zeros_like(fcc.pe_w))
+        y, mean, var = functional.fcc_train(torch.full_like(x, value), fcc, backend=backend)
+        assert y.isfinite().all()
+        assert (var >= 0).all()
+        assert (var <= (1e-6 * value) ** 2).all()
+        torch.testing.assert_close(mean, torch.full_like(mean, value))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cost_volume_divides_before_it_overflows(generator, dtype):
+    for channels in (1, 3, 64, 100):
+        a = torch.full((1, channels, 3, 4), 3e38).to(dtype)
+        b = torch.ones_like(a)
+        for backend in ("cpu", "reference"):
+            y = functional.cost_volume(a, b, radius=1, stride=1, backend=backend)
+            expected = functional.cost_volume(a.double(), b.double(), radius=1, stride=1, backend="reference")
+            torch.testing.assert_close(y.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_edge_max_keeps_nan_with_the_nodes_that_see_it(generator, backend, target, graph, dtype):
+    """In the map of the forward pass, and in a gradient that nothing was drawn from."""
+    skip_without(target, dtype)
+    x, edge = edge_arguments(generator, 2, 5, 7, dtype=dtype)
+    idx = graph_of(x, 2, graph, generator)
+    x[0, 3, 0] = float("nan")
+    y, _ = functional.edge_max(x, idx, edge, graph=graph, backend=backend)
+    expected = reference.edge_max(x.double(), idx, *(t.double() for t in edge), graph)[0]
+    assert torch.equal(y.isnan(), expected.isnan())
+
+    x = x.nan_to_num(nan=1.0).requires_grad_()
+    y, _ = functional.edge_max(x, idx, edge, graph=graph, backend=backend)
+    off = (y == 0).nonzero()
+    assert len(off) > 0
+    cotangent = torch.ones_like(y)
+    cotangent[tuple(off.T)] = float("nan")  # where the ReLU lets nothing through
+    (grad,) = torch.autograd.grad(y, x, cotangent)
+    assert grad.isfinite().all()
+
+
+def test_cost_volume_ignores_gradients_of_displacements_that_leave_the_map(generator, target, backend, wide):
+    a, b = (random(generator, 1, 2, 3, 3, dtype=wide, requires_grad=True) for _ in range(2))
+    y = functional.cost_volume(a, b, radius=2, stride=2, backend=backend)
+    cotangent = torch.ones_like(y)
+    cotangent[y == 0] = float("nan")
+    assert all(g.isfinite().all() for g in torch.autograd.grad(y, (a, b), cotangent))
 
 
 def test_cost_volume_compact_keeps_exactly_the_reachable_displacements(generator, target, backend, wide):

@@ -45,14 +45,23 @@ Reach reach_of(const CostVolumeShape& s, const PixelClass& c, int first, int las
   return {(top > 0 ? top : 0) * c.columns, (bottom < c.rows ? bottom : c.rows) * c.columns};
 }
 
-// (channels, width) ← the pixels of a class, zero after the last.
+// The least power of two that is not less than the number of channels. Divided by it, which is exact, a sum of products
+// stays in the range that its terms are in.
+template <class W>
+W power_above(int64_t channels) {
+  W power = 1;
+  while (power < W(channels)) power *= 2;
+  return power;
+}
+
+// (channels, width) ← the pixels of a class times a scale, zero after the last.
 template <class T, class W>
-void read_class(const CostVolumeShape& s, const PixelClass& c, const T* map, int64_t width, W* to) {
+void read_class(const CostVolumeShape& s, const PixelClass& c, const T* map, W scale, int64_t width, W* to) {
   for (int64_t channel = 0; channel < s.channels; ++channel) {
     W* row = to + channel * width;
     for (int i = 0; i < c.rows; ++i) {
       const T* from = map + (channel * s.height + c.y0 + i * s.stride) * s.width + c.x0;
-      for (int j = 0; j < c.columns; ++j) row[i * c.columns + j] = to_wide(from[j * s.stride]);
+      for (int j = 0; j < c.columns; ++j) row[i * c.columns + j] = scale * to_wide(from[j * s.stride]);
     }
     for (int64_t q = c.count(); q < width; ++q) row[q] = 0;
   }
@@ -93,12 +102,12 @@ int64_t cost_volume_scratch(const CostVolumeShape& shape) {
 
 namespace {
 
-// Distribute the products of pixels [first, first + kRows) of a to their displacements.
+// Distribute the products of pixels [first, first + kRows) of a, divided by `power_above`, to their displacements.
 template <class T, class W>
 void write_products(const CostVolumeInput<T, W>& v, const PixelClass& c, int first, int begin, int64_t width,
                     const W* products, T* out) {
   const int64_t pixels = int64_t(v.height) * v.width;
-  const W scale = W(1) / W(v.channels);
+  const W scale = power_above<W>(v.channels) * (W(1) / W(v.channels));
   for (int r = 0; r < kRows && first + r < c.count(); ++r) {
     const int i = (first + r) / c.columns, j = (first + r) % c.columns;
     const StepRange dy = steps_into(i, 0, c.rows, v.radius_y), dx = steps_into(j, 0, c.columns, v.radius_x);
@@ -127,8 +136,8 @@ void cost_volume(const CostVolumeInput<T, W>& v, unsigned char* memory, int64_t 
     for (int index = 0; index < pixel_classes(v); ++index) {
       const PixelClass c = pixel_class(v, index);
       const int64_t width = padded<W>(c.count());
-      read_class(v, c, v.a + n * v.channels * pixels, width, scratch.a);
-      read_class(v, c, v.b + n * v.channels * pixels, width, scratch.b);
+      read_class(v, c, v.a + n * v.channels * pixels, W(1) / power_above<W>(v.channels), width, scratch.a);
+      read_class(v, c, v.b + n * v.channels * pixels, W(1), width, scratch.b);
       for (int first = 0; first < c.count(); first += kRows) {
         const int last = first + kRows < c.count() ? first + kRows : c.count();
         const Reach reach = reach_of(v, c, first, last);
@@ -212,8 +221,8 @@ void cost_volume_backward(const CostVolumeGradient<T, W>& v, unsigned char* memo
     for (int index = 0; index < pixel_classes(v); ++index) {
       const PixelClass c = pixel_class(v, index);
       const int64_t width = padded<W>(c.count());
-      read_class(v, c, v.a + n * size, width, scratch.a);
-      read_class(v, c, v.b + n * size, width, scratch.b);
+      read_class(v, c, v.a + n * size, W(1), width, scratch.a);
+      read_class(v, c, v.b + n * size, W(1), width, scratch.b);
       gradient_of_class(v, c, n, true, scratch.b, v.grad_a, scratch);
       gradient_of_class(v, c, n, false, scratch.a, v.grad_b, scratch);
     }

@@ -149,18 +149,32 @@ void forward_tasks(const FccForward<T, W>& a, int64_t begin, int64_t end) {
 // ---------------------------------------------------------------------------------------------------------------
 // Statistics
 
-// Mean and sum of squared deviations of a map with its embedding. Deviations are from the mean of x, which is computed
-// first, so that a mean that is large relative to the deviation costs no precision; the remaining mean is then
-// corrected for.
+// Moves the embedding to mean 0; returns the mean.
+template <class W>
+double centre_embedding(int height, int width, Placed<W>& embedding) {
+  double row = 0, column = 0;
+  for (int i = 0; i < height; ++i) row += double(embedding.row[i]);
+  for (int j = 0; j < width; ++j) column += double(embedding.column[j]);
+  row /= height;
+  column /= width;
+  for (int i = 0; i < height; ++i) embedding.row[i] = W(double(embedding.row[i]) - row);
+  for (int j = 0; j < width; ++j) embedding.column[j] = W(double(embedding.column[j]) - column);
+  return row + column;
+}
+
+// Mean and sum of squared deviations of a map with its embedding, which has the mean 0. Deviations are from the mean of
+// x, which is computed first: so neither a mean of x nor one of the embedding that is large beside the deviations costs
+// precision. What rounding leaves of the mean is then corrected for.
 template <class T, class W>
 MK_INLINE void map_moments(int height, int width, const Placed<W>& embedding, const T* x, double& mean,
                            double& squares) {
   const int area = height * width;
+  const W share = W(1) / W(area);  // of each value: their sum may exceed the range
   Vec<W> total{};
   int k = 0;
-  for (; k + lanes<W> <= area; k += lanes<W>) total += load(x + k);
-  if (k < area) total += load_part(x + k, area - k);
-  const W centre = sum_lanes<W>(total) / area;
+  for (; k + lanes<W> <= area; k += lanes<W>) total += load(x + k) * share;
+  if (k < area) total += load_part(x + k, area - k) * share;
+  const W centre = sum_lanes<W>(total);
   Vec<W> sum{}, sum_squares{};
   for (int i = 0; i < height; ++i) {
     int j = 0;
@@ -179,6 +193,7 @@ MK_INLINE void map_moments(int height, int width, const Placed<W>& embedding, co
   const double offset = double(sum_lanes<W>(sum)) / area;
   mean = double(centre) + offset;
   squares = double(sum_lanes<W>(sum_squares)) - offset * offset * area;
+  if (squares < 0) squares = 0;  // NaN stays
 }
 
 // The means and variances of each group for some channels: those of the samples, combined in order, in double (Chan,
@@ -188,7 +203,11 @@ void statistics(const FccTrain<T, W>& a, int64_t channel, int64_t channel_end) {
   const int height = kHeight ? kHeight : a.height, width = kWidth ? kWidth : a.width;
   const double area = double(height) * width;
   Placed<W> embeddings[fcc::kChannelsPerTask];
-  for (int64_t c = channel; c < channel_end; ++c) make_embedding(a, height, width, c, embeddings[c - channel]);
+  double shift[fcc::kChannelsPerTask];
+  for (int64_t c = channel; c < channel_end; ++c) {
+    make_embedding(a, height, width, c, embeddings[c - channel]);
+    shift[c - channel] = centre_embedding(height, width, embeddings[c - channel]);
+  }
   std::memset(a.moments + channel * a.groups * 2, 0, sizeof(double) * size_t((channel_end - channel) * a.groups * 2));
   for (int64_t n = 0; n < a.samples; ++n) {
     const double before = double(n / a.groups) * area;
@@ -206,7 +225,7 @@ void statistics(const FccTrain<T, W>& a, int64_t channel, int64_t channel_end) {
   for (int64_t c = channel; c < channel_end; ++c) {
     for (int64_t g = 0; g < a.groups; ++g) {
       const double* moments = a.moments + (c * a.groups + g) * 2;
-      a.batch_mean[g * a.channels + c] = W(moments[0]);
+      a.batch_mean[g * a.channels + c] = W(count > 0 ? moments[0] + shift[c - channel] : 0.0);
       a.batch_var[g * a.channels + c] = W(count > 0 ? moments[1] / count : 0.0);
     }
   }
