@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     if options.repeat:
-        return _repeat(options.repeat, options.work)
+        return _repeat(options.repeat, options.work, options.materials)
     if options.unit:
         return _run_unit(json.loads(options.unit))
     units = _chosen(options.only)
@@ -163,21 +163,22 @@ def _run_unit(order: Mapping[str, Any]) -> int:
     return 0
 
 
-def _repeat(file: Path, work: Path | None) -> int:
+def _repeat(file: Path, work: Path | None, made: Path | None) -> int:
     """Try the example of a reproducer again."""
     with tempfile.TemporaryDirectory(prefix="torture-", dir=work) as name:
         folder = Path(name)
         case, files = reproducers.load(file, folder / "case")
         unit = all_units()[case["unit"]]
         os.environ.update({"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", "PYTHONPATH": str(ROOT)})
-        made = folder / "materials"
-        if unit.part != "operators":
+        made = (made or folder / "materials").resolve()
+        if unit.part != "operators" and not made.is_dir():
             materials.make(made)
         (folder / "work").mkdir()
         session = Session(unit, made, folder / "work", folder / "failures", case["seed"], 1, math.inf)
-        print(
-            f"{case['unit']}: {json.dumps({name: value for name, value in case.items() if name != 'unit'}, indent=1)}"
-        )
+        print(case["unit"])
+        for name in sorted(case.keys() - {"unit", "outcome", "key"}):
+            values = case[name] if isinstance(case[name], list) else [case[name]]
+            print("\n".join(f"  {name}: {json.dumps(value)}" for value in values))
         outcome = unit.repeat(session, case, files)
     print(f"then: {case['outcome']}\nnow:  {outcome}")
     return int(outcome.is_fault)

@@ -199,6 +199,9 @@ def _fresh_box(work: Path) -> Path:
 def _repeat(reader: Reader, session: Session, case: Mapping[str, Any], files: Path | None) -> Outcome:
     """Read the files of a reproducer."""
     reader.prepare()
+    base = session.work / "base"
+    base.mkdir()
+    reader.variants[case["variant"]](session.materials, base)  # some readers also learn there what does not vary
     box = _fresh_box(session.work)
     example = box / "example"
     if files is None:
