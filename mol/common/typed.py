@@ -89,8 +89,15 @@ def read_yaml(path: Path, kind: type[Kind], remedy: str, error: type[MOLError] =
     return typed(content, kind, str(path), remedy, error)
 
 
-def typed(content: Any, kind: type[Kind], where: str, remedy: str, error: type[MOLError] = DataError) -> Kind:
-    """What was parsed as JSON or YAML, as the kind that is needed.
+def typed(
+    content: Any,
+    kind: type[Kind],
+    where: str,
+    remedy: str,
+    error: type[MOLError] = DataError,
+    texts: bool = False,
+) -> Kind:
+    """What was parsed as JSON, YAML or CSV, as the kind that is needed.
 
     Args:
         content: lists, dictionaries, text, numbers, truth values and None.
@@ -98,15 +105,16 @@ def typed(content: Any, kind: type[Kind], where: str, remedy: str, error: type[M
         where: names the file in messages.
         remedy: the end of every message.
         error: the kind of error.
+        texts: numbers may be written as text, as in CSV.
     Raises:
         MOLError: of that kind, with the key, what was found there and what is needed.
     """
     if problem := _untame(content):
         raise error(f"{where}: {problem}; {remedy}")
     try:
-        return msgspec.convert(content, kind)
+        return msgspec.convert(content, kind, strict=not texts)
     except msgspec.ValidationError as wrong:
-        raise error(f"{where}: {_explain(content, kind, str(wrong))}; {remedy}") from wrong
+        raise error(f"{where}: {_explain(content, kind, str(wrong), not texts)}; {remedy}") from wrong
 
 
 def _text_of(path: Path, language: str, remedy: str, error: type[MOLError]) -> str:
@@ -244,11 +252,11 @@ _WORDS = {
 _LIMITS = {">=": "at least", "<=": "at most", ">": "more than", "<": "less than"}
 
 
-def _explain(content: Any, kind: Any, message: str) -> str:
+def _explain(content: Any, kind: Any, message: str, strict: bool) -> str:
     """msgspec's message in words, with the key and what is there."""
     found = _PLACE.search(message)
     what = message[: found.start()] if found else message
-    place = _place(content, kind, message, found["path"] if found else "")
+    place = _place(content, kind, message, found["path"] if found else "", strict)
     if missing := re.fullmatch(r"Object missing required field `(.+)`", what):
         return f"{_named((*place, missing[1]))} is missing"
     if found and found["key"]:
@@ -276,7 +284,7 @@ def _needed(what: str) -> str:
     return text
 
 
-def _place(content: Any, kind: Any, message: str, path: str) -> Place:
+def _place(content: Any, kind: Any, message: str, path: str, strict: bool) -> Place:
     """The place that msgspec names; it says ``[...]`` for an entry of a dictionary, which is searched for here."""
     place: Place = ()
     for step in _STEP.finditer(path):
@@ -285,16 +293,16 @@ def _place(content: Any, kind: Any, message: str, path: str) -> Place:
         elif step["position"] is not None:
             place = (*place, int(step["position"]))
         else:
-            place = (*place, _culprit(content, kind, message, place))
+            place = (*place, _culprit(content, kind, message, place, strict))
     return place
 
 
-def _culprit(content: Any, kind: Any, message: str, place: Place) -> Any:
+def _culprit(content: Any, kind: Any, message: str, place: Place, strict: bool) -> Any:
     """The entry of the dictionary at `place` without whose siblings the message is still the same."""
     entries = _at(content, place)
     for key, value in entries.items():
         try:
-            msgspec.convert(_replaced(content, place, {key: value}), kind)
+            msgspec.convert(_replaced(content, place, {key: value}), kind, strict=strict)
         except msgspec.ValidationError as again:
             if str(again) == message:
                 return key

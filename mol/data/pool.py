@@ -133,7 +133,7 @@ def fingerprint(cache: ClipSet) -> str:
 
 
 class _JoinedRows:
-    """Rows of several arrays on disk under one index; reads only what is asked for.
+    """Rows of several arrays on disk under one index; reads, and checks, only what is asked for.
 
     Args:
         arrays: of the same shape but for their length, and the same dtype.
@@ -142,6 +142,10 @@ class _JoinedRows:
 
     def __init__(self, arrays: Sequence[RowArray], index: np.ndarray) -> None:
         self._arrays, self._index = arrays, index
+
+    @property
+    def unchecked(self) -> _JoinedRows:
+        return _JoinedRows([array.unchecked for array in self._arrays], self._index)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -183,6 +183,24 @@ def test_text_and_values_from_elsewhere_have_the_name_that_is_given():
         typed({"a": 3}, dict[str, str | None], "here", REMEDY)
 
 
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ("x", 'seed is "x", but must be a whole number'),
+        ("", 'seed is "", but must be a whole number'),
+        ("-1", 'seed is "-1", but must be a whole number, at least 0'),
+        ("1.5", 'seed is "1.5", but must be a whole number'),
+        ("9" * 30, f'seed is "{"9" * 30}", but'),
+        ("9" * 5000, f'seed is "{"9" * 60}…" (5,000 characters), but'),
+    ],
+)
+def test_the_numbers_of_a_table_are_texts(found: str, message: str):
+    assert typed({"seed": "12", "rate": "1e-3"}, Part, "here", REMEDY, texts=True) == Part(12, 0.001)
+    with pytest.raises(DataError) as caught:
+        typed({"seed": found}, Part, "here", REMEDY, texts=True)
+    assert str(caught.value).startswith(f"here: {message}")
+
+
 def test_texts_up_to_the_limit_are_read():
     assert typed({"a": "x" * MOST_TEXT}, dict[str, str], "here", REMEDY) == {"a": "x" * MOST_TEXT}
     assert parse_json(json.dumps({"a": "Ω" * 100}), dict[str, str], "here", REMEDY) == {"a": "Ω" * 100}
