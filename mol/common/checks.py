@@ -11,7 +11,6 @@ from typing import Any, get_type_hints
 
 from mol.common.errors import SettingsError
 
-
 LARGEST = 2**63 - 1
 """The largest whole number that a setting can be."""
 

@@ -36,12 +36,16 @@ _HUGE = 1.7976931348623157e308
 
 Number = Annotated[float, Meta(ge=-_HUGE, le=_HUGE)]
 """Finite."""
-NotNegative = Annotated[float, Meta(ge=0, le=_HUGE)]
-"""Finite and at least 0."""
+NotNegative = Annotated[float, Meta(ge=0, le=1e12)]
+"""At least 0 and small enough to compute with: a score, an error, a duration in seconds, a weight."""
 Share = Annotated[float, Meta(ge=0, le=1)]
 """From 0 to 1."""
+Setting = Annotated[int, Meta(ge=-(10**6), le=10**6)] | Number | bool | str | None
+"""A setting that shapes a network."""
 Count = Annotated[int, Meta(ge=0, le=10**12)]
 """A whole number, 0 or more."""
+Seed = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""Of random numbers."""
 FrameNumber = Annotated[int, Meta(ge=-(10**9), le=10**9)]
 """Of a picture or a frame of a video."""
 Name = Annotated[str, Meta(min_length=1)]
@@ -355,7 +359,7 @@ def _shown(value: Any) -> str:
         return "null"
     if isinstance(value, str):
         text = json.dumps(value[:60])
-        return text if len(value) <= 60 else f"{text[:-1]}…\" ({len(value):,} characters)"
+        return text if len(value) <= 60 else f'{text[:-1]}…" ({len(value):,} characters)'
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     return f"of the type {type(value).__name__}"

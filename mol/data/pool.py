@@ -14,7 +14,7 @@ import numpy as np
 from mol.common.differences import differences
 from mol.common.errors import CacheSettingsError, SettingsError
 from mol.data.cache import Cache, CacheSettings, ClipSet, video_of
-from mol.data.cache.clip_set import RowArray
+from mol.data.cache.clip_set import RowArray, unchecked
 from mol.data.protocol import Protocol, apply, count_differences, require_counts
 from mol.data.protocols import protocol_for
 
@@ -145,7 +145,7 @@ class _JoinedRows:
 
     @property
     def unchecked(self) -> _JoinedRows:
-        return _JoinedRows([array.unchecked for array in self._arrays], self._index)
+        return _JoinedRows([unchecked(array) for array in self._arrays], self._index)
 
     @property
     def dtype(self) -> np.dtype[Any]:

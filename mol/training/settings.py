@@ -11,9 +11,10 @@ from typing import Any, ClassVar, Literal
 
 from mol.common.checks import require_not_negative, require_one_of, require_positive
 from mol.common.differences import flat
-from mol.common.errors import DataError, SettingsError
+from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
+from mol.common.typed import read_yaml
 from mol.data.clips import Augmentation
 from mol.networks.interface import Defaults, Network
 from mol.networks.registry import DEFAULT, find_network, networks_with
@@ -292,14 +293,4 @@ def read_saved_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged.
     """
-    yaml = require("yaml", "train")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; copy the whole run folder again, or start a new run") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged ({reason}); copy it again, or start a new run") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged (it holds no settings); copy it again, or start a new run")
-    return content
+    return read_yaml(path, dict[str, Any], "copy the whole run folder again, or start a new run")

@@ -17,7 +17,7 @@ from mol.data.cache.format import ROW_ARRAYS, CacheSettings, row_checksum
 
 
 class RowArray(Protocol):
-    """An array on disk whose rows are read, and compared with their checksums, when they are asked for."""
+    """An array whose rows are read, and if a cache holds them compared with their checksums, when they are taken."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -26,10 +26,6 @@ class RowArray(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """Of the elements."""
-
-    @property
-    def unchecked(self) -> Any:
-        """The same rows without the comparison."""
 
     def __len__(self) -> int: ...
 
@@ -102,7 +98,7 @@ class ClipSet:
         Yields:
             Rows whose frames, flow or landmarks are not those that were written.
         """
-        arrays = {name: getattr(self, name).unchecked for name in ROW_ARRAYS}
+        arrays = {name: unchecked(getattr(self, name)) for name in ROW_ARRAYS}
         for row, expected in enumerate(self.checksums):
             if row_checksum(arrays, row) != expected:
                 yield row
@@ -116,6 +112,11 @@ class ClipSet:
         """
         for row in self.damaged_rows():
             raise CacheError(f"row {row} of {self.path} is damaged (checksum mismatch); make the cache again.")
+
+
+def unchecked(array: RowArray) -> Any:
+    """The same rows without a comparison with their checksums."""
+    return getattr(array, "unchecked", array)
 
 
 def video_of(row: Mapping[str, Any]) -> Video:

@@ -133,7 +133,10 @@ def bomb(levels: int) -> str:
     [
         (bomb(9), " cannot be read as YAML (its aliases stand for more than 200,000 values)"),
         ("a: &a {b: *a}", " cannot be read as YAML (the alias *a stands for something that contains it)"),
-        ("x: &x {a: 1}\n" + "y: &y\n  <<: [" + ", ".join(["*x"] * 150_000) + "]", " cannot be read as YAML (its aliases"),
+        (
+            "x: &x {a: 1}\n" + "y: &y\n  <<: [" + ", ".join(["*x"] * 150_000) + "]",
+            " cannot be read as YAML (its aliases",
+        ),
         ("[" * 100_000, " cannot be read as YAML ("),
         ("a: " + "{b: " * 70 + "1" + "}" * 70, " cannot be read as YAML (it is nested too deeply)"),
         ("a: " + "9" * 5000, " cannot be read as YAML ("),
@@ -163,8 +166,13 @@ def test_yaml_that_is_no_settings_is_refused_in_one_line(tmp_path: Path, text: s
 def test_yaml_reads_numbers_and_dates_as_people_mean_them_and_ordinary_aliases(tmp_path: Path):
     (tmp_path / "a.yaml").write_text("a: 1e-3\nb: 2.5E+2\nc: .inf\nd: 2020-01-01\ne: &e [1, 2]\nf: *e\ng: {<<: {h: 1}}")
     assert read_yaml(tmp_path / "a.yaml", dict[str, Any], REMEDY) == {
-        **{"a": 0.001, "b": 250.0, "c": float("inf"), "d": "2020-01-01"},
-        **{"e": [1, 2], "f": [1, 2], "g": {"h": 1}},
+        "a": 0.001,
+        "b": 250.0,
+        "c": float("inf"),
+        "d": "2020-01-01",
+        "e": [1, 2],
+        "f": [1, 2],
+        "g": {"h": 1},
     }
     check_yaml_size(bomb(4))
 
