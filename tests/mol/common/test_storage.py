@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mol.common.errors import DataError, MediaError, MOLError
-from mol.common.storage import read_csv, read_json, write_csv, write_json
+from mol.common.storage import read_csv, write_csv
 
 REMEDY = "write it again"
 
@@ -54,26 +54,3 @@ def test_a_table_that_cannot_be_used_is_named(
 def test_a_folder_in_the_place_of_a_table_is_named(tmp_path: Path):
     with pytest.raises(MediaError, match="cannot be read"):
         list(read_csv(tmp_path, ["name"], REMEDY, MediaError))
-
-
-def test_json_comes_back(tmp_path: Path):
-    write_json(tmp_path / "a.json", {"a": [1, "ü"]})
-    assert read_json(tmp_path / "a.json", REMEDY) == {"a": [1, "ü"]}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", "is damaged .*; write it again"),
-        (b"[1]", "is damaged .it holds no JSON object.; write it again"),
-        (b"\xff", "is damaged .*; write it again"),
-        (None, "is missing; write it again"),
-    ],
-)
-def test_json_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, message: str):
-    path = tmp_path / "a.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(MediaError, match=message) as caught:
-        read_json(path, REMEDY, MediaError)
-    assert str(path) in str(caught.value)
