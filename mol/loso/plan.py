@@ -92,10 +92,10 @@ class _Content:
     seeds: list[Seed]
     selection: str
     normalisation: str
-    ablation: str | None
     not_reportable: list[str]
     notes: list[str]
     folds: Annotated[list[_Fold], Meta(min_length=1)]
+    ablation: str | None = None
     starting_weights: str | None = None
 
 
