@@ -42,7 +42,9 @@ def read_config(
     """
     parser = config_parser(config_class, prog, description, footer)
     try:
-        parsed = parser.parse_args(spell_out(config_class, positional, arguments))
+        spelled = spell_out(config_class, positional, arguments)
+        _require_short_numbers(config_class, spelled)
+        parsed = parser.parse_args(spelled)
         _require_sections(config_class, parsed)
         read = parser.instantiate(parsed)
         config = config_class(**{name: value for name, value in vars(read).items() if name != "config"})
@@ -51,6 +53,15 @@ def read_config(
         raise SettingsError(f"{message} See {prog} --help.") from error
     require_plain_numbers(config)
     return config
+
+
+def _require_short_numbers(config_class: type, spelled: Sequence[str]) -> None:
+    """Refuse whole numbers with more digits than a computer's numbers have; conversions fail on thousands of them."""
+    numeric = {f"--{name}": kind for name, kind in _options(config_class) if re.search(r"\b(int|float)\b", str(kind))}
+    for option, value in re.findall(r"(--[\w.]+)[=\n]([-+]?[0-9_]{20,})(?:\n|$)", "\n".join(spelled)):
+        if option in numeric:
+            digits = len(value.strip("-+"))
+            raise SettingsError(f"{option} must be {_kind(numeric[option])} of fewer than 20 digits; it has {digits}")
 
 
 def _require_sections(config_class: type, parsed: Any) -> None:

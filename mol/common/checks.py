@@ -14,6 +14,9 @@ from mol.common.errors import SettingsError
 LARGEST = 2**63 - 1
 """The largest whole number that a setting can be."""
 
+MOST_WORKERS = 1024
+"""Processes or threads that a setting can ask for."""
+
 
 def require_positive(config: Any, *names: str) -> None:
     """Raise a `SettingsError` for a setting that is not greater than 0 and finite; one that is None is left empty."""

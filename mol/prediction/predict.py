@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mol.common.checks import require_one_of, require_positive
+from mol.common.checks import require_at_most, require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
-from mol.common.errors import CheckpointError
+from mol.common.errors import CheckpointError, SettingsError
 from mol.common.storage import write_atomic, write_text
 from mol.common.terminal import Track, say, silently, tracking
 from mol.network.checkpoint import find_checkpoint
@@ -77,6 +77,9 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6)
+        if self.fps is not None and self.fps < 0.001:
+            raise SettingsError(f"fps={self.fps} must be at least 0.001")
         require_one_of(self, "several", ("raise", "largest"))
         require_one_of(self, "on_error", ("raise", "skip"))
         require_one_of(self, "precision", ("32", "bf16-mixed"))

@@ -18,7 +18,7 @@ import torch
 from msgspec import Meta
 from torch import nn
 
-from mol.common.checks import require_not_negative, require_positive
+from mol.common.checks import MOST_WORKERS, require_at_most, require_not_negative, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import available_cores
 from mol.common.errors import CheckpointError, SettingsError
@@ -94,6 +94,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_positive(self, "batch_size")
         require_not_negative(self, "tvl1_pairs", "workers")
+        require_at_most(self, batch_size=10**6, tvl1_pairs=10**9, workers=MOST_WORKERS)
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
