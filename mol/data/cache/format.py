@@ -223,7 +223,7 @@ def open_arrays(folder: Path, count: int, expected: Mapping[str, Layout]) -> dic
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise CacheError(f"{path} is missing; make the cache again.") from error
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy evaluates the header and passes on whatever Python's parser raises
             raise CacheError(f"{path} is damaged or cut short ({error}); make the cache again.") from error
         shape = (count, *layout.shape)
         if not isinstance(array, np.memmap) or array.shape != shape or array.dtype != np.dtype(layout.dtype):
