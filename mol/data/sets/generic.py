@@ -27,7 +27,7 @@ from mol.common.extras import require
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.collector import ClipCollector, check_order
 from mol.data.sets.dataset import DataSet
-from mol.data.sets.sheets import SheetRow
+from mol.data.sets.sheets import SheetRow, require_short_cells
 from mol.vision.video import PICTURE_SUFFIXES
 
 # Wanted name → accepted titles, reduced to letters and digits in lower case.
@@ -64,6 +64,7 @@ def load_generic(root: Path, on_error: OnError = "raise") -> Loaded:
     collector = ClipCollector(on_error)
     for row, surplus in _rows(table):
         with collector.row(row.source, f"{row.text('subject')}/{row.text('clip')}"):
+            require_short_cells(list(row.values.values()), "the line")
             if surplus:
                 raise DataError(
                     f"the line has {surplus} cells more than the header; quote any cell that contains the separator."

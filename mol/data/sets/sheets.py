@@ -17,6 +17,8 @@ from typing import Any
 from mol.common.errors import DataError
 from mol.common.extras import require
 
+MOST_CHARACTERS = 4000
+"""Of a cell. Names have fewer, and Python refuses to read numbers of more digits."""
 SHEET_SUFFIXES = (".xlsx", ".xlsm", ".csv")
 
 
@@ -52,10 +54,10 @@ class SheetRow:
         text = self.text(name)
         if not text:
             return None
-        if not re.fullmatch(r"-?\d+", text):  # int() would also take "006_1_2"
+        if not re.fullmatch(r"-?\d{1,15}", text):  # int() would also take "006_1_2"
             title = self.titles.get(name, name)
             raise DataError(
-                f"{self.source}: column {title!r} holds {text!r}, expected a whole number; correct the cell."
+                f"{self.source}: column {title!r} holds {text[:60]!r}, expected a whole number; correct the cell."
             )
         return int(text)
 
@@ -142,11 +144,26 @@ def read_cells(path: Path, worksheet: str | int = 0) -> Cells:
     """
     if not path.is_file():
         raise DataError(f"the sheet {path} does not exist; copy it there from the distributed data set.")
-    if path.suffix.lower() == ".csv":
-        return _read_csv(path)
     if path.suffix.lower() not in SHEET_SUFFIXES:
         raise DataError(f"{path} is not in a readable format; save it as .xlsx or .csv.")
-    return _read_book(path, worksheet)
+    cells = _read_csv(path) if path.suffix.lower() == ".csv" else _read_book(path, worksheet)
+    for number, row in enumerate(cells.rows, 1):
+        require_short_cells(row, f"{cells.source} row {number}")
+    return cells
+
+
+def require_short_cells(row: Sequence[Any], where: str) -> None:
+    """Refuse a row with a cell that is longer than any entry of a table.
+
+    Raises:
+        DataError: naming the row and the column.
+    """
+    for column, cell in enumerate(row, 1):
+        if isinstance(cell, str) and len(cell) > MOST_CHARACTERS:
+            raise DataError(
+                f"{where}, column {column} has {len(cell):,} characters; at most {MOST_CHARACTERS:,} are read: "
+                "is it a table? Correct the cell."
+            )
 
 
 def _read_csv(path: Path) -> Cells:
@@ -156,7 +173,11 @@ def _read_csv(path: Path) -> Cells:
         raise DataError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from error
     # csv.Sniffer mistakes spaces and letters for separators; the most frequent one is right for a table.
     separator = max(",;\t", key=text.count)
-    rows = [[_value(cell) for cell in row] for row in csv.reader(text.splitlines(), delimiter=separator)]
+    reader = csv.reader(text.splitlines(), delimiter=separator)
+    try:
+        rows = [[_value(cell) for cell in row] for row in reader]
+    except csv.Error as error:
+        raise DataError(f"{path} line {reader.line_num} cannot be read ({error}); correct it.") from error
     return Cells(path.name, rows)
 
 
