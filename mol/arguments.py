@@ -7,12 +7,17 @@ import difflib
 import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+from mol.common.checks import require_plain_numbers
+from mol.common.differences import flat
 from mol.common.errors import SettingsError
 from mol.common.extras import require
 
 Config = TypeVar("Config")
+
+_LOADER = "settings"
 
 
 def read_config(
@@ -37,20 +42,53 @@ def read_config(
     """
     parser = config_parser(config_class, prog, description, footer)
     try:
-        read = parser.instantiate(parser.parse_args(spell_out(config_class, positional, arguments)))
-        return config_class(**{name: value for name, value in vars(read).items() if name != "config"})
+        spelled = spell_out(config_class, positional, arguments)
+        _require_short_numbers(config_class, spelled)
+        parsed = parser.parse_args(spelled)
+        _require_sections(config_class, parsed)
+        read = parser.instantiate(parsed)
+        config = config_class(**{name: value for name, value in vars(read).items() if name != "config"})
     except require("jsonargparse", "train").ArgumentError as error:
-        raise SettingsError(f"{_plain(str(error), config_class, parser)} See {prog} --help.") from error
+        message = _from_file(_plain(str(error), config_class, parser), parser, arguments)
+        raise SettingsError(f"{message} See {prog} --help.") from error
+    require_plain_numbers(config)
+    return config
+
+
+def _require_short_numbers(config_class: type, spelled: Sequence[str]) -> None:
+    """Refuse whole numbers with more digits than a computer's numbers have; conversions fail on thousands of them."""
+    numeric = {f"--{name}": kind for name, kind in _options(config_class) if re.search(r"\b(int|float)\b", str(kind))}
+    for option, value in re.findall(r"(--[\w.]+)[=\n]([-+]?[0-9_]{20,})(?:\n|$)", "\n".join(spelled)):
+        if option in numeric:
+            digits = len(value.strip("-+"))
+            raise SettingsError(f"{option} must be {_kind(numeric[option])} of fewer than 20 digits; it has {digits}")
+
+
+def _require_sections(config_class: type, parsed: Any) -> None:
+    """Refuse anything but named settings in the place of a section such as ``model``."""
+    for name, kind in get_type_hints(config_class).items():
+        value = getattr(parsed, name, None)
+        if dataclasses.is_dataclass(kind) and not hasattr(value, "__dict__"):
+            some = next(iter(get_type_hints(kind)))
+            raise SettingsError(f"--{name} must be named settings such as --{name}.{some}, not {_short(str(value))!r}")
 
 
 def config_parser(config_class: type, prog: str, description: str = "", footer: str = "") -> Any:
     """The jsonargparse parser of a configuration: ``--config`` and one option per field, nested with dots."""
     jsonargparse = require("jsonargparse", "train")
     formatter = _line_keeping(jsonargparse.DefaultHelpFormatter)
+    yaml = require("yaml", "train")
+    jsonargparse.set_loader(_LOADER, _value, (yaml.YAMLError, ValueError))
     parser = jsonargparse.ArgumentParser(
-        prog=prog, description=description, epilog=footer, formatter_class=formatter, exit_on_error=False
+        prog=prog,
+        description=description,
+        epilog=footer,
+        formatter_class=formatter,
+        exit_on_error=False,
+        parser_mode=_LOADER,
     )
-    parser.add_argument("--config", action="config", help="YAML file of settings; options given after it override it")
+    action = _settings_file(jsonargparse.ActionConfigFile)
+    parser.add_argument("--config", action=action, help="YAML file of settings; options given after it override it")
     parser.add_class_arguments(config_class)
     return parser
 
@@ -63,6 +101,46 @@ def _line_keeping(formatter: Any) -> type:
             return text if "\n" in text else super()._fill_text(text, width, indent)
 
     return LineKeeping
+
+
+def _value(text: str) -> Any:
+    """A typed value: YAML, or the settings of a file, which come as JSON (`_settings_file`)."""
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # YAML with braces
+    _typed().check_yaml_size(text)
+    return require("jsonargparse", "train").get_loader("yaml")(text)
+
+
+def _typed() -> Any:
+    """The reader of JSON and YAML; ``mol --help`` doesn't need it, nor the package that it is built on."""
+    return require("mol.common.typed", "train")
+
+
+def _settings_file(action: Any) -> type:
+    """jsonargparse's option for a file of settings, which is read by the reader of all YAML files."""
+
+    class SettingsFile(action):  # type: ignore[misc]
+        def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+            remedy = "correct the file, or name another"
+            content = _typed().read_yaml(Path(values), dict[str, Any], remedy, SettingsError)
+            if "config" in content:
+                raise SettingsError(f"{values}: a file of settings cannot name another one as config; {remedy}")
+            parser.file_of = {**getattr(parser, "file_of", {}), **{name: values for name, _ in flat(content)}}
+            super().__call__(parser, namespace, json.dumps(content), option_string)
+
+    return SettingsFile
+
+
+def _from_file(message: str, parser: Any, arguments: Sequence[str]) -> str:
+    """A complaint about a setting, with the file that it came from."""
+    found = re.match(r"--([\w.]+) must be", message)
+    file = getattr(parser, "file_of", {}).get(found[1]) if found else None
+    if found is None or file is None or any(word.startswith(f"--{found[1]}") for word in arguments):
+        return message
+    return f"{file}: {message.removeprefix('--')}"
 
 
 def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
@@ -134,8 +212,12 @@ def _plain(message: str, config_class: type, parser: Any) -> str:
         return f"{found[1]} needs a value."
     found = re.search(r'Parser key "([\w.]+)": .*?(?:Got|Given) value: (.*)', text)
     if found and found[1] in options:
-        return f"--{found[1]} must be {_kind(options[found[1]])}, not {found[2]!r}."
+        return f"--{found[1]} must be {_kind(options[found[1]])}, not {_short(found[2])!r}."
     return re.sub(r'^Parser key "([\w.]+)"', r"--\1", text).removesuffix(".") + "."
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _kind(kind: Any) -> str:

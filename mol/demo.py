@@ -18,8 +18,9 @@ from mol.common.differences import differences
 from mol.common.errors import SettingsError
 from mol.common.extras import installed_file
 from mol.common.locks import LOCK, only_one
-from mol.common.storage import read_json, write_json
+from mol.common.storage import write_json
 from mol.common.terminal import console, counting, duration, say, saying_when_stopped, tracking
+from mol.common.typed import NotNegative, read_json, typed
 from mol.pictures.contact_sheet import contact_sheet
 from mol.prediction.predict import PredictConfig, predict
 from mol.scoring.evaluate import EvaluateConfig, evaluate
@@ -97,6 +98,14 @@ class DemoConfig:
     precision: str = "auto"
 
 
+@dataclass(frozen=True)
+class _Stage:
+    """A stage in stages.json."""
+
+    settings: dict[str, Any]
+    seconds: NotNegative | None
+
+
 @dataclass
 class Stages:
     """Which stages of a demonstration are done, and with which settings; kept in ``<folder>/stages.json``.
@@ -119,7 +128,10 @@ class Stages:
         path = folder / "stages.json"
         if not path.exists():
             return cls(folder)
-        return cls(folder, read_json(path, f"choose another --out or delete {folder}", SettingsError))
+        remedy = f"choose another --out or delete {folder}"
+        content = read_json(path, dict[str, Any], remedy, SettingsError)
+        typed(content, dict[str, _Stage], str(path), remedy, SettingsError)
+        return cls(folder, content)
 
     def run(self, number: int, stage: str, what: str, settings: dict[str, Any], results: list[Path], work: Any) -> None:
         """Run a stage unless it is done: noted with the same settings, and its results are there.

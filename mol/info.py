@@ -36,8 +36,8 @@ def _extras() -> list[tuple[str, str]]:
     """For each optional part whether it can be used, and if not, the command that installs it."""
     rows = []
     for extra, modules in (
-        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl")),
-        ("train", ("lightning_fabric", "jsonargparse", "safetensors", "tensorboard", "sklearn", "rich")),
+        ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl", "msgspec")),
+        ("train", ("lightning_fabric", "jsonargparse", "safetensors", "msgspec", "tensorboard", "sklearn", "rich")),
         ("report", ("matplotlib",)),
     ):
         missing = [name for name in modules if find_spec(name) is None]

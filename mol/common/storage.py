@@ -171,25 +171,3 @@ def read_csv(
         raise error(f"{path} is missing; {remedy}") from missing_file
     except (OSError, UnicodeDecodeError, csv.Error) as damage:
         raise error(f"{path} cannot be read ({damage}); {remedy}") from damage
-
-
-def read_json(path: Path, remedy: str, error: type[MOLError] = DataError) -> dict[str, Any]:
-    """The JSON object in a file.
-
-    Args:
-        path: the file.
-        remedy: the end of every message: what to do about a file that cannot be used.
-        error: the kind of error.
-    Raises:
-        MOLError: of that kind, if the file is missing, unreadable, or holds something else.
-    """
-    refuse_pipe(path, error)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as missing_file:
-        raise error(f"{path} is missing; {remedy}") from missing_file
-    except (OSError, ValueError) as damage:
-        raise error(f"{path} is damaged ({damage}); {remedy}") from damage
-    if not isinstance(content, dict):
-        raise error(f"{path} is damaged (it holds no JSON object); {remedy}")
-    return content

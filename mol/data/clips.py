@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mol.common.checks import require_at_most, require_not_negative
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
@@ -70,8 +71,8 @@ class Augmentation:
     drift: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.gamma < 0 or self.drift < 0:
-            raise SettingsError(f"gamma and drift must not be negative; got {self.gamma} and {self.drift}")
+        require_not_negative(self, "gamma", "drift")
+        require_at_most(self, gamma=100, drift=100)
 
 
 def normalise_clips(clips: Tensor) -> Tensor:
@@ -221,6 +222,11 @@ class ResidentClips:
         if normalisation not in NORMALISATIONS:
             raise SettingsError(f"normalisation={normalisation!r} must be one of {', '.join(NORMALISATIONS)}")
         _require_rows(rows)
+        if cache.settings.size < CROP:
+            raise ClipError(
+                f"the frames of {cache.path} are {cache.settings.size} pixels wide and high; networks take crops of "
+                f"{CROP}: make the cache again with a larger size"
+            )
         self._select(_Held(cache, rows, device, normalisation), np.arange(len(rows)), augmentation, balanced)
 
     def _select(self, held: _Held, positions: np.ndarray, augmentation: Augmentation | None, balanced: bool) -> None:

@@ -7,17 +7,15 @@ manifest: a folder with ``clips.csv``, which a person can read, and ``manifest.j
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mol.common.errors import DataError, MediaError
-from mol.common.storage import csv_table, csv_text, write_json, write_text
+from mol.common.storage import csv_table, read_csv, write_json, write_text
+from mol.common.typed import FrameNumber, Name, NotNegative, read_json, typed
 from mol.vision.video import numbered_pictures
 
 # Raised whenever an older reader would misread the files.
@@ -49,12 +47,12 @@ class Clip:
     subject: str
     clip: str
     path: str
-    onset: int
-    apex: int | None
-    offset: int
+    onset: FrameNumber
+    apex: FrameNumber | None
+    offset: FrameNumber
     emotion: str
     action_units: str = ""
-    fps: float = 0.0
+    fps: NotNegative = 0.0
     source: str = ""
 
     @property
@@ -190,6 +188,17 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / "manifest.json", head)
 
 
+@dataclass(frozen=True)
+class _Head:
+    """What manifest.json must hold."""
+
+    dataset: Name
+    root: Name
+    sha256: str
+    notes: list[Note]
+    made: dict[str, Any]
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Read a manifest and check that it is complete and unchanged.
 
@@ -201,49 +210,31 @@ def read_manifest(folder: Path) -> Manifest:
     if not head_path.is_file() or not table_path.is_file():
         missing = head_path if not head_path.is_file() else table_path
         raise DataError(f"{folder} is not a complete manifest ({missing.name} is missing); {again}.")
+    content = read_json(head_path, dict[str, Any], again)
+    if content.get("format") != FORMAT:
+        version = content.get("format")
+        raise DataError(f"{head_path} has format {version}, but this version of mol reads {FORMAT}; {again}.")
+    head = typed(content, _Head, str(head_path), again)
     try:
-        head = json.loads(head_path.read_text(encoding="utf-8"))
-        version = head["format"]
-        if version != FORMAT:
-            raise DataError(f"{head_path} has format {version}, but this version of mol reads {FORMAT}; {again}.")
         table = table_path.read_bytes()
-        if _digest(table) != head["sha256"]:
-            raise DataError(
-                f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or "
-                "give your own table to --dataset generic."
-            )
-        clips = [_clip(row, table_path, line) for line, row in enumerate(_rows(table.decode("utf-8")), 2)]
-        notes = [Note(**note) for note in head["notes"]]
-        return Manifest(head["dataset"], Path(head["root"]), clips, notes, head["made"])
-    except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{head_path} is damaged ({type(error).__name__}: {error}); {again}.") from error
+    except OSError as error:
+        raise DataError(f"{table_path} cannot be read ({error.strerror}); {again}.") from error
+    if _digest(table) != head.sha256:
+        raise DataError(
+            f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or "
+            "give your own table to --dataset generic."
+        )
+    clips = [_clip(row, f"{table_path} line {line}", again) for line, row in read_csv(table_path, _COLUMNS, again)]
+    return Manifest(head.dataset, Path(head.root), clips, head.notes, head.made)
 
 
 _COLUMNS = [item.name for item in fields(Clip)]
 
 
-def _rows(text: str) -> list[dict[str, str]]:
-    rows = csv.DictReader(io.StringIO(text))
-    return [{name: csv_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
-
-
-def _clip(row: dict[str, str], path: Path, line: int) -> Clip:
-    try:
-        return Clip(
-            dataset=row["dataset"],
-            subject=row["subject"],
-            clip=row["clip"],
-            path=row["path"],
-            onset=int(row["onset"]),
-            apex=int(row["apex"]) if row["apex"] else None,
-            offset=int(row["offset"]),
-            emotion=row["emotion"],
-            action_units=row["action_units"],
-            fps=float(row["fps"]),
-            source=row["source"],
-        )
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path} line {line} is damaged ({error}); make it again with mol prepare.") from error
+def _clip(row: dict[str, str], where: str, again: str) -> Clip:
+    """A clip from a row of clips.csv."""
+    content = {name: row[name] for name in _COLUMNS}
+    return typed({**content, "apex": content["apex"] or None}, Clip, where, again, texts=True)
 
 
 def _digest(data: bytes) -> str:

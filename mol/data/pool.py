@@ -14,7 +14,7 @@ import numpy as np
 from mol.common.differences import differences
 from mol.common.errors import CacheSettingsError, SettingsError
 from mol.data.cache import Cache, CacheSettings, ClipSet, Video, video_of
-from mol.data.cache.clip_set import RowArray
+from mol.data.cache.clip_set import RowArray, unchecked
 from mol.data.people import spelled_alike
 from mol.data.protocol import Protocol, apply, count_differences, require_counts
 from mol.data.protocols import protocol_for
@@ -134,7 +134,7 @@ def fingerprint(cache: ClipSet) -> str:
 
 
 class _JoinedRows:
-    """Rows of several arrays on disk under one index; reads only what is asked for.
+    """Rows of several arrays on disk under one index; reads, and checks, only what is asked for.
 
     Args:
         arrays: of the same shape but for their length, and the same dtype.
@@ -143,6 +143,10 @@ class _JoinedRows:
 
     def __init__(self, arrays: Sequence[RowArray], index: np.ndarray) -> None:
         self._arrays, self._index = arrays, index
+
+    @property
+    def unchecked(self) -> _JoinedRows:
+        return _JoinedRows([unchecked(array) for array in self._arrays], self._index)
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,6 +12,7 @@ from mol.common.checks import require_positive
 from mol.common.environment import versions_of
 from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.terminal import say
+from mol.common.typed import read_json
 from mol.data.annotations import doubts_about_annotations
 from mol.data.manifest import Clip, Manifest, Note, OnError, write_manifest
 from mol.data.people import doubts_about_people
@@ -146,10 +146,9 @@ def _is_head(path: Path) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if the file does not contain one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, dict[str, Any], "")
+    except DataError:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _is_table(path: Path) -> bool:

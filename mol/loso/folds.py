@@ -88,7 +88,7 @@ def names_of(wanted: str | Sequence[str]) -> list[str]:
 
 def _numbers(text: str, folds: Sequence[Fold]) -> set[int]:
     """Fold numbers meant by ``7`` or ``1-10``; empty if it is neither (``007`` is a name)."""
-    match = re.fullmatch(r"([1-9]\d*)(?:-([1-9]\d*))?", text)
+    match = re.fullmatch(r"([1-9]\d{0,8})(?:-([1-9]\d{0,8}))?", text)
     if match is None:
         return set()
     wanted = range(int(match[1]), int(match[2] or match[1]) + 1)

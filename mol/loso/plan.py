@@ -7,11 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from mol.common.errors import DataError
 from mol.common.names import path_inside
-from mol.common.storage import read_json, write_json
+from mol.common.storage import write_json
+from mol.common.typed import Count, Name, Seed, read_json, typed
 from mol.data.pool import Pool, fingerprint
 from mol.loso.folds import Fold
 from mol.loso.settings import LosoConfig
@@ -64,6 +67,36 @@ class Plan:
     not_reportable: list[str]
     notes: list[str]
     folds: list[Fold]
+    starting_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """A fold in folds.json."""
+
+    seed: Seed
+    dataset: Name
+    subject: Name
+    folder: Name
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What folds.json must hold; `Plan` with folds that have no number yet."""
+
+    protocol: Name
+    classes: Annotated[list[Name], Meta(min_length=1)]
+    datasets: list[Name]
+    kind: str
+    caches: list[PlannedCache]
+    counts: dict[str, dict[str, Count]]
+    seeds: list[Seed]
+    selection: str
+    normalisation: str
+    not_reportable: list[str]
+    notes: list[str]
+    folds: Annotated[list[_Fold], Meta(min_length=1)]
+    ablation: str | None = None
     starting_weights: str | None = None
 
 
@@ -133,41 +166,35 @@ def read_plan(run: Path) -> Plan:
     if not is_planned(run):
         hint = "; it is a run of `mol train`, see mol evaluate" if (run / "log.csv").is_file() else ""
         raise DataError(f"{run} is not a run folder of `mol loso`: {_FILE} is missing{hint}")
-    content = read_json(path, _REMEDY)
-    if content.pop("format", _FORMAT) != _FORMAT:
+    content = read_json(path, dict[str, Any], _REMEDY)
+    if content.get("format", _FORMAT) != _FORMAT:
         raise DataError(f"{path} was written by a later version of mol; read it with that version")
-    try:
-        return _plan(content)
-    except KeyError as error:
-        raise DataError(f"{path} is damaged ({error} is missing); {_REMEDY}") from error
-    except (TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}); {_REMEDY}") from error
-
-
-def _plan(content: dict[str, Any]) -> Plan:
-    """A plan from JSON.
-
-    Raises:
-        KeyError, TypeError, ValueError, AttributeError: an entry is missing or of another kind.
-    """
-    if not content["folds"]:
-        raise ValueError("it lists no folds")
+    found = typed(content, _Content, str(path), _REMEDY)
+    if wrong := _contradiction(found):
+        raise DataError(f"{path}: {wrong}; {_REMEDY}")
     numbers: Counter[int] = Counter()
     folds = []
-    for entry in content["folds"]:
-        numbers[int(entry["seed"])] += 1
-        who = {name: str(entry[name]) for name in ("dataset", "subject")}
-        folder = path_inside(str(entry["folder"]))
-        folds.append(Fold(numbers[int(entry["seed"])], int(entry["seed"]), **who, folder=folder))
-    texts = {name: str(content[name]) for name in ("protocol", "kind", "selection", "normalisation")}
-    lists = {name: list(map(str, content[name])) for name in ("classes", "datasets", "not_reportable", "notes")}
-    values: dict[str, Any] = {**texts, **lists}
-    return Plan(
-        **values,
-        caches=[PlannedCache(**cache) for cache in content["caches"]],
-        counts={dataset: dict(counts) for dataset, counts in content["counts"].items()},
-        seeds=[int(seed) for seed in content["seeds"]],
-        ablation=content["ablation"],
-        folds=folds,
-        starting_weights=content.get("starting_weights"),
-    )
+    for fold in found.folds:
+        numbers[fold.seed] += 1
+        folds.append(Fold(numbers[fold.seed], **vars(fold)))
+    return Plan(**{**vars(found), "folds": folds})
+
+
+def _contradiction(found: _Content) -> str:
+    """What in folds.json does not fit the rest; empty if everything does."""
+    if len(set(found.classes)) < len(found.classes):
+        return f"classes are {', '.join(found.classes)}, but must all be different"
+    tested: set[tuple[int, str, str]] = set()
+    for place, fold in enumerate(found.folds):
+        try:
+            path_inside(fold.folder)
+        except ValueError as error:
+            return f"folds[{place}].folder: {error}"
+        if fold.dataset not in found.datasets:
+            return f"folds[{place}].dataset is {fold.dataset!r}, but datasets are {', '.join(found.datasets) or 'none'}"
+        if fold.seed not in found.seeds:
+            return f"folds[{place}].seed is {fold.seed}, but seeds are {', '.join(map(str, found.seeds)) or 'none'}"
+        if (who := (fold.seed, fold.dataset, fold.subject)) in tested:
+            return f"folds[{place}] holds out {fold.dataset}/{fold.subject} a second time"
+        tested.add(who)
+    return ""

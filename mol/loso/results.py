@@ -8,14 +8,16 @@ fold.json                       scores, errors, times; written last, so a fold i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from mol.common.errors import CheckpointError, DataError
-from mol.common.storage import read_csv, read_json
+from mol.common.storage import read_csv
+from mol.common.typed import Count, NotNegative, Share, read_json, typed
 from mol.loso.folds import Fold
 from mol.loso.measures import ERRORS_OF, SCORES
 from mol.loso.plan import Plan
@@ -100,6 +102,23 @@ def read_results(run: Path, plan: Plan) -> list[FoldResult]:
     return [read_result(run, fold, plan.classes) for fold in plan.folds if is_done(run, fold)]
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What fold.json must hold besides scores and errors, and of what kind its other entries are, if it has them."""
+
+    videos: Count
+    clips: Annotated[int, Meta(ge=1, le=10**9)]
+    correct: Count
+    seconds: NotNegative = 0.0
+    notes: list[str] = field(default_factory=list)
+    calibration: dict[str, Any] | None = None
+
+
+def _entry(name: str, kind: Any) -> Any:
+    """The kind of an object with one entry of a kind."""
+    return make_dataclass("Entry", [(name, kind)])
+
+
 def read_result(run: Path, fold: Fold, classes: Sequence[str]) -> FoldResult:
     """The result of a fold that is done.
 
@@ -113,12 +132,13 @@ def read_result(run: Path, fold: Fold, classes: Sequence[str]) -> FoldResult:
     folder = run / fold.folder
     # Without its optimizer a finished training cannot be resumed, so the whole fold is run again.
     remedy = f"delete the folder {folder} and run mol loso with --resume, which runs this fold again"
-    facts = read_json(folder / FACTS, remedy)
+    facts = read_json(folder / FACTS, dict[str, Any], remedy)
+    typed(facts, _Facts, str(folder / FACTS), remedy)
     # A network that estimates no flow or no landmarks has none of their errors.
-    errors = [name for names in ERRORS_OF.values() if any(name in facts for name in names) for name in names]
-    for name in ("videos", "clips", "correct", *SCORES, *errors):
-        if not isinstance(facts.get(name), (int, float)):
-            raise DataError(f"{folder / FACTS} is damaged ({name!r} is not a number); {remedy}")
+    errors = {name for names in ERRORS_OF.values() if any(name in facts for name in names) for name in names}
+    kinds = {**dict.fromkeys(SCORES, Share), **dict.fromkeys(errors, NotNegative)}
+    for name, kind in kinds.items():
+        typed({name: facts[name]} if name in facts else {}, _entry(name, kind), str(folder / FACTS), remedy)
     try:
         temperature = temperature_of(facts)
     except CheckpointError as error:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mol.common.storage import read_json
+from mol.common.typed import read_json, typed
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan, read_plan
 from mol.loso.results import FoldResult, Video, read_results
@@ -150,12 +150,30 @@ def read_run(path: str | Path) -> LosoRun:
     path = Path(path)
     plan = read_plan(path)
     results = read_results(path, plan)
-    settings, environment = path / "loso.yaml", path / "environment.json"
+    settings = path / "loso.yaml"
     return LosoRun(
         path=path,
         plan=plan,
         results=results,
         scores=pool_scores(plan, results),
         settings=read_saved_config(settings) if settings.exists() else {},
-        environment=read_json(environment, "delete it; only the report shows it") if environment.exists() else {},
+        environment=_environment(path / "environment.json"),
     )
+
+
+@dataclass(frozen=True)
+class _Environment:
+    """Of what kind the entries of environment.json are that the report shows."""
+
+    command: str | None = None
+    versions: dict[str, Any] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
+
+
+def _environment(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    remedy = "delete it; only the report shows it"
+    content = read_json(path, dict[str, Any], remedy)
+    typed(content, _Environment, str(path), remedy)
+    return content

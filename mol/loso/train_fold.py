@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import time
 from pathlib import Path
@@ -18,7 +17,7 @@ from mol.loso.folds import Fold
 from mol.loso.plan import Plan
 from mol.loso.results import FACTS
 from mol.loso.settings import LosoConfig
-from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint
+from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, read_state
 from mol.networks.interface import HeldClips
 from mol.networks.trained import load_model
 from mol.scoring.calibration import temperature_of
@@ -126,7 +125,7 @@ def tidy(folder: Path, keep: bool) -> None:
         if other != chosen:
             shutil.rmtree(other, ignore_errors=True)
     if (chosen / OPTIMIZER).is_file():
-        state = json.loads((chosen / STATE).read_text(encoding="utf-8"))
+        state = read_state(chosen)
         state["files"].pop(OPTIMIZER, None)
         # First the list, then the file: a file too many does no harm, a missing one makes a checkpoint unreadable.
         write_json(chosen / STATE, state)

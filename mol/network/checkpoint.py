@@ -16,11 +16,14 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -30,13 +33,75 @@ from mol.common.extras import require
 from mol.common.locks import runs
 from mol.common.names import path_part
 from mol.common.storage import usual_mode
+from mol.common.typed import Count, Name, NotNegative, Seed, Setting, Share, parse_json, read_json, typed
+from mol.vision.points import POINTS
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FORMAT = 1
 WEIGHTS = "weights.safetensors"
 OPTIMIZER = "optimizer.safetensors"
 STATE = "state.json"
-_REQUIRED = ("format", "model", "classes", "mean_shape", "step", "files")
+_AGAIN = "use another checkpoint or train again"
+_Coordinate = Annotated[float, Meta(ge=-1e6, le=1e6)]
+
+
+@dataclass(frozen=True)
+class _File:
+    """Size and checksum of a file of a checkpoint."""
+
+    bytes: Count
+    crc32: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Weights that a training started from."""
+
+    file: str
+    fingerprint: str
+    people: list[Name]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What state.json must hold, and of what kind its other entries are, if it has them."""
+
+    format: int
+    model: dict[str, Setting | Annotated[list[Setting], Meta(max_length=64)]]
+    classes: Annotated[list[Name], Meta(min_length=1)]
+    mean_shape: Annotated[list[tuple[_Coordinate, _Coordinate]], Meta(min_length=POINTS, max_length=POINTS)] | None
+    step: Count
+    files: dict[str, _File]
+    network: Name = "mol"
+    seed: Seed = 0
+    normalisation: Name = "clip"
+    selection: Name = "last"
+    train_people: list[Name] = field(default_factory=list)
+    inner_validation_people: list[Name] = field(default_factory=list)
+    held_out_people: list[Name] = field(default_factory=list)
+    training_videos: list[Count] = field(default_factory=list)
+    config: dict[str, Any] = field(default_factory=dict)
+    best: dict[str, float] | None = None
+    calibration: dict[str, Any] | None = None
+    starting_weights: _Start | None = None
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A group of parameters in the header of the optimizer's file."""
+
+    params: list[Count]
+    lr: NotNegative
+    betas: tuple[Share, Share]
+    eps: NotNegative
+    weight_decay: NotNegative
+    rate: NotNegative = 1.0
+    amsgrad: bool = False
+    maximize: bool = False
+    foreach: bool | None = None
+    capturable: bool = False
+    differentiable: bool = False
+    fused: bool | None = None
 
 
 def save_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None, state: Mapping[str, Any]) -> None:
@@ -98,17 +163,12 @@ def read_state(folder: Path | str) -> dict[str, Any]:
     """
     folder = Path(folder)
     path = folder / STATE
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} is missing; {folder} is not a checkpoint") from error
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); use another checkpoint or train again") from error
-    if not isinstance(state, dict) or (missing := [key for key in _REQUIRED if key not in state]):
-        lacks = f": {', '.join(missing)} missing" if isinstance(state, dict) else ""
-        raise CheckpointError(f"{path} is not from this program{lacks}")
-    if state["format"] != FORMAT:
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; {folder} is not a checkpoint")
+    state = read_json(path, dict[str, Any], _AGAIN, CheckpointError)
+    if state.get("format", FORMAT) != FORMAT:
         raise CheckpointError(f"{path} has format {state['format']}; this version reads {FORMAT}: upgrade molkernels")
+    _check_state(path, typed(state, _State, str(path), _AGAIN, CheckpointError))
     for name, expected in state["files"].items():
         if path_part(name) != name:
             raise CheckpointError(
@@ -116,6 +176,45 @@ def read_state(folder: Path | str) -> dict[str, Any]:
             )
         _check_file(folder / name, expected)
     return state
+
+
+def _check_state(path: Path, state: _State) -> None:
+    """Check that the entries of state.json fit each other."""
+    classes, logits = state.classes, state.model.get("num_classes", len(state.classes))
+    wrong = ""
+    if len(set(classes)) < len(classes):
+        wrong = f"classes are {', '.join(classes)}, but must all be different"
+    elif logits != len(classes):
+        wrong = f"it names {len(classes)} classes, but model.num_classes is {logits}"
+    elif state.training_videos and len(state.training_videos) != len(classes):
+        wrong = f"training_videos has {len(state.training_videos)} counts for {len(classes)} classes"
+    elif unknown := state.files.keys() - {WEIGHTS, OPTIMIZER}:
+        wrong = f"files names {sorted(unknown)[0]!r}, which is not a file of a checkpoint"
+    elif WEIGHTS not in state.files:
+        wrong = f"files does not name {WEIGHTS}"
+    if wrong:
+        raise CheckpointError(f"{path}: {wrong}; {_AGAIN}")
+
+
+def check_shapes(folder: Path | str, model: nn.Module) -> None:
+    """Compare names and shapes of a checkpoint's weights with a model before memory is taken for it.
+
+    Args:
+        folder: a checkpoint folder.
+        model: on PyTorch's device "meta".
+    Raises:
+        CheckpointError: they do not fit it.
+    """
+    path = Path(folder) / WEIGHTS
+    with _open_tensors(path) as file:
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a dict
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    _check_names(path, shapes.keys(), expected.keys())
+    for name, shape in shapes.items():
+        if shape != expected[name]:
+            raise CheckpointError(
+                f"{path}: {name} is {shape}, the model needs {expected[name]}; the file is of another model"
+            )
 
 
 def load_checkpoint(folder: Path | str, model: Any, optimizer: Optimizer | None = None) -> dict[str, Any]:
@@ -172,31 +271,65 @@ def _write_optimizer(folder: Path, optimizer: Optimizer) -> str:
 
 def _read_optimizer(path: Path, optimizer: Optimizer) -> dict[str, Any]:
     """A state dict for `optimizer`; its moments have the memory layout of the parameters."""
-    from safetensors import SafetensorError, safe_open
-
     tensors = read_tensors(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            groups = json.loads((file.metadata() or {})["param_groups"])
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} contains no optimizer state of this program ({error})") from error
+    with _open_tensors(path) as file:
+        header = (file.metadata() or {}).get("param_groups", "null")
+    where = f"{path}, param_groups"
+    typed_groups = parse_json(header, list[_Group], where, _AGAIN, CheckpointError)
+    groups = parse_json(header, list[dict[str, Any]], where, _AGAIN, CheckpointError)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if [len(group["params"]) for group in groups] != [len(group["params"]) for group in optimizer.param_groups]:
+    numbers = [number for group in typed_groups for number in group.params]
+    sizes = [[len(group["params"]) for group in some] for some in (groups, optimizer.param_groups)]
+    if sizes[0] != sizes[1] or numbers != list(range(len(parameters))):
         raise CheckpointError(f"{path} belongs to an optimizer of other parameters")
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        parameter = parameters[int(index)]
-        if value.dim() and value.shape != parameter.shape:
-            raise CheckpointError(
-                f"{path}: {key} is {tuple(value.shape)}, its parameter is {tuple(parameter.shape)}; "
-                "the file belongs to another model"
-            )
+        index, name = _moment(path, key, len(parameters))
+        _check_moment(path, key, value, parameters[index])
+        parameter = parameters[index]
         laid_out = torch.empty_like(parameter, dtype=value.dtype, device="cpu").copy_(value) if value.dim() else value
-        state.setdefault(int(index), {})[name] = laid_out
+        state.setdefault(index, {})[name] = laid_out
+    for index, moments in state.items():
+        if lacking := sorted({*_MOMENTS} - moments.keys()):
+            raise CheckpointError(f"{path} lacks {index}.{lacking[0]}; {_AGAIN}")
     for group in groups:
         group.update({name: tuple(value) for name, value in group.items() if name == "betas"})
     return {"state": state, "param_groups": groups}
+
+
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def _moment(path: Path, key: str, count: int) -> tuple[int, str]:
+    """``"12.exp_avg"`` → parameter 12 of `count`, ``exp_avg``."""
+    found = re.fullmatch(r"(\d{1,9})\.(\w+)", key, re.ASCII)
+    if found is None or int(found[1]) >= count or found[2] not in (*_MOMENTS, "max_exp_avg_sq"):
+        raise CheckpointError(f"{path} has an entry {key[:60]!r}, which no optimizer of this program has; {_AGAIN}")
+    return int(found[1]), found[2]
+
+
+def _check_moment(path: Path, key: str, value: Tensor, parameter: Tensor) -> None:
+    """Compare a moment with its parameter: shape, finiteness, sign."""
+    if value.shape != (() if key.endswith(".step") else parameter.shape):
+        raise CheckpointError(
+            f"{path}: {key} is {tuple(value.shape)}, its parameter is {tuple(parameter.shape)}; "
+            "the file belongs to another model"
+        )
+    if not value.is_floating_point() or not bool(value.isfinite().all()):
+        raise CheckpointError(f"{path}: {key} has NaN, infinite or whole values; {_AGAIN}")
+    if not key.endswith(".exp_avg") and bool((value < 0).any()):
+        raise CheckpointError(f"{path}: {key} has negative values; {_AGAIN}")
+
+
+@contextmanager
+def _open_tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, opened to read its header."""
+    safetensors = require("safetensors", "train")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged or not a safetensors file ({error}); {_AGAIN}") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -227,10 +360,7 @@ def check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -
         CheckpointError: they do not fit it.
     """
     expected = model.state_dict()
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise CheckpointError(f"{path} lacks {_some(missing)}; it is of another model or damaged")
-    if extra := sorted(weights.keys() - expected.keys()):
-        raise CheckpointError(f"{path} has entries that the model lacks: {_some(extra)}; it is of another model")
+    _check_names(path, weights.keys(), expected.keys())
     for name, value in weights.items():
         wanted = expected[name]
         if value.shape != wanted.shape or value.dtype != wanted.dtype:
@@ -240,6 +370,15 @@ def check_weights(path: Path, weights: Mapping[str, Tensor], model: nn.Module) -
             )
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise CheckpointError(f"{path}: {name} has NaN or infinite values; use an earlier checkpoint")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise CheckpointError(f"{path}: {name} has negative variances; {_AGAIN}")
+
+
+def _check_names(path: Path, found: Set[str], expected: Set[str]) -> None:
+    if missing := sorted(expected - found):
+        raise CheckpointError(f"{path} lacks {_some(missing)}; it is of another model or damaged")
+    if extra := sorted(found - expected):
+        raise CheckpointError(f"{path} has entries that the model lacks: {_some(extra)}; it is of another model")
 
 
 def _check_file(path: Path, expected: Mapping[str, int]) -> None:
@@ -337,7 +476,7 @@ def complete_settings(settings: Any) -> dict[str, Any]:
     settings = settings if isinstance(settings, Mapping) else {}
     if "variant" not in settings:
         return dict(settings)
-    graph = GRAPH_OF_VARIANT.get(settings["variant"])
+    graph = GRAPH_OF_VARIANT.get(str(settings["variant"]))
     return {"fcc": True, "ccc": True, "f5c": True, "graph": graph, "meeting": "side-by-side", **settings}
 
 

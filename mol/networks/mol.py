@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
 from mol.network.losses import LossTerms, MOLLoss
@@ -82,8 +83,15 @@ class MOLNetwork(Network):
         return MOL(**{"meeting": "side-by-side", **config})
 
     def build(self, num_classes: int, model: Mapping[str, Any], clips: TrainingClips) -> nn.Module:
-        """MOL at the baselines: the mean shape of the clips, and no motion."""
-        network = MOL(num_classes, **model)
+        """MOL at the baselines: the mean shape of the clips, and no motion.
+
+        Raises:
+            SettingsError: settings with which it cannot be built.
+        """
+        try:
+            network = MOL(num_classes, **model)
+        except ValueError as error:
+            raise SettingsError(f"the network {self.name} cannot have these settings: {error}") from error
         network.initialise_outputs(cast(ResidentClips, clips).mean_shape())
         return network
 

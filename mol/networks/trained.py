@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mol.common.errors import CheckpointError, SettingsError
-from mol.network.checkpoint import STATE, find_checkpoint, load_checkpoint, read_state
+from mol.network.checkpoint import STATE, check_shapes, find_checkpoint, load_checkpoint, read_state
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT, find_network
 
@@ -42,15 +42,22 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> Trained:
     folder = find_checkpoint(path)
     state = read_state(folder)
     network = _network_of(state, folder)
+    with torch.device("meta"):
+        check_shapes(folder, _built(network, state, folder))
+    model = _built(network, state, folder)
+    state = load_checkpoint(folder, model)
+    return Trained(model.to(device).eval(), list(state["classes"]), state, network)
+
+
+def _built(network: Network, state: dict[str, Any], folder: Path) -> nn.Module:
+    """A network of the checkpoint's settings, on PyTorch's current device."""
     try:
         with torch.random.fork_rng(devices=[]):
-            model = network.rebuild(**state["model"])
-    except (TypeError, ValueError) as error:
+            return network.rebuild(**state["model"])
+    except Exception as error:  # whatever a constructor raises that gets settings which no version has written
         raise CheckpointError(
             f"{folder / STATE} has model settings that cannot be built ({error}); it is damaged or from another version"
         ) from error
-    state = load_checkpoint(folder, model)
-    return Trained(model.to(device).eval(), list(state["classes"]), state, network)
 
 
 def _network_of(state: dict[str, Any], folder: Path) -> Network:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mol.common.checks import require_not_negative, require_one_of, require_positive
+from mol.common.checks import require_at_most, require_not_negative, require_one_of, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import CheckpointError, SettingsError
@@ -86,6 +86,9 @@ class PredictConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6)
+        if self.fps is not None and self.fps < 0.001:
+            raise SettingsError(f"fps={self.fps} must be at least 0.001")
         if self.max_gap < 0:
             raise SettingsError(f"max_gap={self.max_gap} must not be negative; 0 interpolates no landmarks")
         require_not_negative(self, "detect_width")

@@ -24,6 +24,7 @@ from mol.networks.mol import NETWORK as MOL
 from mol.prediction.sampling import Skipped, long_windows, plan_windows, split_at_gaps
 from mol.prediction.stillness import NOISE_FACTORS, STILL_CLIPS, Stillness, sensor_noise, still_frames
 from mol.scoring.calibration import Temperature, apply_temperature
+from mol.scoring.metrics import require_probabilities
 from mol.vision.align import AlignSettings, align_clip, transform_points
 from mol.vision.landmarks import DlibDetector, LandmarkDetector
 from mol.vision.tracking import MAX_GAP, FaceFollower, fill_short_gaps, follow_face
@@ -202,7 +203,8 @@ def predict_video(
         track: progress display.
         network: what kind of network `model` is; MOL by default.
     Raises:
-        ClipError: the video is shorter than one window, or every window has a gap in time.
+        ClipError: the video is shorter than one window, every window has a gap in time, or the network's
+            probabilities are not finite.
         NoFaceError, SeveralFacesError: naming the frame; with on_error="skip" only if no window is left.
     """
     original = len(video)
@@ -350,6 +352,7 @@ def _run_network(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         output = model(inputs)
     probabilities = torch.softmax(output.logits.float(), dim=-1).cpu().numpy()
+    require_probabilities(probabilities, [f"frames {sample[0]} to {sample[-1]}" for sample in samples])
     flow = None if output.flow is None else output.flow.to(torch.float16).cpu().numpy()
     landmarks = None if output.landmarks is None else output.landmarks.float().cpu().numpy()
     windows = []

@@ -150,7 +150,7 @@ def _numbers(output: Tensor | None) -> np.ndarray | None:
 
 def _require_same_answer(video: Video, probabilities: np.ndarray, folder: Path) -> None:
     recorded, found = (float(values[video.prediction]) for values in (video.probabilities, probabilities))
-    if abs(recorded - found) > _TOLERANCE:
+    if not abs(recorded - found) <= _TOLERANCE:
         raise CheckpointError(
             f"the checkpoint in {folder} gives this class {found:.2f} where the run recorded {recorded:.2f}; "
             "it is not the one that was scored"

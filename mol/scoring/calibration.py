@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.errors import CheckpointError, ClipError
+from mol.common.typed import Count, Number, typed
 
 LOWEST, HIGHEST = 0.05, 20.0
 """Bounds of a temperature; votes whose best one lies outside don't determine it."""
@@ -40,11 +41,11 @@ class Temperature:
         videos, clips, people: what it was fitted on.
     """
 
-    value: float | None
+    value: Number | None
     note: str = ""
-    videos: int = 0
-    clips: int = 0
-    people: int = 0
+    videos: Count = 0
+    clips: Count = 0
+    people: Count = 0
 
     def describe(self) -> str:
         """``temperature 1.43, fitted on 36 videos …``, or ``not calibrated: …``."""
@@ -145,14 +146,10 @@ def temperature_of(state: Mapping[str, Any]) -> Temperature:
     if found is None:
         reason = "the checkpoint is not that of a finished training, or older than calibration"
         return Temperature(None, reason if state.get("inner_validation_people") else ADVICE)
-    try:
-        result = Temperature(**found)
-        value = None if result.value is None else float(result.value)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"the recorded calibration is damaged ({error}); train again") from error
-    if value is not None and not LOWEST <= value <= HIGHEST:
+    result = typed(found, Temperature, "the recorded calibration", "train again", CheckpointError)
+    if result.value is not None and not LOWEST <= result.value <= HIGHEST:
         raise CheckpointError(
-            f"the recorded temperature is {value:g}; it must be in [{LOWEST:g}, {HIGHEST:g}]: train again"
+            f"the recorded temperature is {result.value:g}; it must be in [{LOWEST:g}, {HIGHEST:g}]: train again"
         )
     return result
 

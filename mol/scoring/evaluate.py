@@ -11,24 +11,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
+from msgspec import Meta
 from torch import nn
 
-from mol.common.checks import require_not_negative, require_positive
+from mol.common.checks import MOST_WORKERS, require_at_most, require_not_negative, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import available_cores
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.storage import write_csv
 from mol.common.terminal import console, say
+from mol.common.typed import NotNegative, typed
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
 from mol.data.split import person, split_by_subject
-from mol.network.checkpoint import find_checkpoint
-from mol.networks.interface import FLOW, LANDMARKS, HeldClips
+from mol.network.checkpoint import STATE, find_checkpoint
+from mol.networks.interface import FLOW, LANDMARKS, HeldClips, Loss
 from mol.networks.trained import Trained, load_model
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
@@ -92,6 +94,7 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_positive(self, "batch_size")
         require_not_negative(self, "tvl1_pairs", "workers")
+        require_at_most(self, batch_size=10**6, tvl1_pairs=10**9, workers=MOST_WORKERS)
 
 
 def run_evaluate(config: EvaluateConfig) -> None:
@@ -116,10 +119,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     state, folder = trained.state, find_checkpoint(config.weights)
-    trained_on = state["config"]
+    facts = _training_facts(trained, folder)
     # A cache other than the training's is scored as it is: the protocol's counts are of its own data sets.
-    counts: Counts = "warn" if config.cache else trained_on.get("counts", "require")
-    cache = open_clips(config.cache or trained_on["cache"], trained_on.get("protocol"), counts)
+    counts: Counts = "warn" if config.cache or facts.config.counts != "require" else "require"
+    cache = open_clips(config.cache or facts.config.cache, facts.config.protocol, counts)
     if list(cache.classes) != trained.classes:
         raise CheckpointError(
             f"{folder} knows the classes {trained.classes}, {cache.path} has {list(cache.classes)}; "
@@ -129,7 +132,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     clips = network.hold(cache, rows, fabric.device, state["normalisation"])
     mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     model = fabric.setup_module(trained.model)
-    found = estimate(model, clips, network.loss(state["config"]["loss"]), mean_shape, config.batch_size)
+    loss = _loss_of(trained, facts.config.loss, folder)
+    found = estimate(model, clips, loss, mean_shape, config.batch_size)
     temperature = temperature_of(state)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     # In extracted caches the targets themselves come from TV-L1, so it is not a baseline.
@@ -144,6 +148,54 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if config.pictures and pairs and {FLOW, LANDMARKS} <= {*network.estimates}:
         _draw_gallery(out / "pictures", result, model, cast(ResidentClips, clips))
     return result
+
+
+@dataclass(frozen=True)
+class _Config:
+    """The settings of a training that an evaluation needs."""
+
+    cache: str | list[str]
+    loss: dict[str, NotNegative | None]
+    protocol: str | None = None
+    counts: str = "require"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What an evaluation needs to know of a training, which `mol train` writes into every checkpoint."""
+
+    config: _Config
+    normalisation: str
+    selection: str
+    train_people: list[str]
+    inner_validation_people: list[str]
+    training_videos: Annotated[list[int], Meta(min_length=1)]
+
+
+def _training_facts(trained: Trained, folder: Path) -> _Facts:
+    """What the checkpoint says of its training.
+
+    Raises:
+        CheckpointError: it lacks something.
+    """
+    where, again = str(folder / STATE), "evaluate a checkpoint of mol train"
+    return typed(trained.state, _Facts, where, again, CheckpointError)
+
+
+def _loss_of(trained: Trained, weights: Mapping[str, float | None], folder: Path) -> Loss:
+    """The losses that the network was trained with.
+
+    Raises:
+        CheckpointError: the recorded weights are not those of its losses.
+    """
+    given = {name: weight for name, weight in weights.items() if weight is not None}
+    try:
+        return trained.network.loss(given)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{folder / STATE}: config.loss names weights that the network's losses lack ({error}); "
+            "evaluate a checkpoint of mol train"
+        ) from error
 
 
 def _rows_to_evaluate(cache: ClipSet, state: Mapping[str, Any], people: Sequence[str] | None) -> np.ndarray:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mol.common.environment import describe_environment
-from mol.common.errors import DataError
-from mol.common.storage import read_json, write_json
+from mol.common.storage import write_json
+from mol.common.typed import read_json
 from mol.networks.registry import DEFAULT
-from mol.scoring.calibration import Bin, Confidence, Temperature
+from mol.scoring.calibration import Confidence, Temperature
 from mol.scoring.metrics import RecognitionScores
 
 
@@ -131,31 +129,4 @@ def read_evaluation(path: Path) -> Evaluation:
     Raises:
         DataError: the file is missing or damaged.
     """
-    remedy = "delete it and evaluate again"
-    content = read_json(path, remedy)
-    content.pop("environment", None)
-    parts = {
-        "flow": FlowScores,
-        "landmarks": LandmarkScores,
-        "recognition": RecognitionScores,
-        "majority": RecognitionScores,
-    }
-    try:
-        calibration = _calibration(**found) if (found := content.pop("calibration", None)) else None
-        scores = {
-            name: parts[name](**value) if name in parts and value is not None else value
-            for name, value in content.items()
-        }
-        return Evaluation(**scores, calibration=calibration)
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path} is damaged ({error}); {remedy}") from error
-
-
-def _calibration(
-    temperature: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any] | None
-) -> Calibration:
-    return Calibration(Temperature(**temperature), _confidence(before), _confidence(after) if after else None)
-
-
-def _confidence(content: Mapping[str, Any]) -> Confidence:
-    return Confidence(**{**content, "bins": [Bin(**one) for one in content["bins"]]})
+    return read_json(path, Evaluation, "delete it and evaluate again")

@@ -98,15 +98,37 @@ def vote_videos(probabilities: np.ndarray, videos: Sequence[Video]) -> tuple[np.
         videos: the video of each row.
     Returns:
         (videos, classes) and the videos, in order of first appearance.
+    Raises:
+        ClipError: lengths that differ, or probabilities that are not finite.
     """
     if len(probabilities) != len(videos):
         raise ClipError(f"{len(probabilities)} rows of probabilities and {len(videos)} videos; equally many are needed")
+    require_probabilities(probabilities, videos)
     unique = list(dict.fromkeys(videos))
     row_of = {video: row for row, video in enumerate(unique)}
     rows = np.array([row_of[video] for video in videos], np.int64)
     total = np.zeros((len(unique), probabilities.shape[1]))
     np.add.at(total, rows, probabilities)
     return total / np.bincount(rows, minlength=len(unique))[:, None], unique
+
+
+def require_probabilities(probabilities: np.ndarray, names: Sequence[object]) -> None:
+    """Refuse NaN and infinite probabilities: a vote over them would be for the first class.
+
+    Args:
+        probabilities: (n, classes).
+        names: of the n clips, for the message.
+    Raises:
+        ClipError: naming the first clip.
+    """
+    odd = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+    if len(odd):
+        name = names[int(odd[0])]
+        shown = "/".join(map(str, name)) if isinstance(name, tuple) else name
+        raise ClipError(
+            f"the network's probabilities for {shown} are not finite ({len(odd)} of {len(probabilities)} clips), so "
+            "there is no vote; use an earlier checkpoint, train again with a lower learning_rate, or use precision 32"
+        )
 
 
 def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mol.common.checks import require_at_most, require_plain_numbers, require_positive
 from mol.common.errors import SettingsError
 from mol.data.manifest import NEUTRAL
 from mol.synth.action_units import BLINK, EMOTIONS
@@ -71,6 +72,10 @@ class SynthSettings:
     enlarge: float = 2.5
 
     def __post_init__(self) -> None:
+        require_plain_numbers(self)
+        require_positive(self, "enlarge")
+        most = {"head_shift": self.size, "head_turn": 180, "head_zoom": 0.9, "noise": 255, "lighting": 1}
+        require_at_most(self, **most, clips=10**6, subclips=10**6, size=10**4, frames=10**4, enlarge=100)
         for name, known in (("sources", tuple(SOURCES)), ("emotions", tuple(EMOTIONS))):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values) or not set(values) <= set(known):

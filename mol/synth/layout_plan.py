@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mol.common.checks import require_plain_numbers
 from mol.common.errors import SettingsError
 from mol.synth.clip_plan import ClipPlan, SynthSettings, plan_clips
 from mol.synth.faces import ORL_PEOPLE, ORL_PICTURES, FaceImage
@@ -68,6 +69,7 @@ class LayoutSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        require_plain_numbers(self)
         for name in ("people", "clips"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} must be positive, or 0 for all; got {getattr(self, name)}.")

@@ -33,6 +33,7 @@ from mol.common.errors import SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.locks import beside, only_one
 from mol.common.storage import write_atomic, write_csv, write_json
+from mol.common.typed import read_json
 from mol.common.workers import in_processes
 from mol.synth.faces import FaceImage, load_faces
 from mol.synth.layout_plan import LayoutPlan, LayoutSettings, PlannedClip, Rows, subjects
@@ -137,10 +138,7 @@ def _begin(root: Path, plan: LayoutPlan) -> None:
             raise StorageError(f"{root} already holds other files such as {foreign[0]}; choose an empty folder.")
         write_json(path, head)
         return
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be read ({error}); remove {root} and make the set again.") from error
+    there = read_json(path, dict[str, Any], f"remove {root} and make the set again", StorageError)
     # Not the versions: a finished set remains valid when a package is updated.
     if changes := differences({**there, "versions": None}, {**head, "versions": None}):
         raise SettingsError(

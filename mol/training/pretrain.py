@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import molkernels as mk
-from mol.common.checks import require_not_negative, require_positive
+from mol.common.checks import MOST_WORKERS, require_at_most, require_not_negative, require_positive
 from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import SettingsError
@@ -98,6 +98,7 @@ class PretrainConfig(RunSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_not_negative(self, "workers", "tvl1_pairs")
+        require_at_most(self, workers=MOST_WORKERS, ahead=10**4)
         require_positive(self, "ahead")
         if foreign := [name for name, kept in _WITHOUT.items() if getattr(self, name) != kept]:
             raise SettingsError(

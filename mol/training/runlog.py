@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from mol.common.errors import DataError, SettingsError, StorageError
 from mol.common.extras import require
 from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
+from mol.common.typed import Count, typed
 from mol.networks.interface import FLOW, LANDMARKS, Network, Terms
 
 _ERRORS = {FLOW: ("epe", "zero_flow_epe"), LANDMARKS: ("nme", "mean_shape_nme")}
@@ -268,10 +271,8 @@ def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:
         for name, text in row.items():
             if name in ("step", "split") or not text:
                 continue
-            try:
-                curves.setdefault(name, []).append((int(row["step"]), float(text)))
-            except ValueError as error:
-                raise DataError(f"{path}, line {line} is damaged ({error}); {remedy}") from error
+            point = typed([row["step"], text], tuple[Count, float], f"{path}, line {line}, {name}", remedy, texts=True)
+            curves.setdefault(name, []).append(point)
     return curves
 
 
@@ -279,14 +280,23 @@ def _keep_rows_until(path: Path, columns: Sequence[str], step: int) -> None:
     """Start log.csv with its header, or keep the rows of an existing one up to `step`."""
     rows: list[dict[str, str]] = []
     if step and path.is_file():
-        with open(path, encoding="utf-8", newline="") as file:
-            # A process killed while it wrote may have left half a line.
-            rows = [row for row in csv.DictReader(file) if row["step"].isdecimal() and int(row["step"]) <= step]
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                # A process killed while it wrote may have left half a line.
+                rows = [row for row in csv.DictReader(file) if _step_of(row) <= step]
+        except (OSError, UnicodeDecodeError, csv.Error) as damage:
+            raise DataError(f"{path} cannot be read ({damage}); move it away, then resume with --resume") from damage
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def _step_of(row: Mapping[str | Any, str | Any]) -> float:
+    """The step of a row of log.csv; infinite if it cannot be read."""
+    text = row.get("step")
+    return int(text) if isinstance(text, str) and re.fullmatch(r"\d{1,12}", text, re.ASCII) else math.inf
 
 
 def _progress_bar(console: Any, transient: bool) -> Any:

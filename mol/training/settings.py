@@ -9,11 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mol.common.checks import require_not_negative, require_one_of, require_positive
+from mol.common.checks import (
+    require_at_most,
+    require_not_negative,
+    require_one_of,
+    require_plain_numbers,
+    require_positive,
+)
 from mol.common.differences import flat
-from mol.common.errors import DataError, SettingsError
+from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
+from mol.common.typed import read_yaml
 from mol.data.clips import Augmentation
 from mol.networks.interface import Defaults, Network
 from mol.networks.registry import DEFAULT, find_network, networks_with
@@ -51,6 +58,12 @@ class ModelConfig:
     graph: Literal["channel", "position"] | None = None
     meeting: Literal["normal-flow", "side-by-side"] | None = None
 
+    def __post_init__(self) -> None:
+        require_plain_numbers(self)
+        require_positive(self, "k")
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise SettingsError(f"dropout={self.dropout} must be a share in [0, 1)")
+
 
 @dataclass
 class LossConfig:
@@ -71,6 +84,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
+        require_plain_numbers(self)
+        require_at_most(self, **dict.fromkeys(weights, 1e6))
         require_not_negative(self, *(name for name, weight in weights.items() if weight is not None))
         if not any(weight is None or weight for weight in weights.values()):
             raise SettingsError(f"{', '.join(weights)} are all 0, which leaves nothing to learn from")
@@ -93,6 +108,8 @@ class RateConfig:
 
     def __post_init__(self) -> None:
         rates = dataclasses.asdict(self)
+        require_plain_numbers(self)
+        require_at_most(self, **dict.fromkeys(rates, 1e6))
         require_not_negative(self, *(name for name, rate in rates.items() if rate is not None))
 
 
@@ -168,6 +185,7 @@ class TrainingSettings:
     resume: bool = False
 
     def __post_init__(self) -> None:
+        require_plain_numbers(self)
         network = find_network(self.network)
         require_settings_of(network, self)
         _fill(self, network.defaults(dataclasses.asdict(self.model)))
@@ -175,6 +193,7 @@ class TrainingSettings:
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        require_at_most(self, learning_rate=100, weight_decay=1e6, steps=10**9, batch_size=10**6)
         if self.flow_pairs is not None:
             _check_flow_pairs(self.flow_pairs, self.loss)
         if not 0 <= self.inner_validation < 1:
@@ -206,6 +225,9 @@ class RunSettings(TrainingSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_not_negative(self, "seed")
+        held_out = getattr(self, "held_out", None)
+        if isinstance(held_out, (int, float)) and not 0 < held_out < 1:
+            raise SettingsError(f"held_out={held_out} must be a fraction between 0 and 1, or a list of names")
 
     def resume_command(self) -> str:
         """The command that resumes the run, to be typed in the same folder."""
@@ -293,14 +315,4 @@ def read_saved_config(path: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or damaged.
     """
-    yaml = require("yaml", "train")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; copy the whole run folder again, or start a new run") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path} is damaged ({reason}); copy it again, or start a new run") from error
-    if not isinstance(content, dict):
-        raise DataError(f"{path} is damaged (it holds no settings); copy it again, or start a new run")
-    return content
+    return read_yaml(path, dict[str, Any], "copy the whole run folder again, or start a new run")

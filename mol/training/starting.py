@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from mol.common.differences import differences
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
+from mol.common.typed import Name, parse_json, typed
 from mol.network.checkpoint import WEIGHTS, check_weights, complete_settings, find_checkpoint, read_state, read_tensors
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT
@@ -35,6 +37,17 @@ _REQUIRED = ("network", "model", "classes", "people", "fingerprint")
 _FREE = ("num_classes", "dropout")
 # The first bytes of a pickle and of the zip file that torch.save makes of one; endings that such files have.
 _PICKLES, _PICKLE_ENDINGS = (b"\x80", b"PK\x03\x04"), (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the metadata must hold."""
+
+    fingerprint: str
+    network: Name
+    model: dict[str, Any]
+    classes: list[Name]
+    people: list[Name]
 
 
 class StartingWeights(NamedTuple):
@@ -215,15 +228,12 @@ def _read_folder(path: Path) -> StartingWeights:
 
 
 def _read_file(path: Path) -> StartingWeights:
-    known = read_metadata(path)
+    again = "copy it again, or make it again with mol pretrain"
+    known = typed(read_metadata(path), _Known, f"{path}, metadata", again, CheckpointError)
     tensors = read_tensors(path)
-    kinds = {"network": str, "model": dict, "classes": list, "people": list, "fingerprint": str}
-    wrong = [name for name, kind in kinds.items() if not isinstance(known[name], kind)]
-    if wrong or known["fingerprint"] != _fingerprint(tensors):
-        reason = f"{', '.join(wrong)} in its metadata" if wrong else "its fingerprint is not the one in its metadata"
-        raise CheckpointError(f"{path} is damaged ({reason}); copy it again, or make it again with mol pretrain")
-    named = {name: known[name] for name in kinds}
-    return StartingWeights(path=path, tensors=tensors, **named)
+    if known.fingerprint != _fingerprint(tensors):
+        raise CheckpointError(f"{path} is damaged (its fingerprint is not the one in its metadata); {again}")
+    return StartingWeights(path=path, tensors=tensors, **vars(known))
 
 
 def _refuse_other_files(path: Path) -> None:
@@ -254,9 +264,10 @@ def _parameters_of_classes(network: Network, config: Mapping[str, Any]) -> list[
 
 
 def _value(text: str) -> Any:
+    """An entry of the metadata; a text is there as it is."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return parse_json(text, Any, "", "", CheckpointError)
+    except CheckpointError:
         return text
 
 

@@ -71,7 +71,7 @@ def _read(path: Path, csv: Callable[[Path], Content], npz: Callable[[Path], Cont
         return readers[path.suffix.lower()](path)
     except MediaError:
         raise
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except Exception as error:  # NumPy passes on whatever zipfile, zlib and Python's parser raise
         raise MediaError(f"the landmarks file {path} cannot be read: {error}.") from error
 
 

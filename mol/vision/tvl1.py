@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mol.common.errors import ClipError, MissingExtraError
+from mol.common.checks import require_at_most, require_not_negative, require_positive
+from mol.common.errors import ClipError, MissingExtraError, SettingsError
 from mol.common.extras import install_command, require
 
 _OPENCV_DISTRIBUTIONS = (
@@ -50,6 +51,16 @@ class TVL1Settings:
     scale_step: float = 0.8
     gamma: float = 0.0
     median_filtering: int = 5
+
+    def __post_init__(self) -> None:
+        counts = ("scales", "warps", "inner_iterations", "outer_iterations")
+        require_positive(self, "tau", "lambda_", "theta", "epsilon", *counts)
+        require_not_negative(self, "gamma")
+        require_at_most(self, **dict.fromkeys(counts, 1000), tau=100, lambda_=100, theta=100, gamma=100, epsilon=100)
+        if not 0 < self.scale_step < 1:
+            raise SettingsError(f"scale_step={self.scale_step} must be greater than 0 and less than 1")
+        if self.median_filtering not in (1, 3, 5):
+            raise SettingsError(f"median_filtering={self.median_filtering} must be 1, 3 or 5")
 
 
 def tvl1_flow(frames: np.ndarray, settings: TVL1Settings | None = None) -> np.ndarray:

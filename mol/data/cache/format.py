@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 
 from mol.common.errors import CacheError
 from mol.common.storage import refuse_pipe, write_json
+from mol.common.typed import Count, FrameNumber, Kind, Name, NotNegative, Number, read_json, typed
 from mol.vision.points import POINTS
 
 FORMAT = 1
@@ -20,6 +22,8 @@ SETTINGS, INDEX, SKIPPED, INTERPOLATED = "settings.json", "index.json", "skipped
 REQUIRED_KEYS = ("dataset", "subject", "clip", "start", "interval", "label")
 CLIP_KEYS = ("dataset", "subject", "clip")
 ROW_ARRAYS = ("frames", "flow", "landmarks")
+KINDS = ("synthetic", "extracted")
+_AGAIN = "make the cache again"
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,60 @@ def row_checksum(arrays: Mapping[str, Any], row: int) -> int:
     return checksum(arrays[name][row].tobytes() for name in ROW_ARRAYS)
 
 
+_Extent = Annotated[int, Meta(ge=2, le=1 << 16)]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What settings.json must hold."""
+
+    kind: Name
+    classes: Annotated[list[Name], Meta(min_length=1)]
+    frames: _Extent
+    size: _Extent
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """What a row of index.json must hold, and of what kind its other entries are, if it has them."""
+
+    dataset: Name
+    subject: Name
+    clip: Name
+    start: FrameNumber
+    interval: FrameNumber
+    label: Count | None
+    emotion: str = ""
+    onset: FrameNumber | None = None
+    apex: FrameNumber | None = None
+    offset: FrameNumber | None = None
+    length: Count | None = None
+    fps: NotNegative | None = None
+    frames: list[Number] | None = None
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    """An entry of skipped.json."""
+
+    dataset: Name
+    subject: Name
+    clip: Name
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Interpolated:
+    """An entry of interpolated.json."""
+
+    dataset: Name
+    subject: Name
+    clip: Name
+    frames: list[FrameNumber]
+
+
 def read_settings(folder: Path) -> CacheSettings:
     """Read settings.json.
 
@@ -104,31 +162,39 @@ def read_settings(folder: Path) -> CacheSettings:
         CacheError: the file is missing, damaged or of another format.
     """
     path = folder / SETTINGS
-    content = read_json(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else None
-        raise CacheError(f"{path}: expected format {FORMAT}, found {found}; make the cache again with this version.")
-    try:
-        content = {**content, "classes": tuple(content["classes"])}
-        settings = CacheSettings(**{key: value for key, value in content.items() if key != "format"})
-    except (KeyError, TypeError) as error:
-        raise CacheError(f"{path} has a missing or unknown entry ({error}); make the cache again.") from error
-    if not all(isinstance(extent, int) and extent > 1 for extent in (settings.frames, settings.size)):
-        raise CacheError(f"{path}: frames and size must be integers above 1; make the cache again.")
-    return settings
+    content = _read(path, dict[str, Any])
+    if content.get("format") != FORMAT:
+        raise CacheError(
+            f"{path}: expected format {FORMAT}, found {content.get('format')}; make the cache again with this version."
+        )
+    found = typed(content, _Settings, str(path), _AGAIN, CacheError)
+    if unknown := content.keys() - {"format", *(item.name for item in fields(_Settings))}:
+        raise CacheError(f"{path} has an unknown entry ({sorted(unknown)[0]}); {_AGAIN}.")
+    if found.kind not in KINDS:
+        raise CacheError(f"{path}: kind is {found.kind!r}, but must be {' or '.join(KINDS)}; {_AGAIN}.")
+    if len(set(found.classes)) < len(found.classes):
+        raise CacheError(f"{path}: classes are {', '.join(found.classes)}, but must all be different; {_AGAIN}.")
+    return CacheSettings(**{**vars(found), "classes": tuple(found.classes)})
 
 
-def read_rows(folder: Path, class_count: int) -> list[dict[str, Any]]:
+def read_rows(folder: Path, settings: CacheSettings) -> list[dict[str, Any]]:
     """Read index.json.
 
+    Args:
+        folder: of the cache.
+        settings: of the cache.
     Raises:
         CacheError: the file is missing or damaged, or a row cannot be used.
     """
     path = folder / INDEX
-    rows = read_json(path)
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise CacheError(f"{path} is not a list of rows; make the cache again.")
-    check_rows(rows, class_count, path)
+    rows = _read(path, list[dict[str, Any]])
+    typed(rows, list[_Row], str(path), _AGAIN, CacheError)
+    check_rows(rows, len(settings.classes), path)
+    for index, row in enumerate(rows):
+        if row.get("frames") is not None and len(row["frames"]) != settings.frames:
+            raise CacheError(
+                f"{path}: row {index} lists {len(row['frames'])} frames, the settings say {settings.frames}; {_AGAIN}."
+            )
     return rows
 
 
@@ -168,7 +234,7 @@ def open_arrays(folder: Path, count: int, expected: Mapping[str, Layout]) -> dic
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
             raise CacheError(f"{path} is missing; make the cache again.") from error
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # NumPy evaluates the header and passes on whatever Python's parser raises
             raise CacheError(f"{path} is damaged or cut short ({error}); make the cache again.") from error
         shape = (count, *layout.shape)
         if not isinstance(array, np.memmap) or array.shape != shape or array.dtype != np.dtype(layout.dtype):
@@ -186,7 +252,8 @@ def read_skipped(folder: Path) -> list[dict[str, str]]:
     Raises:
         CacheError: the file is damaged.
     """
-    return _read_clips(folder / SKIPPED, "reason")
+    path = folder / SKIPPED
+    return [vars(clip) for clip in _read(path, list[_Skipped])] if path.exists() else []
 
 
 def read_interpolated(folder: Path) -> list[dict[str, Any]]:
@@ -196,21 +263,7 @@ def read_interpolated(folder: Path) -> list[dict[str, Any]]:
         CacheError: the file is damaged.
     """
     path = folder / INTERPOLATED
-    clips = _read_clips(path, "frames")
-    if not all(isinstance(clip["frames"], list) for clip in clips):
-        raise CacheError(f"{path}: the frames of a clip must be a list of numbers; make the cache again.")
-    return clips
-
-
-def _read_clips(path: Path, entry: str) -> list[dict[str, Any]]:
-    """A list of clips, each with this entry besides its name; empty if the file does not exist."""
-    if not path.exists():
-        return []
-    clips = read_json(path)
-    keys = (*CLIP_KEYS, entry)
-    if not isinstance(clips, list) or not all(isinstance(clip, dict) and {*keys} <= {*clip} for clip in clips):
-        raise CacheError(f"{path} is not a list of clips with {', '.join(keys)}; make the cache again.")
-    return clips
+    return [vars(clip) for clip in _read(path, list[_Interpolated])] if path.exists() else []
 
 
 def write_clips(path: Path, clips: Sequence[Mapping[str, Any]]) -> None:
@@ -221,15 +274,17 @@ def write_clips(path: Path, clips: Sequence[Mapping[str, Any]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """Read one of the JSON files.
+def read_index(folder: Path) -> list[Any]:
+    """The rows of index.json as they are, to be compared.
 
     Raises:
         CacheError: it is missing or damaged.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CacheError(f"{path} is missing, so {path.parent} is not a cache of this program.") from error
-    except (OSError, ValueError) as error:
-        raise CacheError(f"{path} is damaged ({error}); make the cache again.") from error
+    return _read(folder / INDEX, list[Any])
+
+
+def _read(path: Path, kind: type[Kind]) -> Kind:
+    """One of the JSON files."""
+    if not path.exists():
+        raise CacheError(f"{path} is missing, so {path.parent} is not a cache of this program.")
+    return read_json(path, kind, _AGAIN, CacheError)

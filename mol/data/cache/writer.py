@@ -30,8 +30,8 @@ from mol.data.cache.format import (
     checksum,
     layouts,
     open_arrays,
+    read_index,
     read_interpolated,
-    read_json,
     read_settings,
     read_skipped,
     row_bytes,
@@ -311,7 +311,7 @@ def _check_same(folder: Path, settings: CacheSettings, rows: list[dict[str, Any]
     """Refuse to continue a folder that was made with other settings or rows."""
     found = read_settings(folder).to_json()
     changes = differences(found, settings.to_json())
-    changes = changes or differences(_numbered(read_json(folder / INDEX)), _numbered(rows))
+    changes = changes or differences(_numbered(read_index(folder)), _numbered(rows))
     if changes:
         shown = "\n  ".join([*changes[:20], *(["…"] if len(changes) > 20 else [])])
         raise CacheSettingsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from mol.common.checks import MOST_WORKERS, require_at_most
 from mol.common.errors import SettingsError
 
 
@@ -34,6 +35,7 @@ class CheckDataConfig:
     def __post_init__(self) -> None:
         if not self.manifests:
             raise SettingsError("manifests: give at least one folder made by mol prepare, mol extract or mol synth.")
+        require_at_most(self, workers=MOST_WORKERS)
         if self.frames < 2 or self.workers < 0:
             raise SettingsError(f"frames={self.frames} must be at least 2 and workers={self.workers} not negative.")
         if self.short not in ("reject", "interpolate"):

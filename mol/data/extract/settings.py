@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from mol.common.checks import MOST_WORKERS, require_at_most, require_plain_numbers, require_positive
 from mol.common.errors import SettingsError
 from mol.vision.tracking import MAX_GAP
 from mol.vision.tvl1 import TVL1Settings
@@ -49,6 +50,8 @@ class ExtractionSettings:
     tvl1: TVL1Settings = field(default_factory=TVL1Settings)
 
     def __post_init__(self) -> None:
+        require_plain_numbers(self)
+        require_at_most(self, subclips=10**6, detect_width=10**5, detect_every=10**6, enlarge=100)
         for name, allowed in (
             ("short", ("reject", "interpolate")),
             ("several", ("raise", "largest")),
@@ -60,8 +63,9 @@ class ExtractionSettings:
         for name, least in (("subclips", 0), ("detect_width", 0), ("detect_every", 1), ("max_gap", 0)):
             if getattr(self, name) < least:
                 raise SettingsError(f"{name}={getattr(self, name)} must be at least {least}")
-        if not self.enlarge > 0:
-            raise SettingsError(f"enlarge={self.enlarge} must be greater than 0")
+        require_positive(self, "enlarge")
+        if abs(self.threshold) > 100:
+            raise SettingsError(f"threshold={self.threshold} must be between -100 and 100")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,7 @@ class ExtractConfig(ExtractionSettings):
             object.__setattr__(self, "out", str(Path("cache") / Path(self.manifest).resolve().name))
         if self.workers < 0:
             raise SettingsError(f"workers={self.workers} must not be negative; 0 means one per core")
+        require_at_most(self, workers=MOST_WORKERS)
         if self.on_error not in ("raise", "skip"):
             raise SettingsError(f"on_error={self.on_error!r} must be 'raise' or 'skip'")
 

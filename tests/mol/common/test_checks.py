@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
 
-from mol.common.checks import require_not_negative, require_one_of, require_positive, unknown_name
+from mol.common.checks import (
+    require_at_most,
+    require_not_negative,
+    require_one_of,
+    require_plain_numbers,
+    require_positive,
+    unknown_name,
+)
 from mol.common.errors import SettingsError
 
 
@@ -42,3 +50,50 @@ def test_an_unknown_name_is_answered_with_the_nearest_and_all_names():
     )
     assert "did you mean casme2-5?" in str(unknown_name("protocol", "CASME II", known, {"casme ii": "casme2-5"}))
     assert "did you mean" not in str(unknown_name("protocol", "x", known))
+
+
+def test_what_is_negative_or_infinite_is_told_apart():
+    with pytest.raises(SettingsError, match="weight=inf must be finite"):
+        require_not_negative(SimpleNamespace(weight=math.inf), "weight")
+    with pytest.raises(
+        SettingsError, match=r"steps=\(a number of about 4000 digits\) must be greater than 0 and finite"
+    ):
+        require_positive(SimpleNamespace(steps=10**4000), "steps")
+
+
+def test_a_setting_has_a_largest_value():
+    require_at_most(SimpleNamespace(rate=3, empty=None), rate=3, empty=1)
+    with pytest.raises(SettingsError, match="rate=4 must be at most 3"):
+        require_at_most(SimpleNamespace(rate=4), rate=3)
+
+
+@dataclass
+class Inner:
+    rate: float = 1.0
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outer:
+    k: int = 4
+    flag: bool = True
+    share: float | list[str] = 0.5
+    pair: tuple[float, float] = (0.0, 1.0)
+    inner: Inner = field(default_factory=Inner)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (Outer(k=True), "k=true must be a number"),
+        (Outer(k=2**63), "k=.a number of about 19 digits. must be finite"),
+        (Outer(share=math.nan), "share=nan must be finite"),
+        (Outer(pair=(0.0, math.inf)), "pair=inf must be finite"),
+        (Outer(inner=Inner(rate=-math.inf)), r"inner\.rate=-inf must be finite"),
+    ],
+)
+def test_numbers_that_are_none_are_refused_wherever_they_are(config: Outer, message: str):
+    require_plain_numbers(Outer())
+    require_plain_numbers(Outer(share=["a"], k=2**63 - 1))
+    with pytest.raises(SettingsError, match=message):
+        require_plain_numbers(config)

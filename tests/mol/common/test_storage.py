@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mol.common.errors import DataError, MediaError, MOLError, StorageError
-from mol.common.storage import csv_cell, csv_text, read_csv, read_json, write_csv, write_json, write_text
+from mol.common.storage import csv_cell, csv_text, read_csv, write_csv, write_json, write_text
 
 REMEDY = "write it again"
 
@@ -59,29 +59,6 @@ def test_a_table_that_cannot_be_used_is_named(
 def test_a_folder_in_the_place_of_a_table_is_named(tmp_path: Path):
     with pytest.raises(MediaError, match="cannot be read"):
         list(read_csv(tmp_path, ["name"], REMEDY, MediaError))
-
-
-def test_json_comes_back(tmp_path: Path):
-    write_json(tmp_path / "a.json", {"a": [1, "ü"]})
-    assert read_json(tmp_path / "a.json", REMEDY) == {"a": [1, "ü"]}
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", "is damaged .*; write it again"),
-        (b"[1]", "is damaged .it holds no JSON object.; write it again"),
-        (b"\xff", "is damaged .*; write it again"),
-        (None, "is missing; write it again"),
-    ],
-)
-def test_json_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | None, message: str):
-    path = tmp_path / "a.json"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(MediaError, match=message) as caught:
-        read_json(path, REMEDY, MediaError)
-    assert str(path) in str(caught.value)
 
 
 # Text that a spreadsheet would run, and names that are long or not UTF-8
@@ -148,15 +125,13 @@ def test_a_name_that_is_not_utf8_is_written_and_comes_back(tmp_path: Path):
     name = os.fsdecode(b"film-\xff.mp4")
     write_json(tmp_path / "a.json", {"video": name})
     assert (tmp_path / "a.json").read_text(encoding="utf-8") == '{\n  "video": "film-\\udcff.mp4"\n}\n'
-    assert read_json(tmp_path / "a.json", REMEDY) == {"video": name}
     write_csv(tmp_path / name, ["video"], [[name]])
     assert list(read_csv(tmp_path / name, ["video"], REMEDY)) == [(2, {"video": r"film-\udcff.mp4"})]
 
 
-@pytest.mark.parametrize("read", [lambda path: list(read_csv(path, [], REMEDY)), lambda path: read_json(path, REMEDY)])
-def test_a_pipe_or_a_device_is_refused_before_it_is_read(tmp_path: Path, read):
+def test_a_pipe_or_a_device_is_refused_before_it_is_read(tmp_path: Path):
     os.mkfifo(tmp_path / "table")
     with pytest.raises(DataError, match="table is a pipe; give an ordinary file"):
-        read(tmp_path / "table")
+        list(read_csv(tmp_path / "table", [], REMEDY))
     with pytest.raises(DataError, match="/dev/zero is a device; give an ordinary file"):
-        read(Path("/dev/zero"))
+        list(read_csv(Path("/dev/zero"), [], REMEDY))

@@ -182,6 +182,19 @@ def test_the_vote_is_the_mean_probability_over_the_windows():
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
 
 
+class Diverged(Oracle):
+    """Answers with logits that are not numbers."""
+
+    def forward(self, clips: torch.Tensor) -> MOLOutput:
+        return super().forward(clips)._replace(logits=torch.full((len(clips), 3), torch.nan))
+
+
+def test_windows_without_probabilities_have_no_vote():
+    video = grey_video()
+    with pytest.raises(ClipError, match=r"probabilities for frames 0 to 14 are not finite"):
+        predict_video(Diverged(), video, CLASSES, detector=Detector(video))
+
+
 @pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
 def test_the_real_network_reads_a_window(precision):
     torch.manual_seed(0)

@@ -343,15 +343,16 @@ def test_a_run_of_mol_train_is_told_from_one_of_mol_loso(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("folds.json", "{", r"folds\.json is damaged"),
-        ("folds.json", "[]", r"folds\.json is damaged \(it holds no JSON object\)"),
+        ("folds.json", "{", r"folds\.json cannot be read as JSON"),
+        ("folds.json", "[]", r"folds\.json: its content is an empty list, but must be a set"),
         ("folds.json", '{"format": 2}', "later version of mol"),
-        ("folds.json", '{"format": 1, "folds": [{"seed": 0}]}', "is damaged .'dataset' is missing"),
-        ("folds.json", '{"format": 1, "folds": []}', "is damaged .it lists no folds"),
-        ("folds.json", '{"format": 1, "folds": [3]}', "is damaged"),
-        ("environment.json", "nothing", r"environment\.json is damaged"),
-        ("loso.yaml", "a: [", r"loso\.yaml is damaged"),
-        ("loso.yaml", "a", r"loso\.yaml is damaged .it holds no settings"),
+        ("folds.json", '{"format": 1, "folds": [{"seed": 0}]}', r"folds\[0\].dataset is missing"),
+        ("folds.json", '{"format": 1, "folds": []}', "folds is an empty list, but must be a list of at least 1"),
+        ("folds.json", '{"format": 1, "folds": [3]}', r"folds\[0\] is 3, but must be a set of named entries"),
+        ("environment.json", "nothing", r"environment\.json cannot be read as JSON"),
+        ("environment.json", '{"versions": [1]}', "versions is a list of 1, but must be a set of named entries"),
+        ("loso.yaml", "a: [", r"loso\.yaml cannot be read as YAML"),
+        ("loso.yaml", "a", 'its content is "a", but must be a set of named entries'),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str, message: str):
@@ -372,7 +373,7 @@ def change_folds(text: str, **changes: object) -> str:
 def test_a_plan_without_an_entry_is_named(tmp_path: Path, entry: str):
     path = write_loso_run(tmp_path / "run") / "folds.json"
     path.write_text(change_folds(path.read_text(), **{entry: None}))
-    with pytest.raises(DataError, match=f"'{entry}' is missing.*copy the whole run folder again"):
+    with pytest.raises(DataError, match=f": {entry} is missing.*copy the whole run folder again"):
         read_run(path.parent)
 
 
@@ -416,7 +417,7 @@ def test_a_fold_whose_files_contradict_each_other_is_named(tmp_path: Path):
 def test_a_fold_without_one_of_its_scores_is_named(tmp_path: Path, name: str):
     path = write_loso_run(tmp_path / "run") / "folds" / "seed0" / "samm-006" / "fold.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: None}))
-    with pytest.raises(DataError, match=f"fold.json is damaged .'{name}' is not a number"):
+    with pytest.raises(DataError, match=f"fold.json: {name} is null, but must be a (whole )?number"):
         read_run(tmp_path / "run")
 
 

@@ -74,3 +74,13 @@ def test_landmark_error_is_by_interocular_distance():
     moved = target + torch.tensor([3.0, 4.0])
     assert float(normalised_mean_error(moved, target)) == pytest.approx(0.1)
     assert failure_rate(torch.tensor([0.05, 0.1, 0.11, float("nan")])) == 0.5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_there_is_no_vote_over_probabilities_that_are_not_finite(value: float):
+    probabilities = np.array([[0.2, 0.8], [value, 0.5], [0.5, 0.5]])
+    names = [("set", "s1", "a"), ("set", "s1", "b"), ("set", "s1", "b")]
+    with pytest.raises(
+        ClipError, match=r"probabilities for set/s1/b are not finite \(1 of 3 clips\).*earlier checkpoint"
+    ):
+        vote_videos(probabilities, names)

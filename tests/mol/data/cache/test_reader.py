@@ -7,7 +7,7 @@ import pytest
 from data_fixtures import SMALL, small_clip, small_rows, write_small_cache
 
 from mol.common.errors import CacheError
-from mol.data.cache import Cache, CacheWriter
+from mol.data.cache import Cache, CacheWriter, reader
 
 
 def test_cache_gives_back_what_was_written(tmp_path):
@@ -26,9 +26,12 @@ def test_cache_gives_back_what_was_written(tmp_path):
 
 def test_cache_is_mapped_and_cannot_be_written(tmp_path):
     cache = Cache.open(write_small_cache(tmp_path / "set"))
-    assert isinstance(cache.frames, np.memmap)
-    with pytest.raises(ValueError, match="read-only"):
-        cache.frames[0] = 0
+    for array in (cache.frames, cache.flow, cache.landmarks):
+        assert isinstance(array[:], np.memmap)
+        with pytest.raises(ValueError, match="read-only"):
+            array[0][0] = 0
+        with pytest.raises(TypeError):
+            array[0] = 0
 
 
 def test_row_without_label_is_minus_one(tmp_path):
@@ -86,6 +89,53 @@ def test_changed_byte_is_found_by_verification(tmp_path):
     frames.flush()
     with pytest.raises(CacheError, match=r"row 2 .* is damaged"):
         Cache.open(path).verify()
+
+
+def invert(path: Path, row: int, count: int = 1) -> None:
+    """Damage an array file in the middle of a row."""
+    array = np.load(path, mmap_mode="r+")
+    flat = array[row].reshape(-1).view(np.uint8)
+    flat[len(flat) // 2 : len(flat) // 2 + count] ^= 1
+    array.flush()
+
+
+@pytest.mark.parametrize("name", ["frames", "flow", "landmarks"])
+def test_a_damaged_row_is_not_handed_out_whichever_of_its_arrays_is_damaged(tmp_path, name):
+    path = write_small_cache(tmp_path / "set")
+    invert(path / f"{name}.npy", row=2)
+    cache = Cache.open(path)
+    for array in (cache.frames, cache.flow, cache.landmarks):
+        np.testing.assert_array_equal(array[[0, 3]], np.asarray(array.unchecked)[[0, 3]])
+        for index in (2, -2, [0, 2], np.array([2]), slice(1, 3), (2, 0), (slice(None), 0), ..., np.arange(4) == 2):
+            with pytest.raises(CacheError, match=r"row 2 of .*set \(test/s0/c2\) is damaged.*`mol check-data .*set`"):
+                array[index]
+        with pytest.raises(CacheError, match="row 2"):
+            np.asarray(array)
+    assert list(cache.damaged_rows()) == [2]
+
+
+def test_a_row_is_compared_once_however_often_and_from_whichever_array_it_is_taken(tmp_path, monkeypatch):
+    compared = []
+    original = reader.row_checksum
+
+    def counted(arrays, row):
+        compared.append(row)
+        return original(arrays, row)
+
+    monkeypatch.setattr(reader, "row_checksum", counted)
+    cache = Cache.open(write_small_cache(tmp_path / "set"))
+    assert compared == []
+    cache.flow[1], cache.frames[[3, 1]], cache.landmarks[1, 0], cache.frames[-1]
+    assert compared == [1, 3]
+    np.array(cache.frames), np.array(cache.landmarks)
+    assert compared == [1, 3, 0, 2]
+
+
+def test_verification_reads_the_rows_again(tmp_path):
+    cache = Cache.open(write_small_cache(tmp_path / "set"))
+    cache.frames[0]
+    invert(cache.path / "frames.npy", row=0)
+    assert list(cache.damaged_rows()) == [0]
 
 
 def test_missing_cache_says_how_to_make_one(tmp_path):

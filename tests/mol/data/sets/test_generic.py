@@ -141,6 +141,8 @@ def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> Non
         ("ben,smile,frames/smile/img10.png,,,,joy", "is a single picture"),
         ("ben,smile,mine.csv,,,,joy", "cannot be read as a video"),
         (LINE, "is already listed in mine.csv line 2"),
+        (f"ben,{'9' * 5000},frames/smile,,,,joy", "column 2 has 5,000 characters; at most 4,000 are read"),
+        (f"ben,smile,frames/smile,{'9' * 3000},,,joy", f"holds '{'9' * 60}', expected a whole number"),
     ],
 )
 def test_a_line_that_cannot_be_used_is_refused_with_its_number_and_dropped_on_request(
@@ -159,6 +161,11 @@ def test_a_line_that_cannot_be_used_is_refused_with_its_number_and_dropped_on_re
 def test_a_wrong_rate_is_refused(tmp_path: Path, fps: str) -> None:
     with pytest.raises(DataError, match=r"line 2.*expected frames per second"):
         load_generic(write_table(tmp_path, f"{HEADER},fps", f"{LINE},{fps}"))
+
+
+def test_a_cell_of_a_million_characters_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mine.csv line \d+ cannot be read as a table"):
+        load_generic(write_table(tmp_path, HEADER, LINE.replace("anna", "a" * 1_000_000)))
 
 
 def test_an_empty_folder_and_frames_without_numbers_are_refused(tmp_path: Path) -> None:
