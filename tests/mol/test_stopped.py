@@ -26,7 +26,16 @@ MOL = [sys.executable, "-m", "mol"]
 def start(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """`mol` in a session of its own, as a terminal, a batch system or a service manager starts it."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, **options}
-    return subprocess.Popen([*MOL, *arguments], env=environment(), text=True, start_new_session=True, **pipes)
+    more = pipes.pop("preexec_fn", None)
+
+    def prepare() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests may run under nohup, which ignores it
+        if more:
+            more()
+
+    return subprocess.Popen(
+        [*MOL, *arguments], env=environment(), text=True, start_new_session=True, preexec_fn=prepare, **pipes
+    )
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
