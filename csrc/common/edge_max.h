@@ -20,7 +20,7 @@ MK_HOST_DEVICE constexpr W relu(W v) {
 // The gradient through a ReLU with output y; a product, so that an infinite gradient at a zero becomes NaN.
 template <class W>
 MK_HOST_DEVICE constexpr W relu_backward(W grad, W y) {
-  return grad * W(y > 0);
+  return y > 0 ? grad : W(0);
 }
 
 }  // namespace molkernels

@@ -165,12 +165,13 @@ struct Moments {
   float count, mean, squares;
 };
 
-// The moments of the union of two sets (Chan, Golub, LeVeque 1983); remains exact for |mean| ≫ std.
+// The moments of the union of two sets (Chan, Golub, LeVeque 1983); precise for |mean| ≫ std. The square of a
+// difference of means is never alone: beside an empty set it can exceed the range.
 MK_DEVICE Moments merge(const Moments& a, const Moments& b) {
   const float count = a.count + b.count;
   const float weight = count > 0 ? __fdividef(b.count, count) : 0.0f;
   const float delta = b.mean - a.mean;
-  return {count, fmaf(delta, weight, a.mean), a.squares + b.squares + delta * delta * a.count * weight};
+  return {count, fmaf(delta, weight, a.mean), a.squares + b.squares + delta * (delta * a.count * weight)};
 }
 
 // The union over all lanes, in a fixed order; valid in lane 0.

@@ -369,7 +369,7 @@ def merge(count, mean, square, more, more_mean, more_square):
     total = count + more
     distance = more_mean - mean
     share = more / total
-    return total, mean + distance * share, square + more_square + distance * distance * count * share
+    return total, mean + distance * share, square + more_square + distance * (distance * count * share)
 
 
 # --------------------------------------------------------------------------------------------------------------
