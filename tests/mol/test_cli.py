@@ -311,7 +311,7 @@ def test_errors_are_red_only_on_a_terminal(monkeypatch, capsys):
         ("train --cache c --steps many", "--steps must be a whole number, not 'many'."),
         ("train --cache c --loss.w_of high", "--loss.w_of must be a number, not 'high'."),
         ("train --cache c --held_out [a", "--held_out must be a number or a list such as '[a, b]', not '[a'."),
-        ("train --cache c --config nowhere.yaml", "--config: File does not exist"),
+        ("train --cache c --config nowhere.yaml", "nowhere.yaml is missing; correct the file, or name another"),
     ],
 )
 def test_a_typing_mistake_is_explained_in_the_words_of_the_command_line(capsys, typed, message):

@@ -76,7 +76,7 @@ def test_a_fold_that_lacks_one_of_its_errors_is_damaged(done: LosoResult, tmp_pa
     before = facts.read_text()
     try:
         facts.write_text(json.dumps({**json.loads(before), "epe_px": 0.2}))
-        with pytest.raises(DataError, match="'zero_flow_epe_px' is not a number"):
+        with pytest.raises(DataError, match="zero_flow_epe_px is missing"):
             read_run(done.run)
     finally:
         facts.write_text(before)

@@ -663,7 +663,7 @@ def test_missing_weights_are_named(tmp_path):
 
 
 def test_a_network_of_another_normalisation_is_refused(tmp_path, tiny_run):
-    state = {"classes": CLASSES, "mean_shape": [], "step": 5, "normalisation": "released-subject"}
+    state = {"classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "released-subject"}
     save_checkpoint(tiny_run / "checkpoints" / "last", TinyMOL(3), None, state)
     with pytest.raises(CheckpointError, match="released-subject"):
         predict(PredictConfig("talk.mp4", str(tiny_run)))

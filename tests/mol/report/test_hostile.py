@@ -77,7 +77,9 @@ def test_a_fold_is_in_the_folder_of_its_run(tmp_path: Path, folder: str):
     plan = json.loads((run / "folds.json").read_text())
     plan["folds"][0]["folder"] = folder
     (run / "folds.json").write_text(json.dumps(plan))
-    with pytest.raises(DataError, match=r"folds\.json is damaged .*not a path inside the folder"):
+    with pytest.raises(
+        DataError, match=r"folds\.json: folds\[0\]\.folder.*(not a path inside the folder|must be text)"
+    ):
         read_run(run)
 
 

@@ -314,7 +314,7 @@ def test_an_evaluation_from_before_calibration_is_read(config: EvaluateConfig) -
         {**content["calibration"], "warmth": 1},
     ):
         path.write_text(json.dumps({**content, "calibration": damage}))
-        with pytest.raises(DataError, match=r"damaged .* evaluate again"):
+        with pytest.raises(DataError, match=r"calibration.*evaluate again"):
             read_evaluation(path)
 
 

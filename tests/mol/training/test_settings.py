@@ -124,7 +124,7 @@ def test_an_ablation_of_losses_keeps_the_other_weights() -> None:
         ({"flow_pairs": -1}, 'flow_pairs=-1 must be a whole number that is not negative, or "all"'),
         ({"flow_pairs": "some"}, "flow_pairs='some' must be"),
         ({"flow_pairs": 1.5}, "flow_pairs=1.5 must be"),
-        ({"flow_pairs": True}, "flow_pairs=True must be"),
+        ({"flow_pairs": True}, "flow_pairs=true must be a number"),
         ({"flow_pairs": 0, "loss": LossConfig(w_me=0.0, w_ldm=0.0)}, "flow_pairs=0 trains no flow.*nothing to learn"),
     ],
 )

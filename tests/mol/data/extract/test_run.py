@@ -385,7 +385,7 @@ def test_list_of_skipped_clips_that_is_damaged_is_refused(tmp_path):
     path = extract(config_of(manifest, on_error="skip")).path / "skipped.json"
     assert json.loads(path.read_text())[0]["subject"] == "sub02"
     path.write_text('[{"subject": "sub02"}]')
-    with pytest.raises(MOLError, match=r"skipped\.json is not a list of clips"):
+    with pytest.raises(MOLError, match=r"skipped\.json: \[0\]\.dataset is missing"):
         extract(config_of(manifest))
 
 

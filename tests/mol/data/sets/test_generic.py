@@ -141,8 +141,11 @@ def test_frames_missing_inside_the_interval_are_a_warning(tmp_path: Path) -> Non
         ("ben,smile,frames/smile/img10.png,,,,joy", "is a single picture"),
         ("ben,smile,mine.csv,,,,joy", "cannot be read as a video"),
         (LINE, "is already listed in mine.csv line 2"),
-        (f"ben,{'9' * 5000},frames/smile,,,,joy", "column 2 has 5,000 characters; at most 4,000 are read"),
-        (f"ben,smile,frames/smile,{'9' * 3000},,,joy", f"holds '{'9' * 60}', expected a whole number"),
+        (f"ben,{'9' * 5000},frames/smile,,,,joy", "the column 'clip' holds 5,000 characters, expected at most 1,000"),
+        (
+            f"ben,smile,frames/smile,{'9' * 3000},,,joy",
+            "the column 'onset' holds 3,000 characters, expected at most 1,000",
+        ),
     ],
 )
 def test_a_line_that_cannot_be_used_is_refused_with_its_number_and_dropped_on_request(

@@ -131,22 +131,3 @@ def test_cell_that_is_no_whole_number_is_refused_with_row_and_column(value: obje
 @pytest.mark.parametrize(("value", "number"), [(46, 46), (46.0, 46), ("46", 46), (None, None), ("-1", -1)])
 def test_whole_numbers_are_read_from_numbers_and_text(value: object, number: int | None) -> None:
     assert SheetRow("f row 1", {"onset": value}).whole("onset") == number
-
-
-def test_cells_longer_than_any_entry_are_refused_with_row_and_column(tmp_path: Path) -> None:
-    path = tmp_path / "codes.csv"
-    path.write_text(f"Subject,Onset,Estimated Emotion\n1,{'9' * 5000},fear\n")
-    with pytest.raises(DataError, match=r"codes\.csv row 2, column 2 has 5,000 characters; at most 4,000 are read"):
-        read_cells(path)
-    path.write_text(f"Subject,Onset,Estimated Emotion\n1,{'9' * 1_000_000},fear\n")
-    with pytest.raises(DataError, match=r"codes\.csv line 2 cannot be read \(field larger than field limit"):
-        read_cells(path)
-    book = write_book(tmp_path / "codes.xlsx", [HEADER, ("x" * 30_000, 46, None, "fear")])
-    with pytest.raises(DataError, match=r"codes\.xlsx row 2, column 1 has 30,000 characters"):
-        read_cells(book)
-
-
-def test_a_number_of_thousands_of_digits_is_no_frame_number(tmp_path: Path) -> None:
-    path = write_book(tmp_path / "codes.xlsx", [HEADER, (6, "9" * 3999, None, "fear")])
-    with pytest.raises(DataError, match=r"row 2: column 'OnsetFrame' holds '9{60}', expected a whole number"):
-        read_sheet(path, COLUMNS)[0].whole("onset")
