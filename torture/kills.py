@@ -231,9 +231,18 @@ def _is_busy(session: int) -> bool:
     return any(fields[0] in "RD" for fields in _session(session).values())
 
 
-def _processor_time(session: int) -> float:
-    """Seconds of processor time of all processes of a session, with those of children that have ended."""
-    return sum(sum(map(int, fields[11:15])) for fields in _session(session).values()) / _TICKS
+def _processor_time(process: int) -> float:
+    """Seconds of processor time of a process and its descendants, with those that have ended."""
+    ticks, waiting = 0, [process]
+    while waiting:
+        entry = Path("/proc", str(waiting.pop()))
+        try:
+            ticks += sum(map(int, (entry / "stat").read_text().rpartition(")")[2].split()[11:15]))
+            for children in entry.glob("task/*/children"):
+                waiting += map(int, children.read_text().split())
+        except OSError:  # it ended meanwhile
+            continue
+    return ticks / _TICKS
 
 
 def _session(session: int) -> dict[int, list[str]]:

@@ -200,6 +200,7 @@ def _repeat(reader: Reader, session: Session, case: Mapping[str, Any], files: Pa
     """Read the files of a reproducer."""
     reader.prepare()
     base = session.work / "base"
+    shutil.rmtree(base, ignore_errors=True)
     base.mkdir()
     reader.variants[case["variant"]](session.materials, base)  # some readers also learn there what does not vary
     box = _fresh_box(session.work)
