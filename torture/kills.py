@@ -138,7 +138,7 @@ def _kill(command: Command, folder: Path, name: str, moment: float) -> Outcome:
         return Outcome("raised", name, complaint(folder), command.name)
     if process.returncode < 0 and -process.returncode != getattr(signal, name):
         return Outcome("died", signal.Signals(-process.returncode).name, f"after {name}", command.name)
-    if sent and begun and name != "SIGKILL" and process.returncode:
+    if sent and begun and name != "SIGKILL" and process.returncode and not _has_finished(folder):
         if not list(folder.glob("out/checkpoints/last/state.json")):
             return Outcome("wrong", f"{name} loses the training", f"status {process.returncode}", command.name)
         if process.returncode < 0:
@@ -150,6 +150,11 @@ def _has_begun(folder: Path) -> bool:
     """Whether a training has said that its steps begin."""
     words = said(folder, "stdout")
     return "starting:" in words or "continuing after" in words
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether a training has said what comes after it; a signal can still hit the end of its process."""
+    return "\nnext: " in said(folder, "stdout")
 
 
 def _completed(command: Command, folder: Path, reference: Undisturbed) -> Outcome:
