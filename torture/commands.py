@@ -160,12 +160,15 @@ def _content(path: Path) -> Any:
     if path.is_dir():
         return None
     data = path.read_bytes()
-    if path.suffix != ".json":
-        return data
     try:
-        return _without_times(json.loads(data))
+        if path.suffix == ".json":
+            return _without_times(json.loads(data))
+        if path.suffix == ".safetensors":  # its metadata are written in no order
+            end = 8 + int.from_bytes(data[:8], "little")
+            return json.loads(data[8:end]), data[end:]
     except ValueError:
-        return data
+        pass
+    return data
 
 
 def _without_times(value: Any) -> Any:

@@ -138,7 +138,7 @@ def _kill(command: Command, folder: Path, name: str, moment: float) -> Outcome:
         return Outcome("raised", name, complaint(folder), command.name)
     if process.returncode < 0 and -process.returncode != getattr(signal, name):
         return Outcome("died", signal.Signals(-process.returncode).name, f"after {name}", command.name)
-    if sent and begun and name != "SIGKILL" and process.returncode:
+    if sent and begun and name != "SIGKILL" and process.returncode and not _has_finished(folder):
         if not list(folder.glob("out/checkpoints/last/state.json")):
             return Outcome("wrong", f"{name} loses the training", f"status {process.returncode}", command.name)
         if process.returncode < 0:
@@ -150,6 +150,11 @@ def _has_begun(folder: Path) -> bool:
     """Whether a training has said that its steps begin."""
     words = said(folder, "stdout")
     return "starting:" in words or "continuing after" in words
+
+
+def _has_finished(folder: Path) -> bool:
+    """Whether a training has said what comes after it; a signal can still hit the end of its process."""
+    return "\nnext: " in said(folder, "stdout")
 
 
 def _completed(command: Command, folder: Path, reference: Undisturbed) -> Outcome:
@@ -231,9 +236,18 @@ def _is_busy(session: int) -> bool:
     return any(fields[0] in "RD" for fields in _session(session).values())
 
 
-def _processor_time(session: int) -> float:
-    """Seconds of processor time of all processes of a session, with those of children that have ended."""
-    return sum(sum(map(int, fields[11:15])) for fields in _session(session).values()) / _TICKS
+def _processor_time(process: int) -> float:
+    """Seconds of processor time of a process and its descendants, with those that have ended."""
+    ticks, waiting = 0, [process]
+    while waiting:
+        entry = Path("/proc", str(waiting.pop()))
+        try:
+            ticks += sum(map(int, (entry / "stat").read_text().rpartition(")")[2].split()[11:15]))
+            for children in entry.glob("task/*/children"):
+                waiting += map(int, children.read_text().split())
+        except OSError:  # it ended meanwhile
+            continue
+    return ticks / _TICKS
 
 
 def _session(session: int) -> dict[int, list[str]]:

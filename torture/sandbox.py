@@ -42,7 +42,7 @@ class Limits:
 
     memory: int = 1536 << 20
     processor: int = 8
-    idle: float = 3.0
+    idle: float = 4.0
     file_size: int = 1 << 30
 
 

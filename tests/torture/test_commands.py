@@ -32,6 +32,17 @@ def test_results_that_differ_in_times_and_pictures_are_equal(results: tuple[Path
     assert differences(*results) == []
 
 
+def test_weights_with_metadata_in_another_order_are_equal(results: tuple[Path, Path]):
+    for folder, names in zip(results, ("ab", "ba"), strict=True):
+        header = json.dumps({"__metadata__": dict.fromkeys(names, "1")}).encode()
+        (folder / "start.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"values")
+    assert differences(*results) == []
+    with open(results[1] / "start.safetensors", "r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"S")
+    assert differences(*results) == ["start.safetensors differs"]
+
+
 def test_leftovers_gaps_and_other_numbers_are_differences(results: tuple[Path, Path]):
     one, two = results
     (two / "checkpoints" / "last.old").mkdir()

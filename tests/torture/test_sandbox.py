@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import time
 from pathlib import Path
 
 import pytest
 
 from mol.common.errors import DataError, MOLError
-from mol.common.storage import read_json
+from mol.common.storage import write_atomic
 from torture.outcome import Outcome
 from torture.sandbox import InvalidResultError, Limits, run
 
@@ -41,14 +40,8 @@ def test_an_error_of_the_project_is_a_refusal(box: Path):
 
 
 def test_any_other_exception_names_the_function_of_the_project(box: Path):
-    (box / "example" / "list.json").mkdir()
-
-    class NoText:
-        def read_text(self, encoding: str) -> str:
-            return json.loads("{}")["text"]
-
-    found = outcome(box, lambda: read_json(NoText(), "copy it"))  # type: ignore[arg-type]
-    assert found == Outcome("raised", "KeyError", "'text'", "mol/common/storage.py:read_json")
+    found = outcome(box, lambda: write_atomic(Path("facts.json"), lambda temporary: {}["text"]))
+    assert found == Outcome("raised", "KeyError", "'text'", "mol/common/storage.py:write_atomic")
 
 
 def test_a_wrong_result_is_no_refusal(box: Path):
