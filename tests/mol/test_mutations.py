@@ -122,7 +122,8 @@ def test_no_damaged_file_ends_in_a_traceback(
             raise AssertionError(f"seed {seed!r}, {what}: {type(error).__name__}: {error}") from error
         shutil.rmtree(folder)
     assert codes.total() == count
-    # A report is made whatever befell logs and checkpoints; it says what is missing. A log goes on without its damaged rows.
+    # A report is made whatever befell logs and checkpoints; it says what is missing.
+    # A log goes on without its damaged rows.
     assert codes[2] or arguments[0] == "report" or Path(file).name == "log.csv"
 
 

@@ -1,7 +1,8 @@
 """Tables of an evaluation: which score is better, and what is shown where; the file that holds the scores."""
 
-from __future__ import re
+from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
