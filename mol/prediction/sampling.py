@@ -128,9 +128,10 @@ def sample_in_time(seconds: np.ndarray, apart: float, stride: int | None = None)
         start = start + stride if stride else max(start + 1, later)
     # The last window is the first one of the reversed video.
     last = _window_from(seconds[-1] - seconds[::-1], 0, apart)
-    if last is not None and (not samples or len(seconds) - 1 - last[-1] > samples[-1][0]):
-        samples.append(len(seconds) - 1 - last[::-1])
-    return samples
+    if last is None or (samples and samples[-1][-1] == len(seconds) - 1):
+        return samples
+    last = len(seconds) - 1 - last[::-1]
+    return [*(sample for sample in samples if sample[0] < last[0]), last]
 
 
 def _window_from(seconds: np.ndarray, start: int, apart: float) -> np.ndarray | None:

@@ -31,6 +31,12 @@ def test_windows_in_time_start_with_the_video_and_end_with_it(steps, stride):
     assert (np.diff([sample[0] for sample in samples]) > 0).all()
 
 
+def test_a_video_hardly_longer_than_a_window_is_read_to_its_end():
+    steps = [0.125, 0.5, 0.5, 0.5, 0.5, 0.5, 0.0625, 0.03125]
+    (sample,) = sample_in_time(np.concatenate([[0], np.cumsum(steps)]), 0.5 / 7)
+    assert (sample[0], sample[-1]) == (0, 8)
+
+
 def test_a_camera_that_halves_its_rate_in_the_dark_has_windows_of_the_same_length():
     seconds = np.concatenate([np.arange(60) * 0.033, 1.98 + np.arange(60) * 0.067])
     plan = plan_windows(timed(seconds), None, None)
