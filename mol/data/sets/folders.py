@@ -59,7 +59,7 @@ def find_folders(root: Path, names: Sequence[str], depth: int = 4) -> list[Path]
     """
     order = {name.lower(): place for place, name in reversed(list(enumerate(names)))}
     found = [path for path in _folders(root, depth, set(order)) if _holds_other_folders(path)]
-    return sorted(found, key=lambda path: (order[path.name.lower()], str(path)))
+    return sorted(found, key=lambda path: (order[_name(path)], str(path)))
 
 
 def require_folder(root: Path) -> None:
@@ -135,7 +135,7 @@ def folders_by_name(parent: Path) -> dict[str, Path]:
 
 def names_within(root: Path, depth: int) -> set[str]:
     """Lower-case names of `root` and of the files and folders in it, at most `depth` levels deep."""
-    names = {root.resolve().name.lower()}
+    names = {_name(root)}
     for entry in _entries(root) if depth else ():
         names.add(entry.name.lower())
         if entry.is_dir():
@@ -151,9 +151,14 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
             yield from _files(Path(entry.path), depth - 1)
 
 
+def _name(folder: Path) -> str:
+    """The name of a folder in lower case; of ``.`` and ``x/..`` too, and a link's own."""
+    return os.path.basename(os.path.abspath(folder)).lower()
+
+
 def _folders(root: Path, depth: int, names: set[str]) -> Iterator[Path]:
     """`root` and the folders under it that have one of the names; below a match, only the same name is searched for."""
-    name = root.resolve().name.lower()
+    name = _name(root)
     if matches := name in names:
         yield root
     for entry in _entries(root) if depth else ():
@@ -162,7 +167,7 @@ def _folders(root: Path, depth: int, names: set[str]) -> Iterator[Path]:
 
 
 def _holds_other_folders(folder: Path) -> bool:
-    namesake = folder.name.lower()
+    namesake = _name(folder)
     return any(entry.is_dir() and entry.name.lower() != namesake for entry in _entries(folder))
 
 

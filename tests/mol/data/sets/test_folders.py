@@ -57,6 +57,15 @@ def test_root_itself_can_be_the_folder(tmp_path: Path) -> None:
     assert find_folders(tmp_path / "SAMM", ["samm"]) == [tmp_path / "SAMM"]
 
 
+def test_the_folder_that_one_is_in_is_found_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "SAMM" / "006").mkdir(parents=True)
+    (tmp_path / "elsewhere").symlink_to(tmp_path / "SAMM")
+    monkeypatch.chdir(tmp_path / "SAMM")
+    assert find_folders(Path(), ["samm"]) == [Path()]
+    assert find_folders(Path("006/.."), ["samm"]) == [Path("006/..")]
+    assert find_folders(tmp_path, ["samm"]) == [tmp_path / "SAMM"]  # a link has a name of its own
+
+
 def test_folders_without_folders_are_not_found(tmp_path: Path) -> None:
     touch_frames(tmp_path / "Cropped", [1])
     assert find_folders(tmp_path, ["Cropped"]) == []
