@@ -17,7 +17,7 @@ MK_HOST_DEVICE constexpr W relu(W v) {
   return v < 0 ? W(0) : v;
 }
 
-// The gradient through a ReLU with output y; a product, so that an infinite gradient at a zero becomes NaN.
+// The gradient through a ReLU with output y; a mask, so that what is not finite does not pass a zero.
 template <class W>
 MK_HOST_DEVICE constexpr W relu_backward(W grad, W y) {
   return y > 0 ? grad : W(0);
