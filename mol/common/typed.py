@@ -236,7 +236,7 @@ def _text_problem(text: str) -> str:
         return f"{_shown(text)}, which contains a null character"
     if not text.isascii():
         try:
-            text.encode()
+            text.encode("utf-8", "surrogateescape")  # as Python reads names of files that are not UTF-8
         except UnicodeEncodeError:
             return f"{json.dumps(text[:40])}, which is not Unicode text"
     return ""

@@ -212,3 +212,12 @@ def test_the_numbers_of_a_table_are_texts(found: str, message: str):
 def test_texts_up_to_the_limit_are_read():
     assert typed({"a": "x" * MOST_TEXT}, dict[str, str], "here", REMEDY) == {"a": "x" * MOST_TEXT}
     assert parse_json(json.dumps({"a": "Ω" * 100}), dict[str, str], "here", REMEDY) == {"a": "Ω" * 100}
+
+
+def test_the_name_of_a_file_that_is_not_utf8_is_text(tmp_path: Path):
+    (tmp_path / "a.json").write_text('{"path": "film-\\udcff.mp4"}')
+    read = read_json(tmp_path / "a.json", dict[str, str], REMEDY)
+    assert os.fsencode(read["path"]) == b"film-\xff.mp4"
+    (tmp_path / "a.json").write_text('{"path": "film-\\ud800.mp4"}')
+    with pytest.raises(DataError, match="not Unicode text"):
+        read_json(tmp_path / "a.json", dict[str, str], REMEDY)
