@@ -74,6 +74,7 @@ def test_layouts_keep_values(layout: str):
     assert _arranged(x[:0], layout).shape == (0, 4, 5, 6)
 
 
+@pytest.mark.slow
 def test_a_planted_fault_is_found_and_its_case_made_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     knn = operators.functional.knn
 
