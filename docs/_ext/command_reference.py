@@ -37,7 +37,7 @@ def section(title: str, config_class: type, summary: str, positional: tuple[str,
     nameless = "".join(f" The name ``--{field}`` can be left out." for field in positional)
     lines = [title, "-" * len(title), "", escaped(summary) + nameless, "", f".. program:: {title}", ""]
     for heading, actions in groups(config_parser(config_class, title)):
-        lines += [f".. rubric:: {heading}", ""] if heading else []
+        lines += [f".. rubric:: {' '.join(heading.split())}", ""] if heading else []
         for action in actions:
             lines += option(action)
     return lines

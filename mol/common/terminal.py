@@ -45,7 +45,7 @@ def console(**options: Any) -> Any:
 
 def styled(text: str, style: str) -> Any:
     """Text of the program's own in a colour or weight, for a cell of a table."""
-    return require("rich.text", extra="train").Text(text, style=style)
+    return require("rich.text", extra="train").Text.assemble((text, style))  # not what it is padded with
 
 
 def say(text: str) -> None:
