@@ -19,7 +19,7 @@ from mol.common.errors import MediaError, NotEnoughMemoryError
 from mol.common.extras import require
 from mol.common.storage import refuse_pipe
 from mol.vision.orientation import Uprighting
-from mol.vision.timing import DEFAULT_RATE, Timing, timing_of
+from mol.vision.timing import DEFAULT_RATE, FrameTimes, timing_of
 
 # FFmpeg's demuxers that read one file and open no other.
 _CONTAINERS = (
@@ -90,11 +90,11 @@ class Film:
                 yield self._take(frame)
         self._require_whole(packets, end)
 
-    def timing(self) -> Timing:
+    def timing(self) -> FrameTimes:
         """The times of the frames decoded so far."""
         return timing_of([None] * len(self._stamps) if self.is_raw else self._stamps, self.rate, self._last)
 
-    def packets(self) -> tuple[int, Timing]:
+    def packets(self) -> tuple[int, FrameTimes]:
         """Number of frames, and their times, without decoding them; only for a film that is not decoded."""
         stamps: list[float | None] = []
         for packet in self._container.demux(self._stream):

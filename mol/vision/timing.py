@@ -13,7 +13,7 @@ _ROUNDING = 1e-3  # seconds between two time stamps that are lost to millisecond
 
 
 @dataclass(frozen=True)
-class Timing:
+class FrameTimes:
     """The times of a video's frames.
 
     Attributes:
@@ -40,7 +40,7 @@ def is_variable(times: np.ndarray, fps: float) -> bool:
     return bool(np.abs(times * fps - np.arange(len(times))).max(initial=0) > 0.5)
 
 
-def timing_of(stamps: Sequence[float | None], rate: float | None, last: float | None) -> Timing:
+def timing_of(stamps: Sequence[float | None], rate: float | None, last: float | None) -> FrameTimes:
     """The times of the frames of a film.
 
     Containers with millisecond stamps (Matroska, WebM, FLV) often state no frame rate, or that of their clock: 1000 per
@@ -58,7 +58,7 @@ def timing_of(stamps: Sequence[float | None], rate: float | None, last: float | 
         fps = stated or DEFAULT_RATE
         source = "as the file states" if stated else "as it states no rate"
         note = f"the file has no usable time stamps; {fps:g} frames per second are assumed {source}; --fps sets another"
-        return Timing(even_times(count, fps), fps, 1 / fps, (note,))
+        return FrameTimes(even_times(count, fps), fps, 1 / fps, (note,))
     span = float(times[-1])
     mean = (count - 1) / span if span else None
     fits = stated is not None and abs(stated * span - (count - 1)) < 0.01 + _ROUNDING * stated
@@ -66,7 +66,7 @@ def timing_of(stamps: Sequence[float | None], rate: float | None, last: float | 
     usual = float(np.median(np.diff(times))) if count > 1 else 1 / fps
     # Millisecond containers give every frame the duration of one tick.
     stays = last if last is not None and last > usual / 2 else usual
-    return Timing(times, fps, stays, tuple(_notes(times, fps, stated)))
+    return FrameTimes(times, fps, stays, tuple(_notes(times, fps, stated)))
 
 
 def _usable(stamps: Sequence[float | None]) -> np.ndarray | None:
