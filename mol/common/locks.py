@@ -1,9 +1,10 @@
 """One process at a time: a lock in the file system that names its holder and ends with it.
 
 The lock is that of the system (`flock`). It is released when its process ends, however it ends, so a lock file that was
-left behind holds nobody up. It holds between the processes of one machine, and between machines where the file system
-passes locks on: NFS 4, NFS 3 with its lock service, Lustre mounted with ``flock``, CephFS, GPFS. On NFS mounted with
-``nolock`` or ``local_lock`` it holds within each machine only.
+left behind holds nobody up. The worker processes of a holder that was killed may share the lock; they have some seconds
+to end. It holds between the processes of one machine, and between machines where the file system passes locks on: NFS
+4, NFS 3 with its lock service, Lustre mounted with ``flock``, CephFS, GPFS. On NFS mounted with ``nolock`` or
+``local_lock`` it holds within each machine only.
 
 Where a file system has no such locks, the lock is a file that names process and machine. That of a process of this
 machine which no longer runs is taken over; that of another machine has to be deleted by hand.
@@ -39,6 +40,9 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 # Seconds between two tries where waiting is up to us.
 _PATIENCE = 0.2
+
+# Seconds that the processes of a holder which was killed have to end: they share its lock until then.
+_AFTERLIFE = 5.0
 
 
 @dataclass(frozen=True)
@@ -168,6 +172,7 @@ class _Held:
 
 def _acquire(path: Path, command: str, wait: bool) -> _Held | Other:
     record = json.dumps(asdict(_this_process(command))).encode() + b"\n"
+    until = time.monotonic() + _AFTERLIFE
     while True:
         with _storage_errors(path):
             handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
@@ -177,6 +182,9 @@ def _acquire(path: Path, command: str, wait: bool) -> _Held | Other:
             holder = _holder(os.pread(handle, 1 << 16, 0))
             os.close(handle)
             if isinstance(error, BlockingIOError):
+                if holder is not None and holder.has_ended() and time.monotonic() < until:
+                    time.sleep(_PATIENCE)
+                    continue
                 return Other(holder)
             if error.errno in _UNSUPPORTED:
                 return _acquire_without_system(path, record, wait)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,37 @@ def test_another_process_is_refused_and_told_who_holds_it_and_a_killed_one_holds
     with only_one(path, "run", "mol train", ""):
         assert json.loads(path.read_text())["process"] == os.getpid()
     assert not path.exists()
+
+
+@pytest.mark.parametrize(("lives", "let_in"), [(1.0, True), (60.0, False)])
+def test_processes_of_a_killed_holder_have_some_seconds_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lives: float, let_in: bool
+):
+    monkeypatch.setattr(locks, "_AFTERLIFE", 5.0 if let_in else 0.5)
+    program = f"""
+import os, signal, sys, time
+from pathlib import Path
+from mol.common import locks
+with locks.lock(Path(sys.argv[1]), "mol extract"):
+    child = os.fork()
+    if child == 0:  # shares the lock, and outlives its holder
+        time.sleep({lives})
+        os._exit(0)
+    print(child, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    path = tmp_path / ".lock"
+    command = [sys.executable, "-c", program, str(path)]
+    with subprocess.Popen(command, env=environment(), text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        process.wait()
+        try:
+            with lock(path, "mol extract") as other:
+                assert (other is None) == let_in
+        finally:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
 
 def test_a_free_lock_is_had_again_and_again_and_leaves_nothing(tmp_path: Path, kind: str):
