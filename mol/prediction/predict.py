@@ -343,7 +343,7 @@ def describe_prediction(prediction: Prediction) -> str:
     """The result in a few lines; an emotion is only named where the video can be told from a still face."""
     count = len(prediction.windows)
     lines = [f"{count} window{'s' if count != 1 else ''} over {prediction.duration:.1f} s: {prediction.verdict}"]
-    if prediction.verdict != STILL_FACE:
+    if prediction.predicted is not None:
         probabilities = prediction.calibrated(prediction.probabilities)
         ranked = sorted(zip(prediction.classes, probabilities, strict=True), key=lambda pair: -pair[1])
         named = ", ".join(f"{name} {value:.2f}" for name, value in ranked[:3])

@@ -35,6 +35,7 @@ DETECT_WIDTH = 640
 
 NO_EXPRESSION = "no expression"
 STILL_FACE = "not distinguishable from a still face"
+DISAGREEMENT = "the windows disagree"
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,13 @@ class Prediction:
 
     @property
     def verdict(self) -> str:
-        """The result for the whole video, in words."""
-        return self.verdict_of(self.probabilities)
+        """The result for the whole video, in words.
+
+        Windows that are no still face, but of different classes, can have the mean probabilities of one: they disagree.
+        """
+        found = self.verdict_of(self.probabilities)
+        still = [self.class_of(window.probabilities) is None for window in self.windows]
+        return DISAGREEMENT if found == STILL_FACE and sum(still) < len(still) / 2 else found
 
     @property
     def knows_neutral(self) -> bool:

@@ -20,7 +20,7 @@ from mol.network.model import MOL, MOLOutput
 from mol.prediction.predict import NO_NEUTRAL_CLASS, PredictConfig, describe_prediction, predict
 from mol.prediction.stillness import STILL_CLIPS, Stillness, sensor_noise, still_frames, total_variation
 from mol.prediction.storyboard import overview_of, timeline_of
-from mol.prediction.windows import NO_EXPRESSION, STILL_FACE, Prediction, predict_video
+from mol.prediction.windows import DISAGREEMENT, NO_EXPRESSION, STILL_FACE, Prediction, predict_video
 from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.video import Video
 
@@ -178,6 +178,29 @@ def test_an_emotion_that_the_network_sees_in_still_faces_too_is_none():
     prediction = read(with_bias(1), still_video(), WITH_NEUTRAL)
     assert prediction.classes[int(np.argmax(prediction.probabilities))] == "happiness"
     assert (prediction.predicted, prediction.verdict) == (None, STILL_FACE)
+
+
+@pytest.mark.parametrize(
+    ("windows", "verdict"),
+    [
+        ([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9]], DISAGREEMENT),
+        ([[0.9, 0.05, 0.05], [0.05, 0.5, 0.45], [0.33, 0.33, 0.34], [0.34, 0.33, 0.33]], STILL_FACE),
+        ([[0.33, 0.33, 0.34], [0.34, 0.33, 0.33]], STILL_FACE),
+        ([[0.9, 0.05, 0.05], [0.9, 0.05, 0.05], [0.05, 0.9, 0.05]], "surprise"),
+    ],
+)
+def test_windows_that_are_each_no_still_face_do_not_add_up_to_one(windows, verdict):
+    plain = read(network(MotionReader, 3, 0), still_video(), EMOTIONS)
+    probabilities = np.array(windows, np.float32)
+    prediction = replace(
+        plain,
+        windows=[replace(plain.windows[0], probabilities=row) for row in probabilities],
+        probabilities=probabilities.mean(0),
+        stillness=Stillness(np.array([[0.3, 0.35, 0.35], [0.4, 0.3, 0.3], [0.35, 0.3, 0.35]]), 1.0),
+    )
+    assert prediction.verdict == verdict
+    assert (prediction.predicted is None) == (verdict in (DISAGREEMENT, STILL_FACE))
+    assert verdict in describe_prediction(prediction).splitlines()[0]
 
 
 def test_the_timeline_emphasises_nothing_for_a_still_face():
