@@ -1,4 +1,4 @@
-# make demo      train MOL on synthetic clips of real faces, score it on unseen people, read a video (4 to 20 minutes on 2 cores)
+# make demo      train MOL on synthetic clips of real faces, score it on unseen people, read a video (4 to 6 minutes on 2 cores)
 # make loso      a data set's folders and sheets → manifest → cache → leave-one-subject-out → report, on synthetic clips
 # make test      lint, types and tests, as the CI runs them
 # make test-processors  the tests that compute, again under each instruction set and with one thread and two (an hour)
