@@ -26,10 +26,11 @@ FILMS = {
 
 _SYNTH = "synth --out cache --people 4 --clips 2 --pictures 1 --emotions [happiness,surprise] --workers 1 --sheet false"
 TRAIN = "--network apex-difference --batch-size 2 --log-every 1 --device cpu"
+TRAIN_ONCE = "--held-out [orl-s01] --validate-every 0 --inner-validation 0.3 --schedule constant"
 _COMMANDS = (
     _SYNTH,
     _SYNTH.replace("--out cache --people 4 --clips 2", "--out small --people 3 --clips 1"),
-    f"train --cache cache --run run --held-out [orl-s01] --steps 2 {TRAIN} --validate-every 0 --inner-validation 0.3",
+    f"train --cache cache --run run --steps 2 {TRAIN} {TRAIN_ONCE}",
     f"loso cache --protocol as-labelled --run loso --folds 1-2 --steps 2 {TRAIN}",
     "evaluate --weights run --cache cache --out evaluation --tvl1-pairs 0 --device cpu --pictures false",
     "synth --layout smic --out set --people 2 --clips 4 --enlarge 2 --length [16,16] --pictures 1 --workers 1",

@@ -8,6 +8,7 @@ whatever the file holds.
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import json
 import os
 import re
@@ -119,6 +120,14 @@ def typed(
         return msgspec.convert(content, kind, strict=not texts)
     except msgspec.ValidationError as wrong:
         raise error(f"{where}: {_explain(content, kind, str(wrong), not texts)}; {remedy}") from wrong
+
+
+def values_of(record: Any) -> dict[str, Any]:
+    """The fields of a dataclass that `typed` gave, by name; those that were missing in the file with their defaults.
+
+    `vars` leaves the latter out: msgspec does not set them.
+    """
+    return {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
 
 
 def _text_of(path: Path, language: str, remedy: str, error: type[MOLError]) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from mol.common.checks import require_positive
 from mol.common.environment import versions_of
 from mol.common.errors import DataError, SettingsError, StorageError
+from mol.common.storage import refuse_pipe
 from mol.common.terminal import say
 from mol.common.typed import read_json
 from mol.data.annotations import doubts_about_annotations
@@ -153,9 +154,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _is_table(path: Path) -> bool:
     try:
+        refuse_pipe(path)
         with path.open(encoding="utf-8") as table:
             return table.readline().rstrip("\n") == ",".join(item.name for item in fields(Clip))
-    except (OSError, UnicodeDecodeError):
+    except (OSError, UnicodeDecodeError, DataError):
         return False
 
 

@@ -14,7 +14,7 @@ from msgspec import Meta
 from mol.common.errors import DataError
 from mol.common.names import path_inside
 from mol.common.storage import write_json
-from mol.common.typed import Count, Name, Seed, read_json, typed
+from mol.common.typed import Count, Name, Seed, read_json, typed, values_of
 from mol.data.pool import Pool, fingerprint
 from mol.loso.folds import Fold
 from mol.loso.settings import LosoConfig
@@ -176,8 +176,8 @@ def read_plan(run: Path) -> Plan:
     folds = []
     for fold in found.folds:
         numbers[fold.seed] += 1
-        folds.append(Fold(numbers[fold.seed], **vars(fold)))
-    return Plan(**{**vars(found), "folds": folds})
+        folds.append(Fold(numbers[fold.seed], **values_of(fold)))
+    return Plan(**{**values_of(found), "folds": folds})
 
 
 def _contradiction(found: _Content) -> str:

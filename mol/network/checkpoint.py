@@ -32,7 +32,7 @@ from mol.common.errors import CheckpointError, StorageError
 from mol.common.extras import require
 from mol.common.locks import runs
 from mol.common.names import path_part
-from mol.common.storage import usual_mode
+from mol.common.storage import refuse_pipe, usual_mode
 from mol.common.typed import Count, Name, NotNegative, Seed, Setting, Share, parse_json, read_json, typed
 from mol.vision.points import POINTS
 from molkernels.modules import GRAPH_OF_VARIANT
@@ -325,6 +325,7 @@ def _check_moment(path: Path, key: str, value: Tensor, parameter: Tensor) -> Non
 def _open_tensors(path: Path) -> Iterator[Any]:
     """A safetensors file, opened to read its header."""
     safetensors = require("safetensors", "train")
+    refuse_pipe(path, CheckpointError)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             yield file
@@ -339,6 +340,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         CheckpointError: it is missing, damaged or another kind of file.
     """
     safetensors = require("safetensors.torch", "train")
+    refuse_pipe(path, CheckpointError)
     try:
         return safetensors.load_file(path)
     except FileNotFoundError as error:
@@ -464,6 +466,7 @@ def _sync(path: Path) -> None:
 
 
 def _fingerprint(path: Path) -> dict[str, int]:
+    refuse_pipe(path, CheckpointError)
     value = 0
     with open(path, "rb") as file:
         while piece := file.read(1 << 22):

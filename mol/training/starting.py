@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from mol.common.differences import differences
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
-from mol.common.storage import write_atomic
-from mol.common.typed import Name, parse_json, typed
+from mol.common.storage import refuse_pipe, write_atomic
+from mol.common.typed import Name, parse_json, typed, values_of
 from mol.network.checkpoint import WEIGHTS, check_weights, complete_settings, find_checkpoint, read_state, read_tensors
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT
@@ -233,10 +233,11 @@ def _read_file(path: Path) -> StartingWeights:
     tensors = read_tensors(path)
     if known.fingerprint != _fingerprint(tensors):
         raise CheckpointError(f"{path} is damaged (its fingerprint is not the one in its metadata); {again}")
-    return StartingWeights(path=path, tensors=tensors, **vars(known))
+    return StartingWeights(path=path, tensors=tensors, **values_of(known))
 
 
 def _refuse_other_files(path: Path) -> None:
+    refuse_pipe(path, CheckpointError)
     try:
         with open(path, "rb") as file:
             first = file.read(9)

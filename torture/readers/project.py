@@ -23,7 +23,7 @@ from torture.readers.edits import Edits, byte_edits, file_edits, weighed
 from torture.readers.reader import Reader
 from torture.sandbox import InvalidResultError, Limits
 
-_TRAIN = f"train --cache cache --run run --held-out [orl-s01] --steps 3 {materials.TRAIN} --validate-every 0 --resume"
+_TRAIN = f"train --cache cache --run run --steps 3 {materials.TRAIN} {materials.TRAIN_ONCE} --resume"
 
 
 def command(*arguments: str) -> None:

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from mol.common.errors import CacheError
 from mol.common.storage import refuse_pipe, write_json
-from mol.common.typed import Count, FrameNumber, Kind, Name, NotNegative, Number, read_json, typed
+from mol.common.typed import Count, FrameNumber, Kind, Name, NotNegative, Number, read_json, typed, values_of
 from mol.vision.points import POINTS
 
 FORMAT = 1
@@ -174,7 +174,7 @@ def read_settings(folder: Path) -> CacheSettings:
         raise CacheError(f"{path}: kind is {found.kind!r}, but must be {' or '.join(KINDS)}; {_AGAIN}.")
     if len(set(found.classes)) < len(found.classes):
         raise CacheError(f"{path}: classes are {', '.join(found.classes)}, but must all be different; {_AGAIN}.")
-    return CacheSettings(**{**vars(found), "classes": tuple(found.classes)})
+    return CacheSettings(**{**values_of(found), "classes": tuple(found.classes)})
 
 
 def read_rows(folder: Path, settings: CacheSettings) -> list[dict[str, Any]]:
@@ -253,7 +253,7 @@ def read_skipped(folder: Path) -> list[dict[str, str]]:
         CacheError: the file is damaged.
     """
     path = folder / SKIPPED
-    return [vars(clip) for clip in _read(path, list[_Skipped])] if path.exists() else []
+    return [values_of(clip) for clip in _read(path, list[_Skipped])] if path.exists() else []
 
 
 def read_interpolated(folder: Path) -> list[dict[str, Any]]:
@@ -263,7 +263,7 @@ def read_interpolated(folder: Path) -> list[dict[str, Any]]:
         CacheError: the file is damaged.
     """
     path = folder / INTERPOLATED
-    return [vars(clip) for clip in _read(path, list[_Interpolated])] if path.exists() else []
+    return [values_of(clip) for clip in _read(path, list[_Interpolated])] if path.exists() else []
 
 
 def write_clips(path: Path, clips: Sequence[Mapping[str, Any]]) -> None:

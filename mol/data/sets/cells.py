@@ -18,6 +18,7 @@ from typing import Any
 
 from mol.common.errors import DataError
 from mol.common.extras import require
+from mol.common.storage import refuse_pipe
 
 _BOOKS = (".xlsx", ".xlsm")
 SHEET_SUFFIXES = (*_BOOKS, ".csv")
@@ -132,8 +133,9 @@ def table_text(path: Path) -> str:
     """The text of a CSV file.
 
     Raises:
-        DataError: it is not UTF-8, or too large.
+        DataError: it is not UTF-8, too large, or no ordinary file.
     """
+    refuse_pipe(path)
     if (size := path.stat().st_size) > LARGEST_FILE:
         raise DataError(f"{path} has {size / 2**20:.0f} MB, a table at most {LARGEST_FILE / 2**20:.0f}; is it a table?")
     data = path.read_bytes()

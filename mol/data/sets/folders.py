@@ -138,16 +138,16 @@ def names_within(root: Path, depth: int) -> set[str]:
     names = {_name(root)}
     for entry in _entries(root) if depth else ():
         names.add(entry.name.lower())
-        if entry.is_dir():
+        if _is_folder(entry):
             names |= names_within(Path(entry.path), depth - 1)
     return names
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
     for entry in _entries(folder):
-        if entry.is_file():
+        if _is_file(entry):
             yield Path(entry.path)
-        elif depth > 1 and entry.is_dir():
+        elif depth > 1 and _is_folder(entry):
             yield from _files(Path(entry.path), depth - 1)
 
 
@@ -162,13 +162,27 @@ def _folders(root: Path, depth: int, names: set[str]) -> Iterator[Path]:
     if matches := name in names:
         yield root
     for entry in _entries(root) if depth else ():
-        if entry.is_dir() and (not matches or entry.name.lower() == name):
+        if _is_folder(entry) and (not matches or entry.name.lower() == name):
             yield from _folders(Path(entry.path), depth - 1, names)
 
 
 def _holds_other_folders(folder: Path) -> bool:
     namesake = _name(folder)
-    return any(entry.is_dir() and entry.name.lower() != namesake for entry in _entries(folder))
+    return any(_is_folder(entry) and entry.name.lower() != namesake for entry in _entries(folder))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or into a folder that may not be read
+        return False
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

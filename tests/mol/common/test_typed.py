@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from mol.common.typed import (
     read_json,
     read_yaml,
     typed,
+    values_of,
 )
 
 REMEDY = "write it again"
@@ -221,3 +223,14 @@ def test_the_name_of_a_file_that_is_not_utf8_is_text(tmp_path: Path):
     (tmp_path / "a.json").write_text('{"path": "film-\\ud800.mp4"}')
     with pytest.raises(DataError, match="not Unicode text"):
         read_json(tmp_path / "a.json", dict[str, str], REMEDY)
+
+
+def test_fields_that_the_file_lacks_have_their_defaults_among_the_values():
+    @dataclasses.dataclass(frozen=True)
+    class Record:
+        name: str
+        count: int = 3
+        note: str | None = None
+
+    found = typed({"name": "a", "note": "b"}, Record, "file.json", "remedy")
+    assert values_of(found) == {"name": "a", "count": 3, "note": "b"}

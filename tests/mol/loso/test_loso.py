@@ -469,6 +469,14 @@ def test_a_run_folder_explains_itself(done: LosoResult) -> None:
     assert not list(run.rglob("*.tmp*"))
 
 
+def test_the_plan_of_an_earlier_version_lacks_the_newest_entries(done: LosoResult, tmp_path: Path) -> None:
+    head = read_json(done.run / "folds.json")
+    for name in ("ablation", "starting_weights"):
+        del head[name]
+    (tmp_path / "folds.json").write_text(json.dumps(head))
+    assert read_plan(tmp_path) == read_plan(done.run)
+
+
 def test_a_fold_is_what_mol_train_makes_of_its_configuration(done: LosoResult, tmp_path: Path) -> None:
     fold = fold_folder(done.run, "one", "s2")
     config = read_config(TrainConfig, ["--config", str(fold / "config.yaml")], "mol train")

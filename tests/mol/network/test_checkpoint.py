@@ -17,7 +17,14 @@ from tiny_model import TinyMOL
 
 import mol.network.checkpoint
 from mol.common.errors import CheckpointError, StorageError
-from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, read_state, save_checkpoint
+from mol.network.checkpoint import (
+    find_checkpoint,
+    finish_replacing,
+    load_checkpoint,
+    read_state,
+    read_tensors,
+    save_checkpoint,
+)
 
 STATE = {"classes": ["a", "b", "c"], "mean_shape": [[0.0, 0.0]] * 68, "step": 3, "seed": 0}
 
@@ -286,3 +293,9 @@ def test_an_optimizer_over_other_parameters_is_refused(saved: Path) -> None:
     rewrite_state(saved, files={"weights.safetensors": digest})
     with pytest.raises(CheckpointError, match=r"optimizer\.safetensors, param_groups: its content is null"):
         load_checkpoint(saved, model, torch.optim.AdamW(model.parameters()))
+
+
+def test_a_pipe_in_the_place_of_a_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "weights.safetensors")
+    with pytest.raises(CheckpointError, match="is a pipe; give an ordinary file"):
+        read_tensors(tmp_path / "weights.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -325,9 +326,15 @@ def with_other_filters(path: Path) -> None:
     write_starting_weights(path, NETWORKS["apex-difference"].rebuild(num_classes=3, filters=(4, 4, 4)), FACTS)
 
 
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
+        (a_pipe, "is a pipe; give an ordinary file"),
         (damaged, "is damaged .its fingerprint is not the one in its metadata.; copy it again"),
         (halved, "is damaged or not a safetensors file"),
         (pickled, "is a pickle, which can run any code .* MOL.from_released"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import time
 import zipfile
@@ -14,7 +15,7 @@ from openpyxl.chart import BarChart
 
 from mol.common.errors import DataError
 from mol.data.sets import cells
-from mol.data.sets.cells import Unusable, read_cells, read_tables
+from mol.data.sets.cells import Unusable, read_cells, read_tables, table_text
 from mol.data.sets.sheets import SheetRow, read_sheet, read_titles
 
 COLUMNS = {"clip": ("Filename",), "onset": ("OnsetFrame",), "offset": ("OffsetFrame",)}
@@ -227,3 +228,9 @@ def test_utf_16_is_refused_with_the_remedy(tmp_path: Path) -> None:
 
 def test_a_cell_that_cannot_be_used_shows_what_it_held() -> None:
     assert cells.as_text(Unusable("2006-01-02", "holds the date")) == "2006-01-02"
+
+
+def test_a_pipe_in_the_place_of_a_table_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "table.csv")
+    with pytest.raises(DataError, match=r"table\.csv is a pipe; give an ordinary file"):
+        table_text(tmp_path / "table.csv")

@@ -8,7 +8,7 @@ import pytest
 from sheet_files import touch_frames, write_book
 
 from mol.common.errors import DataError
-from mol.data.sets.folders import clip_folder, find_folders, find_sheet, subject_folders, unlisted_folders
+from mol.data.sets.folders import clip_folder, find_folders, find_sheet, names_within, subject_folders, unlisted_folders
 
 COLUMNS = {"subject": ("Subject",), "onset": ("OnsetFrame", "Onset"), "emotion": ("Estimated Emotion",)}
 HEADER = ("Subject", "OnsetFrame", None, "Estimated Emotion")
@@ -18,6 +18,15 @@ def test_newest_sheet_is_found_by_name(tmp_path: Path) -> None:
     for name in ("a/coding-20140508.xlsx", "coding-20190701.xlsx", "~$coding-20200101.xlsx"):
         write_book(tmp_path / name, [HEADER])
     assert find_sheet(tmp_path, ["CODING-*.xlsx"], "sheet").name == "coding-20190701.xlsx"
+
+
+def test_links_that_lead_to_themselves_are_passed_over(tmp_path: Path) -> None:
+    write_book(tmp_path / "a" / "coding-1.xlsx", [HEADER])
+    for name in ("coding-2.xlsx", "loop", "a/coding-3.xlsx"):
+        (tmp_path / name).symlink_to(Path(name).name)
+    assert find_sheet(tmp_path, ["coding-*.xlsx"], "sheet").name == "coding-1.xlsx"
+    assert find_folders(tmp_path, ["loop"], 2) == []
+    assert names_within(tmp_path, 2) >= {"a", "loop", "coding-1.xlsx"}
 
 
 def test_missing_sheet_lists_what_is_needed_and_what_is_there(tmp_path: Path) -> None:
