@@ -88,7 +88,7 @@ class TrainingStep:
     ) -> None:
         self._network, self._model, self._optimizer, self._loss = network, model, optimizer, loss
         self._clip_norm, self._autocast, self._backward = clip_norm or math.inf, autocast, backward
-        self._parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._parameters = list(model.parameters())
 
     def __call__(self, batch: Batch) -> StepResult:
         """Train on a batch of `Network.training_batch`."""
