@@ -26,6 +26,7 @@ from mol.network.checkpoint import load_checkpoint, save_checkpoint
 from mol.network.losses import MOLLoss
 from mol.networks.mol import NETWORK
 from mol.networks.registry import find_network
+from mol.training.resume import as_begun
 from mol.training.settings import TrainConfig
 from mol.training.step import WARM_UP, GraphedStep, LearningRates, TrainingStep, make_step, open_device
 from mol.training.train import train
@@ -281,6 +282,15 @@ def test_auto_is_float32_in_the_usual_order_on_a_cpu() -> None:
     assert (fabric.device.type, config.precision, config.channels_last, config.graph) == ("cpu", "32", False, "auto")
     _, config = open_device(TrainConfig(cache="c", device="cpu", precision="bf16-mixed", channels_last=True))
     assert (config.precision, config.channels_last) == ("bf16-mixed", True)
+
+
+@pytest.mark.parametrize("network", ["mol", "flow-cnn"])
+def test_auto_continues_what_a_run_began_with(network: str) -> None:
+    saved = {"precision": "bf16-mixed", "channels_last": True}
+    config = as_begun(TrainConfig(cache="c", network=network), saved)
+    assert (config.precision, config.channels_last) == ("bf16-mixed", True)
+    typed = as_begun(TrainConfig(cache="c", network=network, precision="32", channels_last=False), saved)
+    assert (typed.precision, typed.channels_last) == ("32", False)
 
 
 @pytest.mark.parametrize(
