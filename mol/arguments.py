@@ -153,7 +153,7 @@ def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence
         SettingsError: more unnamed values than positional fields.
     """
     options = dict(_options(config_class))
-    flags = {f"--{name}" for name, kind in options.items() if kind is bool}
+    flags = {f"--{name}" for name, kind in options.items() if kind is bool or bool in get_args(kind)}
     lists = {name for name, kind in options.items() if get_origin(kind) is list}
     nameless = list(positional)
     collected: dict[str, list[str]] = {}
@@ -177,7 +177,7 @@ def spell_out(config_class: type, positional: Sequence[str], arguments: Sequence
         previous = option
         if equals or option in ("-h", "--help", "--print_config"):
             continue
-        if option in flags and (not given or given[0].lower() not in ("true", "false", "yes", "no")):
+        if option in flags and (not given or given[0].lower() not in ("true", "false", "yes", "no", "auto")):
             spelled.append("true")
         elif given:
             spelled.append(given.pop(0))

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from mol.common.devices import automatic_precision
 from mol.common.differences import differences
 from mol.common.errors import SettingsError
 from mol.common.extras import installed_file
@@ -251,7 +252,7 @@ def choose_precision(device: str) -> str:
     On a processor without bfloat16 instructions it is emulated, and slower than float32.
     """
     if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+        return automatic_precision(torch.device("cuda"))
     text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
     flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
     return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32"

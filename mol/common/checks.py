@@ -27,7 +27,7 @@ def require_positive(config: Any, *names: str) -> None:
             raise SettingsError(f"{name}={_shown(value)} must be greater than 0{also}")
 
 
-def require_one_of(config: Any, name: str, allowed: Sequence[str]) -> None:
+def require_one_of(config: Any, name: str, allowed: Sequence[str | bool]) -> None:
     """Raise a `SettingsError` for a setting that is not one of the allowed values."""
     if getattr(config, name) not in allowed:
         shown = ", ".join(map(repr, allowed[:-1])) + f" or {allowed[-1]!r}"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mol.common.errors import SettingsError
 from mol.common.extras import require
@@ -20,12 +21,12 @@ def start_fabric(device: str, precision: str) -> Any:
 
     Args:
         device: "auto" (CUDA if there is a device), "cpu", "cuda" or "cuda:N".
-        precision: "32" or "bf16-mixed".
+        precision: "32", "bf16-mixed", or "auto" (`automatic_precision`).
     Raises:
         SettingsError: an unknown name, or a device that this machine does not have.
     """
-    if precision not in PRECISIONS:
-        raise SettingsError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}")
+    if precision not in (*PRECISIONS, "auto"):
+        raise SettingsError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}, auto")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise SettingsError(f'device={device!r} must be "auto", "cpu", "cuda" or "cuda:N"')
     count = torch.cuda.device_count()
@@ -35,10 +36,25 @@ def start_fabric(device: str, precision: str) -> Any:
     if kind == "cuda" and int(index or 0) >= count:
         has = f"this machine has {count} CUDA device(s)" if count else "PyTorch finds no CUDA device"
         raise SettingsError(f"device={device!r} is not available: {has}; use --device cpu or another number")
+    if precision == "auto":
+        precision = automatic_precision(torch.device(kind))
     fabric = require("lightning_fabric", "train")
     return fabric.Fabric(
         accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
     )
+
+
+def automatic_precision(device: torch.device) -> str:
+    """ "bf16-mixed" on a GPU that computes in bfloat16, else "32"."""
+    bfloat16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if bfloat16 else "32"
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on a device; the program does not wait until it is there, and neither does the device."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mol.common.checks import require_at_most, require_not_negative
+from mol.common.devices import upload
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
@@ -278,8 +279,8 @@ class ResidentClips:
                 generator.integers(0, 2, batch_size) * self.augmentation.flip,
             ]
         )
-        index, top, left, flip = self._to_device(torch.from_numpy(drawn.astype(np.int64))).unbind(0)
-        light = self._to_device(torch.from_numpy(generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)))
+        index, top, left, flip = upload(torch.from_numpy(drawn.astype(np.int64)), self.device).unbind(0)
+        light = upload(torch.from_numpy(generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)), self.device)
         return self._crop(index, top, left, flip, light)
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
@@ -322,11 +323,6 @@ class ResidentClips:
             ramp = torch.linspace(-0.5, 0.5, frames.shape[1], device=frames.device)[None, :, None, None]
             frames = frames + 255 * self.augmentation.drift * light[1].view(shape) * ramp
         return frames
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
 class ResidentPart(ResidentClips):

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mol.common.devices import start_fabric
 from mol.common.errors import SettingsError
 from mol.common.terminal import console, duration, say
 from mol.data.pool import Pool
@@ -33,6 +32,7 @@ from mol.training.resume import TrainingInterrupted, as_begun
 from mol.training.runlog import describe_busy_share
 from mol.training.settings import read_saved_config
 from mol.training.starting import StartingWeights, read_starting_weights, require_network, require_strangers
+from mol.training.step import open_device
 
 
 class LosoResult(NamedTuple):
@@ -78,7 +78,7 @@ def loso(config: LosoConfig) -> LosoResult:
     """
     if config.resume and (Path(config.run) / "loso.yaml").is_file():
         config = as_begun(config, read_saved_config(Path(config.run) / "loso.yaml"))
-    fabric = start_fabric(config.device, config.precision)
+    fabric, config = open_device(config)
     start = _starting_weights(config)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)

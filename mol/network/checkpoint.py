@@ -263,7 +263,8 @@ def _write_optimizer(folder: Path, optimizer: Optimizer) -> str:
         for index, values in state["state"].items()
         for name, value in values.items()
     }
-    header = {"param_groups": json.dumps(state["param_groups"])}
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
+    header = {"param_groups": json.dumps(groups)}
     save_file(tensors, folder / OPTIMIZER, metadata=header)
     usual_mode(folder / OPTIMIZER)
     return OPTIMIZER

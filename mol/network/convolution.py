@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+# Devices on which products are faster than PyTorch's convolutions.
+BY_PRODUCT = ("cpu",)
 # Pixels of the smaller map up to which the product was measured to be faster, with 14 maps and with 224.
 CONV_PIXELS, TRANSPOSED_PIXELS = 4, 16
 
@@ -24,7 +26,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Convolution without bias.  x (N, C, H, W), weight (C', C, K, K) → (N, C', H', W')."""
     kernel = weight.shape[-1]
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
-    if x.device.type != "cpu" or height * width > CONV_PIXELS:
+    if x.device.type not in BY_PRODUCT or height * width > CONV_PIXELS:
         return F.conv2d(x, weight, None, stride, padding)
     patches = F.unfold(x, kernel, padding=padding, stride=stride)  # (N, C·K·K, H'·W')
     rows = patches.mT.flatten(0, 1) @ weight.flatten(1).t()  # (N·H'·W', C')
@@ -34,7 +36,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
 def conv_transpose2d(x: Tensor, weight: Tensor) -> Tensor:
     """Transposed convolution 4×4, stride 2, padding 1, without bias.  (N, C, H, W), (C, C', 4, 4) → (N, C', 2H, 2W)."""
     channels, height, width = x.shape[1:]
-    if x.device.type != "cpu" or height * width > TRANSPOSED_PIXELS:
+    if x.device.type not in BY_PRODUCT or height * width > TRANSPOSED_PIXELS:
         return F.conv_transpose2d(x, weight, None, 2, 1)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels) @ weight.flatten(1)  # (N·H·W, C'·16)
     patches = rows.view(-1, height * width, rows.shape[1]).mT
@@ -45,7 +47,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor) -> Tensor:
 
 def narrow_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution 3×3, padding 1, without bias, to a few channels.  x (N, C, H, W), (C', C, 3, 3) → (N, C', H, W)."""
-    if x.device.type != "cpu":
+    if x.device.type not in BY_PRODUCT:
         return F.conv2d(x, weight, None, 1, 1)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")

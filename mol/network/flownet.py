@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import molkernels as mk
 from mol.network import convolution
+from mol.network.layout import MULTIPLE, consecutive, fitted, joined
 from mol.network.norm import GroupedBatchNorm2d
 
 SLOPE = 0.1
@@ -34,7 +35,7 @@ class ConvNorm(nn.Module):
     ) -> Tensor:
         """y for x (N, C, H, W); `inputs` has the indices of the input channels in x, if x holds only some."""
         weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
-        y = convolution.conv2d(x, weight, self.conv.stride[0], int(self.conv.padding[0]))
+        y = convolution.conv2d(x, fitted(weight, 1, x.shape[1]), self.conv.stride[0], int(self.conv.padding[0]))
         return self.norm(y, groups, order, SLOPE)
 
 
@@ -47,7 +48,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, C', 2H, 2W)."""
-        return F.leaky_relu_(convolution.conv_transpose2d(x, self.conv.weight), SLOPE)
+        return F.leaky_relu_(convolution.conv_transpose2d(x, fitted(self.conv.weight, 0, x.shape[1])), SLOPE)
 
 
 class Predictor(nn.Conv2d):
@@ -58,7 +59,7 @@ class Predictor(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, 2, H, W)."""
-        return convolution.narrow_conv2d(x, self.weight)
+        return convolution.narrow_conv2d(x, fitted(self.weight, 1, x.shape[1]))
 
 
 class FlowNetC(nn.Module):
@@ -67,9 +68,14 @@ class FlowNetC(nn.Module):
     Each frame is encoded once. Displacements of the cost volume that cannot reach the 16×16 map (216 of 441) are never
     computed, and neither is their part of ``conv3_1``.
 
+    On a GPU the channels that meet in the decoder and below ``conv3_1`` (1026, 770, 513, 386, 258, 130, 35) are padded
+    with zeros to multiples of 8; ``pad`` set to True or False decides it for every device. No parameter changes.
+
     Shapes:
         frames (B·T, 1, 128, 128) and features (B·(T−1), 256, 16, 16) → flow (B·(T−1), 2, 128, 128), pixels (dx, dy).
     """
+
+    pad: bool | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,33 +140,29 @@ class FlowNetC(nn.Module):
         encoder_groups = count if per_frame else 1
         # A loop over pairs sees the inner frames twice: I_1, I_2, I_2, I_3, …
         order = [t for pair in range(count - 1) for t in (pair, pair + 1)] if per_frame else None
+        pad = frames.is_cuda if self.pad is None else self.pad
+        multiple = MULTIPLE if pad else 1
         c1 = self.conv1(frames, encoder_groups, order)
         c2 = self.conv2(c1, encoder_groups, order)
         c3 = self.conv3(c2, encoder_groups, order)
-        first, second = _pairs(c3, count)
+        first, second = consecutive(c3, count)
         cost = self.cost(first, second)
-        joint = torch.cat([self.redirect(first, groups), cost, features.to(cost.dtype)], 1)
+        joint = joined([self.redirect(first, groups), cost, features.to(cost.dtype)], multiple)
         d3 = self.conv3_1(joint, groups, inputs=self.live_inputs)
         d4 = self.conv4_1(self.conv4(d3, groups), groups)
         d5 = self.conv5_1(self.conv5(d4, groups), groups)
         d6 = self.conv6_1(self.conv6(d5, groups), groups)
-        u5 = torch.cat([d5, self.upsample5(d6), self.upflow5(self.predict6(d6))], 1)
-        u4 = torch.cat([d4, self.upsample4(u5), self.upflow4(self.predict5(u5))], 1)
-        u3 = torch.cat([d3, self.upsample3(u4), self.upflow3(self.predict4(u4))], 1)
-        u2 = torch.cat([_pairs(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], 1)
-        u1 = torch.cat([_pairs(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], 1)
+        u5 = joined([d5, self.upsample5(d6), self.upflow5(self.predict6(d6))], multiple)
+        u4 = joined([d4, self.upsample4(u5), self.upflow4(self.predict5(u5))], multiple)
+        u3 = joined([d3, self.upsample3(u4), self.upflow3(self.predict4(u4))], multiple)
+        u2 = joined([consecutive(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], multiple)
+        u1 = joined([consecutive(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], multiple)
         finest = self.upsample0(u1)
         # Under autocast the float32 frames would otherwise make the whole map float32.
-        first_frames = _pairs(frames, count)[0].to(finest.dtype)
-        u0 = torch.cat([first_frames, finest, self.upflow0(self.predict1(u1))], 1)
+        first_frames = consecutive(frames, count)[0].to(finest.dtype)
+        u0 = joined([first_frames, finest, self.upflow0(self.predict1(u1))], multiple)
         return self.predict0(u0)
 
 
 def _flow_upsampler() -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(2, 2, 4, 2, 1, bias=False)
-
-
-def _pairs(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The first and the second of each pair of consecutive frames.  (B·T, …) → twice (B·(T−1), …)."""
-    clips = x.unflatten(0, (-1, count))
-    return clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1)

@@ -183,6 +183,8 @@ class Network(ABC):
         window_note: how it reads a window of a new video, where that needs saying.
         threads: of PyTorch in training on a CPU; None leaves its setting. Several threads spend longer waiting for one
             another than a layer of a small network takes.
+        graphed: whether its training step can be captured in a CUDA graph: its shapes are the same in every step, and
+            it decides nothing by a number on the device.
     """
 
     name: ClassVar[str]
@@ -195,6 +197,7 @@ class Network(ABC):
     terms: ClassVar[tuple[str, ...]] = ("emotion",)
     window_note: ClassVar[str] = ""
     threads: ClassVar[int | None] = None
+    graphed: ClassVar[bool] = False
 
     def defaults(self, model: Mapping[str, Any]) -> Defaults:
         """How it is trained where a run says nothing else, given the settings of the network, if it has any."""

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mol.common.devices import upload
 from mol.common.environment import available_cores
 from mol.common.errors import SettingsError
 from mol.common.terminal import silently, tracking
@@ -166,7 +167,7 @@ class HeldMaps:
                 generator.integers(0, 2, batch_size) * self._flip,
             ]
         )
-        return self._crop(*torch.from_numpy(drawn.astype(np.int64)).to(self.device).unbind(0))
+        return self._crop(*upload(torch.from_numpy(drawn.astype(np.int64)), self.device).unbind(0))
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray) -> MapBatch:
         """Centre crops, never mirrored.

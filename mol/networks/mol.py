@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mol.common.devices import upload
 from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
@@ -55,6 +56,7 @@ class MOLNetwork(Network):
     settings = ("model", "loss", "rates", "normalisation", "augment.gamma", "augment.drift", "flow_pairs")
     estimates = (FLOW, LANDMARKS)
     terms = tuple(name for name in LossTerms._fields if name != "total")
+    graphed = True
 
     def defaults(self, model: Mapping[str, Any]) -> Defaults:
         """Those of the published code for its own form, and ours for the network with normal flow."""
@@ -125,7 +127,7 @@ class MOLNetwork(Network):
         clip = order.flatten()
         start = starts[order, np.arange(FRAMES - 1)[:, None]].flatten()
         chosen = np.stack([clip, start])[:, : min(int(cast(int, flow_pairs)), every)]
-        return batch._replace(pairs=torch.from_numpy(chosen).to(batch.clips.device))
+        return batch._replace(pairs=upload(torch.from_numpy(chosen), batch.clips.device))
 
     def run(self, model: Any, batch: Any, loss: Loss) -> Output:
         """All three outputs; the emotion alone if no flow is trained and landmarks weigh nothing."""

@@ -20,7 +20,6 @@ import torch
 
 import molkernels as mk
 from mol.common.checks import MOST_WORKERS, require_at_most, require_not_negative, require_positive
-from mol.common.devices import start_fabric
 from mol.common.environment import versions
 from mol.common.errors import SettingsError
 from mol.common.terminal import console, counting, say
@@ -37,10 +36,11 @@ from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import TERMS, FaceImage, load_faces
 from mol.synth.rendered_clips import RenderedClips
 from mol.synth.synthetic_set import GENERATOR, recorded, synthesize
-from mol.training.resume import checkpoint_to_resume
+from mol.training.resume import as_it_began, checkpoint_to_resume
 from mol.training.runlog import Timing, describe_busy_share
 from mol.training.settings import RunSettings
 from mol.training.starting import read_starting_weights, write_starting_weights
+from mol.training.step import open_device
 from mol.training.train import Data, evenly, fit, sole_writer, starting_weights
 
 # Settings of a training on a cache that have no meaning here, and the values that they must keep.
@@ -160,7 +160,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
 
 
 def _pretrain(config: PretrainConfig) -> PretrainResult:
-    fabric = start_fabric(config.device, config.precision)
+    fabric, config = open_device(as_it_began(config))
     start = starting_weights(config)
     if checkpoint_to_resume(config) is None:
         if config.weights.exists():

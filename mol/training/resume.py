@@ -16,14 +16,16 @@ from mol.common.errors import CheckpointError, SettingsError
 from mol.common.signals import handle_stop_signals
 from mol.network.checkpoint import find_checkpoint, read_state
 from mol.networks.registry import DEFAULT
-from mol.training.settings import RunSettings, TrainConfig, TrainingSettings
+from mol.training.settings import RunSettings, TrainingSettings
 
 _Settings = TypeVar("_Settings", bound=TrainingSettings)
+_Run = TypeVar("_Run", bound=RunSettings)
 
-# Settings that may change when a run is resumed: they do not affect the weights. The last line is `mol pretrain`'s.
+# Settings that may change when a run is resumed: they do not affect the weights. The second line is `mol pretrain`'s.
 _FREE = (
     *("cache", "run", "resume", "log_every", "checkpoint_every", "device"),
     *("out", "workers", "ahead", "tvl1_pairs"),
+    "graph",
 )
 # What runs did that were begun before these settings existed.
 _BEFORE: dict[str, Any] = {"model.meeting": "side-by-side", "rates.predictors": None, "flow_pairs": "all"}
@@ -109,8 +111,8 @@ def checkpoint_to_resume(config: RunSettings) -> Path | None:
     return last
 
 
-def as_it_began(config: TrainConfig) -> TrainConfig:
-    """The settings of a run to resume: those that it did not know when it began take the value that continues it.
+def as_it_began(config: _Run) -> _Run:
+    """The settings of a run to resume: those that are "auto", or that it did not know when it began, continue it.
 
     Raises:
         CheckpointError: the run's checkpoint is damaged.
@@ -125,13 +127,19 @@ def as_it_began(config: TrainConfig) -> TrainConfig:
 
 
 def as_begun(config: _Settings, saved: Mapping[str, Any]) -> _Settings:
-    """A configuration in which every setting that a saved one did not know continues what was done before it existed.
+    """A configuration that continues a saved one in what is "auto" and in every setting that that one did not know.
 
     Args:
         config: of today.
         saved: the configuration with which a run was begun, as JSON or YAML gave it.
     """
     known = dict(flat(saved))
+    chosen = {
+        name: known[name]
+        for name in ("precision", "channels_last")
+        if getattr(config, name) == "auto" and name in known
+    }
+    config = dataclasses.replace(config, **chosen)
     if config.network != DEFAULT or not known:
         return config
     for name in (name for name in _BEFORE if name not in known):  # the network first: other defaults follow from it

@@ -145,9 +145,11 @@ class TrainingSettings:
         rates: learning rates of the parts of "mol" relative to learning_rate.
         augment: how training crops vary.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
+        precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 on a GPU that computes in it.
         compile: run the network through torch.compile.
-        channels_last: keep convolution weights and maps in channels-last order.
+        channels_last: keep convolution weights and maps in channels-last order; "auto" does so on a GPU.
+        graph: capture the training step in one CUDA graph, which a GPU replays without waiting for the program; "auto"
+            does so for "mol" on a GPU.
         log_every: steps between two lines of log.csv.
         validate_every: steps between two validations, on people not trained on; 0 for none.
         validation_clips: maximum number of clips per validation ("test-peek" takes all).
@@ -175,9 +177,10 @@ class TrainingSettings:
     rates: RateConfig = field(default_factory=RateConfig)
     augment: Augmentation = field(default_factory=Augmentation)
     device: str = "auto"
-    precision: str = "32"
+    precision: str = "auto"
     compile: bool = False
-    channels_last: bool = False
+    channels_last: bool | Literal["auto"] = "auto"
+    graph: bool | Literal["auto"] = "auto"
     log_every: int = 10
     validate_every: int = 250
     validation_clips: int = 256
@@ -201,6 +204,8 @@ class TrainingSettings:
         require_one_of(self, "counts", ("require", "warn"))
         require_one_of(self, "selection", ("last", "inner-val", "test-peek"))
         require_one_of(self, "schedule", ("constant", "cosine"))
+        require_one_of(self, "channels_last", (True, False, "auto"))
+        require_one_of(self, "graph", (True, False, "auto"))
         if self.selection == "inner-val" and not (self.inner_validation and self.validate_every):
             raise SettingsError('selection="inner-val" needs inner_validation > 0 and validate_every > 0')
         if self.selection == "test-peek" and (self.inner_validation or not self.validate_every):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mol.common.devices import cpu_threads, start_fabric
+from mol.common.devices import cpu_threads
 from mol.common.environment import describe_environment, versions
 from mol.common.errors import SettingsError
 from mol.common.locks import LOCK, only_one
@@ -26,6 +26,7 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, save_checkpoint
+from mol.network.layout import lay_out_channels_last
 from mol.networks.interface import LANDMARKS, HeldClips, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
@@ -40,6 +41,7 @@ from mol.training.starting import (
     require_strangers,
     start_from,
 )
+from mol.training.step import LearningRates, make_step, open_device
 from mol.training.temperature import calibration_facts, too_few_videos
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
@@ -96,8 +98,8 @@ def train(config: TrainConfig) -> TrainResult:
     if (Path(config.run) / "loso.yaml").is_file():
         raise SettingsError(f"{config.run} holds a run of mol loso; choose another --run")
     with sole_writer(config):
-        fabric = start_fabric(config.device, config.precision)
         config = as_it_began(config)
+        fabric, config = open_device(config)
         start = starting_weights(config)  # before the data is read, which takes longer
         cache = open_clips(config.cache, config.protocol, config.counts)
         network = find_network(config.network)
@@ -208,29 +210,35 @@ def _fit(
     stop: StopSignal,
 ) -> None:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
-    model, stepper = fabric.setup(torch.compile(module) if config.compile else module, optimizer)
+    model = fabric.setup_module(torch.compile(module) if config.compile else module)
     network = find_network(config.network)
     loss = network.loss(dataclasses.asdict(config.loss))
     calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
     if hasattr(module, "recognise"):
         model.mark_forward_method("recognise")
+    rates = LearningRates(optimizer, fabric.device)
+    train_step = make_step(
+        config.graph,
+        network,
+        fabric.device,
+        model,
+        optimizer,
+        loss,
+        config.clip_norm,
+        # On one device Fabric's own autocast is of `forward` only.
+        autocast=fabric.autocast,
+        backward=fabric.backward,
+    )
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
         model.train()
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
-        rate = _set_learning_rate(optimizer, config, step)
+        rate = learning_rate(config, step)
+        rates.set(rate)
         with log.preparing(fabric.device):
             batch = network.training_batch(data.training, step, config.seed, config.batch_size, config.flow_pairs)
-        # On one device Fabric's own autocast is of `forward` only.
-        with fabric.autocast():
-            output = network.run(model, batch, loss)
-        terms = loss(output, batch)
-        fabric.backward(terms.total)
-        norm = nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm or math.inf)
-        stepper.step()
-        stepper.zero_grad(set_to_none=True)
-        log.add(terms, norm)
+        log.add(*train_step(batch))
 
         done = state["step"] = step + 1
         # Read once per step: a signal that arrives later is for the next step, which then saves.
@@ -339,9 +347,7 @@ def _build(
     started = None if start is None else start.facts(start_from(start, module, network, data.classes))
     module = module.to(device)
     if config.channels_last:
-        for layer in module.modules():
-            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):  # the emotion head's Conv3d has no such format
-                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        lay_out_channels_last(module)
     groups = network.parameter_groups(module, dataclasses.asdict(config.rates))
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
     return module, optimizer, started
@@ -372,13 +378,6 @@ def _describe_run(run: Path, config: RunSettings, resumed: bool) -> None:
     save_config(dataclasses.replace(config, resume=False), run / config.file)
     name = "environment-resumed.json" if resumed else "environment.json"
     write_json(run / name, describe_environment())
-
-
-def _set_learning_rate(optimizer: torch.optim.Optimizer, config: RunSettings, step: int) -> float:
-    rate = learning_rate(config, step)
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group["rate"]
-    return rate
 
 
 def learning_rate(config: RunSettings, step: int) -> float:

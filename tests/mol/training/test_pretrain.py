@@ -53,6 +53,8 @@ def config(tmp_path: Path) -> PretrainConfig:
         workers=1,
         ahead=1,
         device="cpu",
+        precision="32",
+        channels_last=False,
     )
 
 
