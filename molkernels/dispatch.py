@@ -202,16 +202,17 @@ def times_key(device: torch.device) -> str:
     return cache.key(device, ", ".join(f"{name} {BACKENDS[name].build()}" for name in AUTO_ORDER[device.type]))
 
 
-_kernels: dict[tuple[str, torch.device, str, torch.dtype], Kernel] = {}
+_kernels: dict[tuple[str, torch.device, str, torch.dtype, bool], Kernel] = {}
 
 
 def kernel(op: str, device: torch.device, name: str, dtype: torch.dtype) -> Kernel:
     """The function that runs `op` on the selected backend: looked up once, as a look costs more than a small kernel."""
-    found = _kernels.get((op, device, name, dtype))
+    tf32 = dtype is torch.float32 and device.type == "cuda" and extension.tf32()
+    found = _kernels.get((op, device, name, dtype, tf32))
     if found is None:
         found = select(op, device, name, dtype, trials.passes).kernel(op)
         if name != "auto" or not trials.busy(device):
-            _kernels[op, device, name, dtype] = found
+            _kernels[op, device, name, dtype, tf32] = found
     return found
 
 

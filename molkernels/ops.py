@@ -262,21 +262,19 @@ def _with_gradient(name: str, setup: Callable[..., None], backward: Callable[...
             # Where no mode and no subclass has a say, the dispatcher would only come to the same function.
             return implementation(*args) if below.raw_repr() in dense else redispatch(below, *args)
 
-    class Gradient(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, *args: Any) -> Any:
-            *inputs, keyset = args
-            output = forward(keyset, *inputs)
-            setup(ctx, inputs, output)
-            return output
+    def forward_and_save(ctx: Any, *args: Any) -> Any:
+        *inputs, keyset = args
+        output = forward(keyset, *inputs)
+        setup(ctx, inputs, output)
+        return output
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor) -> Any:
-            return *backward(ctx, *grads), None
+    def backward_and_keyset(ctx: Any, *grads: Tensor) -> Any:
+        return *backward(ctx, *grads), None
 
-    Gradient.__name__ = Gradient.__qualname__ = f"molkernels_{name}"
+    methods = {"forward": staticmethod(forward_and_save), "backward": staticmethod(backward_and_keyset)}
+    function: Any = type(f"molkernels_{name}", (torch.autograd.Function,), methods)
     # Past the look for transforms of torch.func: they take a call before it gets here (FuncTorchDynamicLayerFrontMode).
-    apply: Callable[..., Any] = super(torch.autograd.Function, Gradient).apply
+    apply = super(torch.autograd.Function, function).apply
 
     def run(keyset: Any, *args: Any) -> Any:
         if torch.is_grad_enabled() and requires_grad(*args):

@@ -272,6 +272,18 @@ def test_float32_with_tf32_has_its_own_verdict_and_limit(monkeypatch):
     assert set(known_answers.LIMITS) > {"tf32", "float32"}
 
 
+def test_a_kernel_taken_in_float32_is_judged_again_before_it_runs_in_tf32(planted, monkeypatch):
+    planted()
+    monkeypatch.setitem(dispatch.AUTO_ORDER, "cuda", ("planted", "reference"))
+    monkeypatch.setattr(trials, "busy", lambda device: False)
+    judged = []
+    monkeypatch.setattr(trials, "passes", lambda *case: judged.append(trials.precision(case[3], case[2])) or True)
+    for setting in ("highest", "highest", "high", "high"):
+        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda setting=setting: setting)
+        dispatch.kernel("knn", torch.device("cuda"), "auto", torch.float32)
+    assert judged == ["float32", "tf32"]
+
+
 def test_processes_of_their_own_share_a_verdict(tmp_path):
     """Two interpreters, one after the other, with the same planted backend."""
     code = """
