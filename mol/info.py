@@ -29,7 +29,20 @@ def run_info(_: InfoConfig) -> None:
 
 
 def _kernels() -> list[tuple[str, Any]]:
-    return [(f"kernels: {name}", state) for name, state in molkernels.build_info()["backends"].items()]
+    states = [(f"kernels: {name}", state) for name, state in molkernels.build_info()["backends"].items()]
+    return [*states, ("kernels: known-answer tests", _verdicts())]
+
+
+def _verdicts() -> str:
+    """How many known-answer tests each backend has passed on each device, and those that it has not."""
+    verdicts = molkernels.verdicts()
+    if not verdicts:
+        return "none yet: python -m molkernels --self-test"
+    lines = []
+    for backend, device in dict.fromkeys((verdict.backend, verdict.device) for verdict in verdicts):
+        own = [verdict for verdict in verdicts if (verdict.backend, verdict.device) == (backend, device)]
+        lines.append(f"{backend} on {device}: {sum(verdict.passed for verdict in own)} of {len(own)} passed")
+    return "; ".join([*lines, *(str(verdict) for verdict in verdicts if not verdict.passed)])
 
 
 def _extras() -> list[tuple[str, str]]:

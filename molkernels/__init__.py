@@ -7,9 +7,23 @@
 """
 
 from molkernels import functional
+from molkernels.devices import self_test, tune, verdicts
 from molkernels.dispatch import available_backends, backend, explain
 from molkernels.extension import build_info
 from molkernels.modules import CCC, F5C, FCC, CostVolume
 from molkernels.version import __version__ as __version__
 
-__all__ = ["CCC", "F5C", "FCC", "CostVolume", "available_backends", "backend", "build_info", "explain", "functional"]
+__all__ = [
+    "CCC",
+    "F5C",
+    "FCC",
+    "CostVolume",
+    "available_backends",
+    "backend",
+    "build_info",
+    "explain",
+    "functional",
+    "self_test",
+    "tune",
+    "verdicts",
+]

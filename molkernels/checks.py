@@ -88,6 +88,8 @@ def even_channels(name: str, channels: int) -> None:
 
 def parameter(name: str, value: object, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """A parameter of an exact shape, on the device of `like` and, outside autocast, of its dtype."""
+    if isinstance(value, Tensor) and value.shape == shape and value.dtype == like.dtype and value.device == like.device:
+        return value  # nearly always; `like` has been checked
     p = tensor(name, value)
     if tuple(p.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(p.shape)}; {shape} is needed")

@@ -75,12 +75,26 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
 
 
 def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """The last argument of CUDA kernels is whether float32 products may use TF32, which is torch's own setting."""
+    """The last argument of CUDA kernels is whether float32 products may use TF32."""
 
     def call(*args: Any) -> Any:
-        return compiled(*args, torch.get_float32_matmul_precision() != "highest")
+        return compiled(*args, tf32())
 
     return call
+
+
+def tf32() -> bool:
+    """Whether float32 products may use TF32 on a GPU, which is torch's own setting."""
+    return torch.get_float32_matmul_precision() != "highest"
+
+
+def identity(name: str) -> str:
+    """Which build of the library this is: its version, size and time."""
+    try:
+        found = _library(name).stat()
+    except OSError:
+        return __version__
+    return f"{__version__}-{found.st_size}-{found.st_mtime_ns}"
 
 
 def _library(name: str) -> Path:

@@ -394,4 +394,6 @@ def _statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     if mean.ndim == 2:
         checks.groups(mean.shape[0], x.shape[0], 2)
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return mean.to(dtype).view(-1, x.shape[1]), var.to(dtype).view(-1, x.shape[1])
+    if mean.ndim == 1:
+        mean, var = mean[None], var[None]
+    return mean.to(dtype), var.to(dtype)

@@ -67,7 +67,7 @@ def call(name: str, *args: Any) -> Any:
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in args
     ):
         return _formula(name)(*args)
-    return getattr(torch.ops.molkernels, name)(*args)
+    return _operators[name](*args)
 
 
 def _implement(name: str) -> Callable[..., Any]:
@@ -75,12 +75,16 @@ def _implement(name: str) -> Callable[..., Any]:
 
     def run(*args: Any) -> Any:
         *inputs, backend = args
-        device_type = inputs[0].device.type
-        if name == "edge_max" and device_type == "cpu":
+        first = inputs[0]
+        device = first.device
+        if name == "edge_max" and device.type == "cpu":
             _check_neighbours(inputs[1])
-        kernel = dispatch.select(name, device_type, backend, inputs[0].dtype).kernel(name)
-        with torch.amp.autocast(device_type, enabled=False):
+        kernel = dispatch.kernel(name, device, backend, first.dtype)
+        if device.type in ("cpu", "cuda") and not torch.is_autocast_enabled(device.type):
             result = kernel(*inputs)
+        else:  # to enter this block costs as much as a small kernel
+            with torch.amp.autocast(device.type, enabled=False):
+                result = kernel(*inputs)
         return result.contiguous() if isinstance(result, Tensor) else tuple(r.contiguous() for r in result)
 
     return run
@@ -90,7 +94,7 @@ def _check_neighbours(idx: Tensor) -> None:
     """Kernels read memory at these indices. On a GPU the check would have to wait for the device."""
     if idx.numel() == 0:
         return
-    least, most = (int(bound) for bound in idx.aminmax())
+    least, most = (bound.item() for bound in idx.aminmax())
     nodes = idx.shape[1]
     if least < 0 or most >= nodes:
         raise IndexError(
@@ -105,7 +109,7 @@ def _autocast(name: str, device_type: str) -> Callable[..., Any]:
     def run(*args: Any) -> Any:
         cast = _cast_arguments(name, args, torch.get_autocast_dtype(device_type))
         with torch.amp.autocast(device_type, enabled=False):
-            return getattr(torch.ops.molkernels, name)(*cast)
+            return _operators[name](*cast)
 
     return run
 
@@ -166,6 +170,7 @@ for _name, _schema in SCHEMAS.items():
     _library.impl(_name, _implement(_name), "CompositeExplicitAutograd")
     # Where a call arrives first inside a transform of torch.func.
     _library.impl(_name, _formula(_name), "FuncTorchDynamicLayerFrontMode")
+_operators = {name: getattr(torch.ops.molkernels, name).default for name in SCHEMAS}
 for _name in _CAST:
     _library.impl(_name, _autocast(_name, "cpu"), "AutocastCPU")
     _library.impl(_name, _autocast(_name, "cuda"), "AutocastCUDA")
@@ -233,7 +238,50 @@ def _cost_volume_backward_fake(grad_out: Tensor, a: Tensor, b: Tensor, *args: An
 
 
 def _register_gradient(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    torch.library.register_autograd(f"molkernels::{name}", backward, setup_context=setup, lib=_library)
+    """What `torch.library.register_autograd` does, in less time, by the private names of PyTorch that it uses itself.
+
+    Where a version of PyTorch lacks one of them, it registers the gradient itself.
+    """
+    try:
+        run = _with_gradient(name, setup, backward)
+    except AttributeError:
+        torch.library.register_autograd(f"molkernels::{name}", backward, setup_context=setup, lib=_library)
+    else:
+        _library.impl(name, run, "Autograd", with_keyset=True)
+
+
+def _with_gradient(name: str, setup: Callable[..., None], backward: Callable[..., Any]) -> Callable[..., Any]:
+    below_autograd, requires_grad = torch._C._AutoDispatchBelowAutograd, torch._C._any_requires_grad
+    after_autograd, keys = torch._C._after_autograd_keyset, torch._C.DispatchKey
+    dense = [torch._C.DispatchKeySet(key).raw_repr() for key in (keys.CPU, keys.CUDA)]
+    redispatch, implementation = _operators[name].redispatch, _implement(name)
+
+    def forward(keyset: Any, *args: Any) -> Any:
+        below = keyset & after_autograd
+        with below_autograd():
+            # Where no mode and no subclass has a say, the dispatcher would only come to the same function.
+            return implementation(*args) if below.raw_repr() in dense else redispatch(below, *args)
+
+    def forward_and_save(ctx: Any, *args: Any) -> Any:
+        *inputs, keyset = args
+        output = forward(keyset, *inputs)
+        setup(ctx, inputs, output)
+        return output
+
+    def backward_and_keyset(ctx: Any, *grads: Tensor) -> Any:
+        return *backward(ctx, *grads), None
+
+    methods = {"forward": staticmethod(forward_and_save), "backward": staticmethod(backward_and_keyset)}
+    function: Any = type(f"molkernels_{name}", (torch.autograd.Function,), methods)
+    # Past the look for transforms of torch.func: they take a call before it gets here (FuncTorchDynamicLayerFrontMode).
+    apply = super(torch.autograd.Function, function).apply
+
+    def run(keyset: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and requires_grad(*args):
+            return apply(*args, keyset)
+        return forward(keyset, *args)
+
+    return run
 
 
 def _fcc_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -242,7 +290,7 @@ def _fcc_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _fcc_gradient(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.molkernels.fcc_backward(grad_y, *ctx.saved_tensors, ctx.eps, ctx.residual, False, ctx.backend)
+    grads = _operators["fcc_backward"](grad_y, *ctx.saved_tensors, ctx.eps, ctx.residual, False, ctx.backend)
     return (grads[0], None, None, *grads[1:], None, None, None)
 
 
@@ -254,7 +302,7 @@ def _fcc_train_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Te
 
 
 def _fcc_train_gradient(ctx: Any, grad_y: Tensor, _grad_mean: Tensor, _grad_var: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.molkernels.fcc_backward(grad_y, *ctx.saved_tensors, ctx.eps, ctx.residual, True, ctx.backend)
+    grads = _operators["fcc_backward"](grad_y, *ctx.saved_tensors, ctx.eps, ctx.residual, True, ctx.backend)
     return (*grads, None, None, None, None)
 
 
@@ -266,7 +314,7 @@ def _edge_max_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Ten
 
 
 def _edge_max_gradient(ctx: Any, grad_y: Tensor, _grad_winner: Tensor) -> tuple[Any, ...]:
-    grad_x, grad_weight1, grad_weight2, grad_bias = torch.ops.molkernels.edge_max_backward(
+    grad_x, grad_weight1, grad_weight2, grad_bias = _operators["edge_max_backward"](
         grad_y, *ctx.saved_tensors, ctx.graph, ctx.backend
     )
     return grad_x, None, grad_weight1, grad_bias, grad_weight2, grad_bias, None, None
@@ -278,7 +326,7 @@ def _cost_volume_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> Non
 
 
 def _cost_volume_gradient(ctx: Any, grad_out: Tensor) -> tuple[Any, ...]:
-    grads = torch.ops.molkernels.cost_volume_backward(grad_out, *ctx.saved_tensors, *ctx.settings)
+    grads = _operators["cost_volume_backward"](grad_out, *ctx.saved_tensors, *ctx.settings)
     return (*grads, *(None for _ in ctx.settings))
 
 

@@ -30,9 +30,13 @@ ORDER = {
         "reference",
         "triton",
         "extension",
+        "cache",
+        "known_answers",
+        "trials",
         "dispatch",
         "ops",
         "functional",
+        "devices",
         "modules",
     ),
     "mol": (

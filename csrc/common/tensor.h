@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <initializer_list>
@@ -51,8 +52,10 @@ inline void require(bool condition, const char* what) {
   if (!condition) throw std::runtime_error(std::string("molkernels: ") + what);
 }
 
-// The tensor itself if it is contiguous, else a contiguous copy.
-using torch::stable::contiguous;
+// The tensor itself if it is contiguous, else a contiguous copy. torch's own function goes through the boxed dispatcher
+// even where there is nothing to copy. An object, not a function: of two functions argument-dependent lookup finds
+// both.
+inline constexpr auto contiguous = [](const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); };
 
 // Pointers with the dtype checked. `in` is read-only; an empty tensor may give any pointer.
 template <class T>
@@ -67,13 +70,29 @@ T* out(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// New memory on the device of `like`, from torch's own allocator.
+// New memory on the device of `like`, from torch's own allocator; not through the boxed dispatcher, which costs more
+// than the allocation.
+inline Tensor empty_of(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef shape, ScalarType dtype) {
+  std::array<int64_t, 4> strides{};
+  require(shape.size() <= strides.size(), "a tensor has at most four axes");
+  int64_t step = 1;
+  for (size_t axis = shape.size(); axis-- > 0; step *= std::max<int64_t>(shape[axis], 1)) strides[axis] = step;
+  int32_t device_type, device_index;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_index(like.get(), &device_index));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      static_cast<int64_t>(shape.size()), shape.data(), strides.data(),
+      torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)), device_type, device_index, &made));
+  return Tensor(made);
+}
+
 inline Tensor empty(const Tensor& like, std::initializer_list<int64_t> shape, ScalarType dtype) {
-  return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
+  return empty_of(like, torch::headeronly::IntHeaderOnlyArrayRef(shape.begin(), shape.size()), dtype);
 }
 
 // The same shape, dtype and device, for a contiguous tensor.
-using torch::stable::empty_like;
+inline constexpr auto empty_like = [](const Tensor& t) { return empty_of(t, t.sizes(), t.scalar_type()); };
 
 // Call f(T{}) with the type of `dtype`, as in
 // for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {...}).

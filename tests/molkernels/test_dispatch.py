@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import molkernels as mk
-from molkernels import functional
+from molkernels import dispatch, functional
 from molkernels.functional import EdgeParameters
 
 
@@ -21,6 +21,7 @@ def test_the_reference_is_available_everywhere():
 
 def test_a_backend_asked_for_by_name_runs_or_raises_and_never_falls_back(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    dispatch.reselect()
     x = torch.randn(2, 4, 3, 3)
     absent = [name for name in ("cpu", "cuda", "triton") if name not in mk.available_backends("cpu")]
     for name in absent:

@@ -1,6 +1,8 @@
 """The operators as PyTorch sees them, on every backend that can run here, compared with the float64 reference."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -421,6 +423,31 @@ def test_transforms_of_torch_func(generator, backend):
         )
         torch.testing.assert_close(tangent, (ahead - behind) / 2e-6, rtol=1e-5, atol=1e-5, msg=name)
         torch.testing.assert_close(torch.func.jacrev(function)(*plain), torch.func.jacfwd(function)(*plain), msg=name)
+
+
+def test_gradients_without_the_private_names_of_pytorch():
+    """`torch.library.register_autograd` then does the same, more slowly."""
+    code = """
+import sys, torch
+if sys.argv[1] == "without":
+    torch._C.DispatchKeySet = lambda key: object()  # has no raw_repr
+from molkernels import functional
+x = torch.linspace(-1, 1, 24, dtype=torch.float64).view(1, 2, 3, 4).requires_grad_()
+y = functional.cost_volume(x, x.square(), radius=1, stride=1, negative_slope=0.5)
+(first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+(second,) = torch.autograd.grad(first.square().sum(), x)
+print(type(y.grad_fn).__name__)
+print(first.tolist(), second.tolist())
+"""
+    results = [
+        subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True).stdout.split("\n")
+        for how in ("with", "without")
+    ]
+    assert [names[0] for names in results] == [
+        "molkernels_cost_volumeBackward",
+        "GeneratedBackwardFor_molkernels_cost_volume_defaultBackward",
+    ]
+    assert results[0][1:] == results[1][1:]
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
