@@ -46,12 +46,14 @@ def packages() -> dict[str, str | None]:
 
 
 def _version(module: str, distribution: str) -> str | None:
-    if importlib.util.find_spec(module) is None:
-        return None
     try:
+        if importlib.util.find_spec(module) is None:
+            return None
         return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
+    except metadata.PackageNotFoundError:  # also a ModuleNotFoundError
         return "?"
+    except ModuleNotFoundError:
+        return None
 
 
 def main() -> None:

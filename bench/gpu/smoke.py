@@ -41,9 +41,15 @@ def check(backend: str, op: str, dtype: str) -> None:
 
 
 def self_test() -> None:
-    """The known answers that `auto` asks a backend for before it takes it."""
-    answer = mk.self_test(worker.device())
-    print(answer)
+    """The known answers that "auto" asks a backend for before it takes it.
+
+    Raises:
+        AssertionError: a backend gave another answer.
+    """
+    verdicts = mk.self_test(worker.device())
+    print(*verdicts, sep="\n")
+    wrong = [str(verdict) for verdict in verdicts if not verdict.passed]
+    assert not wrong, "\n".join(wrong)
 
 
 def main() -> None:

@@ -46,7 +46,7 @@ def steps(pretend: bool, build: bool) -> list[Step]:
         Step("smoke", 45, _module("smoke")),
         Step("cuda-tests", 120, in_cuda, many),
         Step("timings", 110, _module("timing", "eager")),
-        Step("compile", 50, _module("timing", "compile"), many),
+        Step("compile", 50, _module("timing", "compile"), 1 if pretend else many),
         Step("compiled-timings", 50, _module("timing", "compiled")),
         Step("memcheck", 60, in_memcheck, few, prefix=check, needs=missing, environment=uncached),
         Step("triton-tests", 90, in_triton, 1 if pretend else many),
