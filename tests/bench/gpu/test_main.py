@@ -84,16 +84,21 @@ def test_every_step_goes_through_without_the_packages_that_are_lacking(tmp_path,
 
 
 def test_chosen_steps_on_a_full_disk_go_through_and_are_said(tmp_path):
-    for name in ("results.jsonl", "log-1.txt"):
-        (tmp_path / name).symlink_to("/dev/full")
-    done = bench_gpu(tmp_path, "--pretend", "--no-build", "--only", "facts")
-    assert done.returncode == 1
+    """No file grows beyond a kilobyte: half a line is written, and then nothing."""
+    command = [sys.executable, "-m", "bench.gpu", str(tmp_path), "--pretend", "--no-build", "--only", "facts"]
+    done = subprocess.run(
+        ["bash", "-c", 'ulimit -S -f 1; exec "$@"', "bash", *command],
+        cwd=ROOT, env=environment(PYTHONDONTWRITEBYTECODE="1"), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
     assert "facts: done" in done.stdout
     assert "library: done" in done.stdout
     lost = [json.loads(line.partition("only here: ")[2]) for line in done.stderr.splitlines() if "only here" in line]
-    assert [line["kind"] for line in lost] == [
-        "run", "started", "facts", "task", "step", "started", "library", "task", "step",
-    ]  # fmt: skip
+    kept, torn = read_lines(tmp_path)
+    assert torn == 1
+    kinds = [line["kind"] for line in (*kept, *lost)]
+    assert kinds == ["run", "started", "facts", "task", "step", "started", "library", "task", "step"]
+    assert "lines of results are cut off" in done.stdout
 
 
 def test_without_a_gpu_the_run_ends_at_once(tmp_path):

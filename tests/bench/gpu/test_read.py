@@ -56,8 +56,8 @@ def test_a_run_becomes_a_result_that_the_other_tools_read(tmp_path, capsys):
 
 
 def test_parts_are_joined_and_the_later_one_counts(tmp_path):
-    first = part(tmp_path / "a", LIMITS_LINE, row(factor=3.0), row("reference"), ended("smoke", "fcc", "failed", "wrong"),
-                 ended("smoke", "knn", "passed"))  # fmt: skip
+    ends = ended("smoke", "fcc", "failed", "wrong"), ended("smoke", "knn", "passed")
+    first = part(tmp_path / "a", LIMITS_LINE, row(factor=3.0), row("reference"), *ends)
     second = part(tmp_path / "b", row(factor=1.0), ended("smoke", "fcc", "passed"))
     found = read.Found([first, second])
     assert len(found.rows) == 2
@@ -134,8 +134,13 @@ def test_cut_off_lines_are_counted(tmp_path):
 
 
 def test_junit_has_every_task_with_its_text(tmp_path):
-    folder = part(tmp_path, ended("smoke", "fcc", "failed", "\x1b[31mwrong <1e-2>"), ended("smoke", "knn", "passed"),
-                  ended("cuda-tests", "test_a", "died", "SIGSEGV"), ended("cuda-tests", "test_b", "skipped", "one GPU"))  # fmt: skip
+    folder = part(
+        tmp_path,
+        ended("smoke", "fcc", "failed", "\x1b[31mwrong <1e-2>"),
+        ended("smoke", "knn", "passed"),
+        ended("cuda-tests", "test_a", "died", "SIGSEGV"),
+        ended("cuda-tests", "test_b", "skipped", "one GPU"),
+    )
     root = ElementTree.fromstring(read.Found([folder]).junit())
     smoke, tests = root.findall("testsuite")
     assert (smoke.get("name"), smoke.get("tests"), smoke.get("failures")) == ("smoke", "2", "1")
