@@ -79,7 +79,7 @@ def save(result: Result, folder: Path, suffix: str = "") -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a result of `pytest bench/`, `python -m bench.loso` or `python -m bench.gpu`.
+    """Read a result of `pytest bench/`, `python -m bench.loso` or `python -m bench.gpu --read`.
 
     Raises:
         SettingsError: the file is missing, is not JSON, or has another format.

@@ -187,7 +187,7 @@ class Found:
             for line in steps
         ]  # fmt: skip
         parts.append(markdown_table(["step", "status", "s", "tasks"], cells))
-        if self.rows:
+        if self.rows and self._of_kind("limits"):
             parts.append(self._marked(report.markdown(self.result())))
         parts.append(self.mend_list())
         return "\n\n".join(parts)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -119,28 +120,32 @@ class _Shard(threading.Thread):
         """Start processes until every task has an outcome, time is up, or a process gets nothing done."""
         while not self.out_of_time:
             before = len(self.outcomes)
-            with tempfile.TemporaryDirectory() as scratch:
-                over = Path(scratch) / "over.json"
-                over.write_text(json.dumps(list(self.outcomes)), encoding="utf-8")
-                ended, tail = self._process(over)
+            try:
+                with tempfile.TemporaryDirectory() as scratch:
+                    ended, tail = self._process(Path(scratch) / "channel")
+            except Exception:  # such as no room for the channel; the other processes go on
+                self.problem = traceback.format_exc()
+                return
             if self.out_of_time or (self.planned is not None and not self.left()):
                 return
             if len(self.outcomes) == before:
                 self.problem = f"a process {ended} before it had done anything. The end of its output:\n{tail}"
                 return
 
-    def _process(self, over: Path) -> tuple[str, str]:
+    def _process(self, channel: Path) -> tuple[str, str]:
         """One process from start to end; returns how it ended in words, and the end of its output."""
-        reading, writing = os.pipe()
+        os.mkfifo(channel)  # a name reaches the process through any program that it runs under
+        reading = os.open(channel, os.O_RDWR | os.O_NONBLOCK)  # for writing too: it then has no end
         variables = {
-            worker.CHANNEL: str(writing), worker.OVER: str(over), worker.SHARD: f"{self.number}/{self.step.processes}",
-        }  # fmt: skip
+            worker.CHANNEL: str(channel),
+            worker.OVER: json.dumps(list(self.outcomes)),
+            worker.SHARD: f"{self.number}/{self.step.processes}",
+        }
         process = subprocess.Popen(
             [*self.step.prefix, sys.executable, *self.step.command],
-            cwd=ROOT, env={**self.environment, **self.step.environment, **variables}, pass_fds=[writing],
+            cwd=ROOT, env={**self.environment, **self.step.environment, **variables},
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
-        os.close(writing)
         pump = _Pump(process, self.journal)
         pump.start()
         hung = self._listen(process, reading)
@@ -171,22 +176,18 @@ class _Shard(threading.Thread):
         """Take the process's lines until it ends, hangs (returns True) or time is up."""
         heard, rest = time.monotonic(), b""
         while True:
-            now = time.monotonic()
+            now, running = time.monotonic(), process.poll() is None
             if now > self.deadline or STOPPED.is_set():
                 self.out_of_time = True
                 return False
             if now - heard > self.step.patience:
                 return True
-            if select.select([reading], [], [], _POLL)[0]:
-                content = os.read(reading, 2**16)
-                if content:
-                    heard = now
-                    *whole, rest = (rest + content).split(b"\n")
-                    for line in whole:
-                        self._take(json.loads(line))
-                    continue
-                time.sleep(_POLL / 10)  # it has closed its end, and is about to exit
-            if process.poll() is not None:
+            if select.select([reading], [], [], _POLL if running else 0)[0]:
+                heard = now
+                *whole, rest = (rest + os.read(reading, 2**16)).split(b"\n")
+                for line in whole:
+                    self._take(json.loads(line))
+            elif not running:
                 return False
 
     def _take(self, line: Mapping[str, Any]) -> None:

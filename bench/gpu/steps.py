@@ -43,9 +43,10 @@ def steps(pretend: bool, build: bool) -> list[Step]:
     return [
         Step("facts", 40, _module("facts")),
         Step("library", 180, library, patience=170),
-        Step("smoke", 45, _module("smoke")),
-        Step("cuda-tests", 120, in_cuda, many),
-        Step("timings", 110, _module("timing", "eager")),
+        Step("smoke", 45, _module("smoke"), many),
+        Step("cuda-tests", 110, in_cuda, many),
+        Step("compile-triton", 40, _module("timing", "compile-triton"), 1 if pretend else many),
+        Step("timings", 100, _module("timing", "eager")),
         Step("compile", 50, _module("timing", "compile"), 1 if pretend else many),
         Step("compiled-timings", 50, _module("timing", "compiled")),
         Step("memcheck", 60, in_memcheck, few, prefix=check, needs=missing, environment=uncached),

@@ -1,9 +1,10 @@
 """The operators timed by replayed CUDA graphs, each in float32 without and with TF32 and in bfloat16.
 
-    python -m bench.gpu.timing eager        # every backend, the reference, localcorr
-    python -m bench.gpu.timing compile      # compiles the forms of the next, in several processes, and times nothing
-    python -m bench.gpu.timing compiled     # torch.compile of the reference and the usual form, and one backend
-    python -m bench.gpu.timing autotuned    # the reference with mode="max-autotune"; takes minutes
+    python -m bench.gpu.timing compile-triton   # compiles Triton's kernels, in several processes, and times nothing
+    python -m bench.gpu.timing eager            # every backend, the reference, and the rivals of the cost volume
+    python -m bench.gpu.timing compile          # the same as the first for the forms of the next
+    python -m bench.gpu.timing compiled         # torch.compile of the reference and the usual form, and one backend
+    python -m bench.gpu.timing autotuned        # the reference with mode="max-autotune"; takes minutes
 
 A graph holds several calls on tensors of their own, together more than the L2 cache, so each finds it cold, and neither
 launches nor Python are timed; `host_seconds` of a row is the time of a call from Python.
@@ -32,7 +33,9 @@ from bench.record import AUTOTUNED, COMPILED, LOCALCORR, REFERENCE, SAMPLER, USU
 PRECISIONS = ("bfloat16", "float32", TF32)
 SIZES = (224, 14)  # N, the larger first: there a kernel fills the device
 OPERATORS = ("f5c", "ccc-position", "ccc-channel", "fcc", "cost-volume")
-PARTS = {"eager": (), "compile": (COMPILED, USUAL), "compiled": (COMPILED, USUAL), "autotuned": (AUTOTUNED,)}
+FORMS = {"compile": (COMPILED, USUAL), "compiled": (COMPILED, USUAL), "autotuned": (AUTOTUNED,)}
+PARTS = ("compile-triton", "eager", *FORMS)
+UNTIMED = ("compile-triton", "compile")
 RIVALS = {LOCALCORR: localcorr.why_not, SAMPLER: correlation_sampler.why_not}  # of the cost volume
 BUDGET = 0.4  # seconds of a group's rounds
 MOST_COPIES = 16
@@ -65,9 +68,12 @@ def contenders(op: str, part: str) -> Iterator[str]:
         if op == "cost-volume" and not worker.pretended():
             yield from (name for name, reason in RIVALS.items() if reason() is None)
         return
+    if part == "compile-triton":
+        yield backends[-1]
+        return
     if part != "compile":
         yield from backends[:1]
-    for who in PARTS[part]:
+    for who in FORMS[part]:
         if who != USUAL or op in ("f5c", "ccc-position", "ccc-channel"):  # the other forms are the reference's
             yield who
 
@@ -179,7 +185,7 @@ def prepare(name: str, part: str) -> tuple[Group, dict[str, Timed], list[str]]:
     for who, precision in itertools.product(contenders(op, part), PRECISIONS):
         try:
             timed = Timed(case, who, precision, direction)
-            if part == "compile":
+            if part in UNTIMED:
                 timed.call()
                 continue
             check = timed.check()
@@ -220,13 +226,13 @@ def measure_group(group: Group, behind: dict[str, Timed], limits: dict[str, Any]
 def main() -> None:
     """Do one of the four parts."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", choices=tuple(PARTS))
+    parser.add_argument("part", choices=PARTS)
     part = parser.parse_args().part
     gc.freeze()  # a collection before each timing then takes no time
     limits: dict[str, Any] = {}
     for name in worker.plan(names()):
         with worker.task(name):
-            if part != "compile" and not limits:
+            if part not in UNTIMED and not limits:
                 limits = limits_here()
             group, behind, failures = prepare(name, part)
             if group.contenders:

@@ -11,11 +11,10 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-CHANNEL = "MOLKERNELS_GPU_CHANNEL"  # number of the file descriptor for the lines
-OVER = "MOLKERNELS_GPU_OVER"  # a file with the tasks that an earlier process has ended, or died of, as a JSON list
+CHANNEL = "MOLKERNELS_GPU_CHANNEL"  # the named pipe for the lines
+OVER = "MOLKERNELS_GPU_OVER"  # the tasks that an earlier process has ended, or died of, as a JSON list
 SHARD = "MOLKERNELS_GPU_SHARD"  # "3/12": every twelfth task, from the fourth on
 PRETEND = "MOLKERNELS_GPU_PRETEND"  # "1": on the CPU, with small shapes
 DEVICE_LOST = 3  # exit status: CUDA answers only with errors, so the other tasks need another process
@@ -33,15 +32,16 @@ def device() -> str:
 
 def report(kind: str, **fields: Any) -> None:
     """Send a line."""
-    channel = int(os.environ.get(CHANNEL, sys.stdout.fileno()))
-    with os.fdopen(channel, "wb", closefd=False) as stream:
-        stream.write(json.dumps({"kind": kind, **fields}, default=str).encode() + b"\n")
+    with open(os.environ.get(CHANNEL, "/dev/stdout"), "ab", buffering=0) as channel:
+        left = json.dumps({"kind": kind, **fields}, default=str).encode() + b"\n"
+        while left:
+            left = left[channel.write(left) :]
 
 
 def plan(tasks: Sequence[str]) -> list[str]:
     """Those of all the step's tasks that are this process's to do; reports them."""
     number, count = map(int, os.environ.get(SHARD, "0/1").split("/"))
-    over = set(json.loads(Path(os.environ[OVER]).read_text(encoding="utf-8"))) if OVER in os.environ else set()
+    over = set(json.loads(os.environ.get(OVER, "[]")))
     mine = [task for i, task in enumerate(tasks) if i % count == number and task not in over]
     report("plan", tasks=mine)
     return mine
