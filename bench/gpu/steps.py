@@ -34,7 +34,9 @@ def steps(pretend: bool, build: bool) -> list[Step]:
     missing = None if pretend or sanitizer else "compute-sanitizer was not found; it is part of the CUDA toolkit"
     library = [*_module("libraries"), *([] if build else ["--no-build"])]
     # torch caches freed blocks; without the cache each out-of-bounds access crosses the edge of an allocation.
-    uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    plain = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # whatever else is installed there
+    uncached = {**plain, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    alone = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # each process would else start one for every core
     many = 2 if pretend else min(PROCESSES, os.cpu_count() or 1)
     few = 1 if pretend else 4
     in_cuda = _tests(pretend, "not triton", "knn_agrees")
@@ -44,13 +46,13 @@ def steps(pretend: bool, build: bool) -> list[Step]:
         Step("facts", 40, _module("facts")),
         Step("library", 180, library, patience=170),
         Step("smoke", 45, _module("smoke"), many),
-        Step("cuda-tests", 110, in_cuda, many),
+        Step("cuda-tests", 110, in_cuda, many, environment=plain),
         Step("compile-triton", 40, _module("timing", "compile-triton"), 1 if pretend else many),
         Step("timings", 100, _module("timing", "eager")),
-        Step("compile", 50, _module("timing", "compile"), 1 if pretend else many),
+        Step("compile", 50, _module("timing", "compile"), 1 if pretend else many, environment=alone),
         Step("compiled-timings", 50, _module("timing", "compiled")),
-        Step("memcheck", 60, in_memcheck, few, prefix=check, needs=missing, environment=uncached),
-        Step("triton-tests", 90, in_triton, 1 if pretend else many),
+        Step("memcheck", 75, in_memcheck, few, 70, check, missing, environment=uncached),
+        Step("triton-tests", 90, in_triton, 1 if pretend else many, environment=plain),
         Step("training", 90, _module("training")),
         Step("autotuned-timings", 300, _module("timing", "autotuned"), patience=200, on_request=True),
         Step("compiled-training", 300, _module("training", "--compile"), patience=200, on_request=True),

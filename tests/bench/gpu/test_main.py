@@ -55,14 +55,20 @@ def test_the_packages_are_blocked(lacking):
     assert "blocked by the test" in done.stderr
 
 
-def test_every_step_goes_through_without_the_packages_that_are_lacking(tmp_path, lacking):
+EVERY = [step.name for step in steps.steps(True, True) if not step.on_request]
+# One for each module of `bench.gpu` that a step runs.
+KINDS = ["smoke", "timings", "compiled-timings", "memcheck", "training"]
+
+
+@pytest.mark.parametrize("only", [KINDS, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["kinds", "every"])
+def test_the_steps_go_through_without_the_packages_that_are_lacking(tmp_path, lacking, only):
     out = tmp_path / "out"
-    done = bench_gpu(out, "--pretend", "--no-build", "--minutes", "8", variables=lacking)
+    done = bench_gpu(out, "--pretend", "--no-build", "--minutes", "8", "--only", *only, variables=lacking)
     lines, torn = read_lines(out)
     assert done.returncode == 0, done.stdout + done.stderr
     assert torn == 0
     status = {line["step"]: line["status"] for line in lines if line["kind"] == "step"}
-    assert status == {step.name: "done" for step in steps.steps(True, True) if not step.on_request}
+    assert status == {name: "done" for name in EVERY if name in (*only, *steps.ALWAYS)}
     facts = next(line for line in lines if line["kind"] == "facts")
     assert facts["pretended"] is True
     assert not any(facts["packages"][name] for name in ("jsonargparse", "lightning-fabric", "av", "msgspec"))
@@ -72,7 +78,7 @@ def test_every_step_goes_through_without_the_packages_that_are_lacking(tmp_path,
     assert {row["subject"] for row in rows} == {"ccc-channel", "cost-volume", "mol"}
     assert all(row["error"] <= row["tolerance"] for row in rows)
     assert next(line for line in lines if line["kind"] == "sanitizer")["errors"] == 0
-    tests = {line["task"] for line in lines if line["kind"] == "task" and line["step"] == "cuda-tests"}
+    tests = {line["task"] for line in lines if line["kind"] == "task" and line["step"] == "memcheck"}
     assert any("test_knn_agrees_with_the_reference[cpu" in name for name in tests)
     suites = ElementTree.parse(out / "tests.xml").findall("testsuite")
     assert [suite.get("name") for suite in suites] == list(status)
