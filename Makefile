@@ -6,7 +6,7 @@
 # make docs      the documentation site in build/docs: guides, tutorials, reference
 # make bench     throughput beside the published loop and the compiled reference
 # make sanitize  the CPU kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
-# make gpu       on a machine with a GPU: build for it, test, sanitize, measure; needs no network and no .venv
+# make gpu       on a machine with a GPU: test, measure, sanitize within GPU_MINUTES, into GPU_OUT; needs no network and no .venv
 # All but the last set everything up by themselves, in .venv.
 
 PYTHON ?= python3
@@ -87,8 +87,11 @@ sanitize: install
 	$(BIN)/python -m pytest -m "not slow and not gpu" -k "[cpu and not compiles and not opcheck" \
 	  tests/molkernels/test_ops.py tests/molkernels/test_properties.py
 
+GPU_OUT ?= build/gpu
+GPU_MINUTES ?= 9
+
 gpu:
-	$(PYTHON) -m bench.gpu
+	$(PYTHON) -m bench.gpu $(GPU_OUT) --minutes $(GPU_MINUTES)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

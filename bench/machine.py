@@ -3,7 +3,8 @@
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
@@ -14,8 +15,9 @@ from bench.timing import quantiles, time_interleaved
 from mol.common.environment import processor, versions
 
 ROOT = Path(__file__).resolve().parent.parent
-BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2}
-DTYPES = tuple(BYTES_PER_ELEMENT)  # what is measured
+DTYPES = ("float32", "bfloat16")  # what is measured
+TF32 = "tf32"  # float32 tensors whose products may be computed in TF32: a precision of its own
+BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, TF32: 4}
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
 GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
 GAUGE_ELEMENTS, GAUGE_SIDE = 16 * 2**20, 1024
@@ -131,11 +133,25 @@ class Gauge:
         return [Moment(2 * self.side**3 / gemm, 2 * self.source.nbytes / copy) for gemm, copy in rounds]
 
 
-def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:
+@contextmanager
+def products(precision: str) -> Iterator[None]:
+    """Let the products of float32 tensors, convolutions too, be computed in TF32 if `precision` is that, else not."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == TF32 else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == TF32
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
+
+
+def measure_limits(device: str = "cpu", budget: float = 5.0) -> dict[str, dict[str, float]]:
     """The most that the hardware can do, measured with `torch.copy_` and `torch.mm`.
 
     Returns:
-        {"copy": {"bytes_per_second": bytes/s}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}; a copy of n bytes
+        {"copy": {"bytes_per_second": bytes/s}, "gemm": {"float32": FLOP/s, "bfloat16": FLOP/s}}, on a GPU also "tf32";
+        a copy of n bytes
         counts as 2 n (one read, one write). The limit is the 0.2 quantile of the times. If bfloat16 is emulated, its
         limit is that of float32, which kernels convert to.
     """
@@ -144,10 +160,19 @@ def measure_limits(device: str = "cpu") -> dict[str, dict[str, float]]:
     a = {name: torch.randn(side, side, device=device).to(getattr(torch, name)) for name in torch_dtypes(device)}
     runs = {name: lambda matrix=matrix: torch.mm(matrix, matrix) for name, matrix in a.items()}
     runs["copy"] = lambda: target.copy_(source)
-    times = time_interleaved(runs, budget=5.0, device=device)
+    if device == "cuda":
+        runs[TF32] = lambda: _tf32_product(a["float32"])
+    times = time_interleaved(runs, budget, device=device)
     fast = {name: quantiles(seconds)[0] for name, seconds in times.items()}
     moved = 2 * source.nbytes
     return {
         "copy": {"bytes_per_second": moved / fast["copy"]},
-        "gemm": {name: 2 * side**3 / fast.get(name, fast["float32"]) for name in DTYPES},
+        "gemm": {
+            name: 2 * side**3 / fast.get(name, fast["float32"]) for name in (*DTYPES, *([TF32] if TF32 in runs else []))
+        },
     }
+
+
+def _tf32_product(a: torch.Tensor) -> torch.Tensor:
+    with products(TF32):
+        return torch.mm(a, a)

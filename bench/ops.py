@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 import molkernels as mk
 from bench import counts, machine
-from bench.baselines import correlation_sampler, layout, published
+from bench.baselines import correlation_sampler, layout, localcorr, published, usual
 from bench.groups import Check, Contender, Group, worst_error
-from bench.record import AUTOTUNED, COMPILED, PUBLISHED, REFERENCE, SAMPLER
+from bench.record import AUTOTUNED, COMPILED, LOCALCORR, PUBLISHED, REFERENCE, SAMPLER, USUAL
 from molkernels import functional, reference
 
 CHANNELS = 128
@@ -64,6 +64,7 @@ class Case:
         tensors: inputs and parameters, float32, all of which require a gradient.
         call: the operator through `molkernels.functional`, on the backend given as `backend`.
         truth: the operator's formula in `molkernels.reference`.
+        usual: the same as it is usually written in PyTorch (`bench.baselines.usual`), where that is another form.
         loop: the published form; takes no arguments and runs on `loop_leaves`.
         loop_leaves: the tensors whose gradients the published form computes.
         arrange: puts the gradients of `loop_leaves` in the order of `tensors`.
@@ -82,6 +83,7 @@ class Case:
     sizes: Mapping[str, int]
     work: counts.Work
     tolerance: float = TOLERANCE
+    usual: Function | None = None
 
 
 def contender_keys(op: str, point: Point, device: str) -> list[str]:
@@ -114,19 +116,19 @@ def group(op: str, direction: str, point: Point, device: str) -> Group:
     # Each group compiles its own forms; those of earlier groups are no longer needed.
     torch.compiler.reset()
     case = CASES[op](direction, point, device)
-    evaluate = _forward if direction == "forward" else _forward_backward
-    cotangent = _normal(tuple(case.truth(*case.tensors).shape), seed=2).to(device)
+    evaluate = evaluation(direction)
+    cotangent = cotangent_of(case).to(device)
 
     def contender(who: str, dtype: str) -> Contender:
-        function = _function(case, who)
-        tensors = _leaves(case.tensors, getattr(torch, dtype))
+        function = form(case, who)
+        tensors = leaves(case.tensors, getattr(torch, dtype))
         grad = cotangent.to(getattr(torch, dtype))
 
         def run() -> tuple[Tensor, ...]:
             return evaluate(function, tensors, grad)
 
         def check() -> Check:
-            exact = evaluate(case.truth, _leaves(tensors, torch.float64), grad.double())
+            exact = evaluate(case.truth, leaves(tensors, torch.float64), grad.double())
             error = worst_error(run(), exact)
             if dtype == "float32":
                 return Check(error, case.tolerance)
@@ -144,14 +146,18 @@ def group(op: str, direction: str, point: Point, device: str) -> Group:
     )  # fmt: skip
 
 
-def _function(case: Case, who: str) -> Function:
+def form(case: Case, who: str) -> Function:
     """The operator as the contender `who` computes it."""
     if who == COMPILED:
         return torch.compile(case.truth, dynamic=False)
     if who == AUTOTUNED:
         return torch.compile(case.truth, dynamic=False, mode="max-autotune")
+    if who == USUAL:
+        return torch.compile(case.usual or case.truth, dynamic=False)
     if who == SAMPLER:
         return lambda a, b: correlation_sampler.cost_volume(a, b, RADIUS, STRIDE)
+    if who == LOCALCORR:
+        return lambda a, b: localcorr.cost_volume(a, b, RADIUS, STRIDE)
     return lambda *tensors: case.call(*tensors, backend=who)
 
 
@@ -162,10 +168,20 @@ def _published(case: Case, evaluate: Callable[..., tuple[Tensor, ...]], cotangen
     def check() -> Check:
         result, *grads = run()
         results = (result, *case.arrange(grads)) if grads else (result,)
-        exact = evaluate(case.truth, _leaves(case.tensors, torch.float64), cotangent.double())
+        exact = evaluate(case.truth, leaves(case.tensors, torch.float64), cotangent.double())
         return Check(worst_error(results, exact), case.tolerance)
 
     return Contender(PUBLISHED, "float32", run, check)
+
+
+def evaluation(direction: str) -> Callable[[Function, Sequence[Tensor], Tensor], tuple[Tensor, ...]]:
+    """What computes a function's result, or its result and the gradients of its tensors for a cotangent."""
+    return _forward if direction == "forward" else _forward_backward
+
+
+def cotangent_of(case: Case) -> Tensor:
+    """A gradient of the shape of the result; the same at each call, on the CPU."""
+    return _normal(tuple(case.truth(*case.tensors).shape), seed=2)
 
 
 @torch.no_grad()
@@ -223,14 +239,13 @@ def ccc(graph: str, direction: str, point: Point, device: str) -> Case:
         given = functional.EdgeParameters(*parameters)
         return functional.ccc(x, given, k=k, graph=graph, backend=backend)
 
-    def truth(x: Tensor, *parameters: Tensor) -> Tensor:
-        given = functional.EdgeParameters(*parameters)
-        return reference.ccc(x.flatten(2), *given, k, graph).view_as(x)
+    def formula(ccc: Function) -> Function:
+        return lambda x, *parameters: ccc(x.flatten(2), *parameters, k, graph).view_as(x)
 
     return Case(
         (x, *_stored(layout.edge_parameters(module.state_dict()))),
         call,
-        truth,
+        formula(reference.ccc),
         lambda: module(x),
         (x, *leaves.values()),
         lambda grads: (grads[0], *layout.edge_parameters(dict(zip(leaves, grads[1:], strict=True)))),
@@ -238,6 +253,7 @@ def ccc(graph: str, direction: str, point: Point, device: str) -> Case:
         f"{_named(point.shape)}, k={k}",
         {**point.sizes, "k": k},
         counts.ccc(point.maps, CHANNELS, point.side**2, k, graph, training=direction != "forward"),
+        usual=formula(usual.ccc),
     )
 
 
@@ -256,13 +272,16 @@ def f5c(direction: str, point: Point, device: str) -> Case:
         z = functional.fcc_train(x, given, eps=EPS, residual=True, backend=backend)[0]
         return z + functional.ccc(z, edges, k=k, graph="position", backend=backend)
 
-    def truth(x: Tensor, *parameters: Tensor) -> Tensor:
-        given, edges = functional.FCCParameters(*parameters[:split]), functional.EdgeParameters(*parameters[split:])
-        if direction == "forward":
-            z = reference.fcc(x, *_statistics(x, mean, var), *given, EPS, True)
-        else:
-            z = reference.fcc_train(x, *given, 1, EPS, True)[0]
-        return z + reference.ccc(z.flatten(2), *edges, k, "position").view_as(z)
+    def formula(ccc: Function) -> Function:
+        def truth(x: Tensor, *parameters: Tensor) -> Tensor:
+            given, edges = parameters[:split], parameters[split:]
+            if direction == "forward":
+                z = reference.fcc(x, *_statistics(x, mean, var), *given, EPS, True)
+            else:
+                z = reference.fcc_train(x, *given, 1, EPS, True)[0]
+            return z + ccc(z.flatten(2), *edges, k, "position").view_as(z)
+
+        return truth
 
     def loop() -> Tensor:
         z = first(x)
@@ -277,7 +296,7 @@ def f5c(direction: str, point: Point, device: str) -> Case:
     return Case(
         (x, *_stored(stored)),
         call,
-        truth,
+        formula(reference.ccc),
         loop,
         (x, *fcc_leaves.values(), *ccc_leaves.values()),
         arrange,
@@ -286,6 +305,7 @@ def f5c(direction: str, point: Point, device: str) -> Case:
         {**point.sizes, "k": k},
         counts.f5c(*point.shape, k, "position", training=direction != "forward"),
         TOLERANCE_WITH_GRAPH,
+        formula(usual.ccc),
     )
 
 
@@ -336,7 +356,8 @@ def _normal(shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _leaves(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def leaves(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The same numbers in another dtype, each a tensor that requires a gradient."""
     return tuple(t.detach().to(dtype).requires_grad_() for t in tensors)
 
 

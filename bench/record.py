@@ -12,8 +12,9 @@ from mol.common.storage import write_json
 FORMAT = 2
 RESULTS = Path(__file__).parent / "results"
 
-PUBLISHED, REFERENCE, COMPILED, AUTOTUNED, SAMPLER = (
-    "published-loop", "reference", "compiled-reference", "max-autotune", "spatial-correlation-sampler",
+PUBLISHED, REFERENCE, COMPILED, AUTOTUNED, USUAL, SAMPLER, LOCALCORR = (
+    "published-loop", "reference", "compiled-reference", "max-autotune", "compiled-usual-form",
+    "spatial-correlation-sampler", "localcorr",
 )  # fmt: skip
 # What molkernels is measured against, in the order of the tables, with the titles of the README's columns.
 BASELINES = {
@@ -21,7 +22,9 @@ BASELINES = {
     REFERENCE: "`reference`",
     COMPILED: "`torch.compile` of the reference",
     AUTOTUNED: "the same, max-autotune",
+    USUAL: "`torch.compile` of the usual form",
     SAMPLER: "Spatial-Correlation-Sampler",
+    LOCALCORR: "localcorr",
 }
 SUBJECTS = {
     "f5c": "F5C",
@@ -76,7 +79,7 @@ def save(result: Result, folder: Path, suffix: str = "") -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Read a result of `pytest bench/`, `python -m bench.loso` or `python -m bench.gpu`.
+    """Read a result of `pytest bench/`, `python -m bench.loso` or `python -m bench.gpu --read`.
 
     Raises:
         SettingsError: the file is missing, is not JSON, or has another format.

@@ -9,12 +9,14 @@ Environment:
     TORCH_CUDA_ARCH_LIST  e.g. "8.0;9.0+PTX"; default: all of ARCHITECTURES that nvcc supports, and PTX for later ones.
     CUDA_HOME, CXX, MAX_JOBS as usual.
 
-Run as a program, it builds into build/csrc without installing; with --sanitize, only the CPU library, with
-AddressSanitizer and UndefinedBehaviorSanitizer, into build/sanitize.
+Run as a program, it builds into build/csrc without installing; with --into FOLDER, also copies the libraries and their
+record there; with --sanitize, builds only the CPU library, with AddressSanitizer and UndefinedBehaviorSanitizer, into
+build/sanitize.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -34,6 +36,7 @@ SANITIZED = ROOT / "build" / "sanitize"
 SANITIZE_FLAGS = "-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the stable ABI of torch 2.10
+OLDEST_TORCH = (2, 10)  # the same as numbers
 ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 MACHINE_FLAGS = {
     "portable": "",
@@ -77,12 +80,14 @@ class Plan:
             built["cpu"] = {
                 "compiler": _first_line(self.cxx, "--version"),
                 "instruction_sets": instruction_sets(),
+                "sources": sources_digest("cpu"),
             }
         if "cuda" in self.libraries:
             built["cuda"] = {
                 "toolkit": _nvcc_version(self.nvcc),
                 "compiler": _first_line(self.cxx, "--version"),
                 "architectures": self.architectures,
+                "sources": sources_digest("cuda"),
             }
         return {"built": built, "left_out": self.left_out}
 
@@ -315,6 +320,49 @@ def write_record(plan: Plan, folder: Path) -> None:
     (folder / "_build.json").write_text(json.dumps(plan.record(), indent=2) + "\n")
 
 
+def sources_digest(library: str) -> str:
+    """A hash of the names and contents of the files that the library "cpu" or "cuda" is compiled from."""
+    digest = hashlib.sha256()
+    for folder in ("common", library):
+        for path in sorted(path for path in (CSRC / folder).rglob("*") if path.is_file()):
+            digest.update(f"{path.relative_to(CSRC).as_posix()}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def misfits(folder: Path, library: str, architecture: str | None, torch_version: str) -> list[str]:
+    """Why a library that was built elsewhere cannot be used on this machine; empty if nothing speaks against it.
+
+    PyTorch's stable ABI makes one binary serve every torch from `OLDEST_TORCH` on, whichever it was built with. Whether
+    the system's libraries are new enough shows only when it is loaded.
+
+    Args:
+        folder: holds the library and its `_build.json`.
+        library: "cpu" or "cuda".
+        architecture: of the GPU, such as "9.0"; None for the CPU library.
+        torch_version: of the torch that will load it.
+    """
+    if not (folder / f"_{library}.so").exists():
+        return [f"{folder} has no _{library}.so"]
+    try:
+        record = json.loads((folder / "_build.json").read_text(encoding="utf-8"))["built"][library]
+    except (OSError, ValueError, KeyError):
+        return [f"{folder} has no _build.json that tells how _{library}.so was built"]
+    reasons = []
+    if record.get("sources") != sources_digest(library):
+        reasons.append("it was built from other sources than these in csrc")
+    if architecture is not None and not any(_runs_on(built, architecture) for built in record["architectures"]):
+        reasons.append(f"it was built for {', '.join(record['architectures'])}, and the device is {architecture}")
+    if tuple(int(part) for part in torch_version.split(".")[:2]) < OLDEST_TORCH:
+        reasons.append(f"it needs torch {'.'.join(map(str, OLDEST_TORCH))} or newer, and here is {torch_version}")
+    return reasons
+
+
+def _runs_on(built: str, device: str) -> bool:
+    """Machine code runs on its own major architecture from its minor one on; PTX on every later one."""
+    (major, minor), (here, little) = (map(int, a.removesuffix("+PTX").split(".")) for a in (built, device))
+    return (major == here and minor <= little) or (built.endswith("+PTX") and (major, minor) <= (here, little))
+
+
 def _first_line(program: str | Path | None, option: str) -> str:
     if program is None:
         return "none"
@@ -328,6 +376,11 @@ def _nvcc_version(nvcc: Path | None) -> str:
     return found.group(1) if found else "unknown"
 
 
+def _copy(path: Path, folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copy2(path, folder))
+
+
 def main(arguments: list[str]) -> None:
     """Build without installing; prints the libraries' paths."""
     jobs = os.environ.get("MAX_JOBS")
@@ -336,10 +389,14 @@ def main(arguments: list[str]) -> None:
             plan = make_plan({**os.environ, "MOLKERNELS_CUDA": "0"})
             paths = build(plan, jobs, SANITIZED, SANITIZE_FLAGS)
             write_record(plan, SANITIZED)
+        elif len(arguments) == 2 and arguments[0] == "--into":
+            plan = make_plan(os.environ)
+            paths = {name: _copy(path, Path(arguments[1])) for name, path in build(plan, jobs).items()}
+            write_record(plan, Path(arguments[1]))
         elif not arguments:
             paths = build(make_plan(os.environ), jobs)
         else:
-            raise BuildError(f"{' '.join(arguments)}: the only option is --sanitize")
+            raise BuildError(f"{' '.join(arguments)}: the only options are --sanitize and --into FOLDER")
     except BuildError as error:
         sys.exit(str(error))
     for path in paths.values():

@@ -5,10 +5,11 @@ import torch
 
 import molkernels as mk
 from bench import network
-from bench.baselines import layout, published
+from bench.baselines import layout, published, usual
 from bench.groups import relative_error
 from mol import MOL
 from mol.network.losses import MOLLoss
+from molkernels import reference
 
 EXACT = 1e-9  # float64
 
@@ -53,6 +54,24 @@ def test_published_channel_loop_is_ccc_on_the_channel_graph(features):
     loop = published.ChannelCCC().double()
     expected = mk.functional.ccc(features, layout.edge_parameters(loop.state_dict()), k=4, graph="channel")
     assert relative_error(loop(features), expected) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("graph", ["channel", "position"])
+def test_usual_ccc_and_its_gradients_are_those_of_the_reference(graph, dtype):
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(2, 24, 36, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    parameters = [
+        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for shape in ((36, 36), (36,), (36, 36), (36,))
+    ]
+    nodes = reference.graph_nodes(x.detach(), graph)
+    assert torch.equal(usual.knn(nodes, 3).sort().values, reference.knn(nodes, 3).long().sort().values)
+    form, exact = (ccc(x, *parameters, 3, graph) for ccc in (usual.ccc, reference.ccc))
+    cotangent = torch.randn(form.shape, generator=generator, dtype=torch.float64).to(dtype)
+    results = [(y, *torch.autograd.grad(y, (x, *parameters), cotangent)) for y in (form, exact)]
+    for got, want in zip(*results, strict=True):
+        assert relative_error(got, want) < (EXACT if dtype == torch.float64 else 1e-5)
 
 
 def test_published_cost_volume_and_its_gradients(features):

@@ -1,14 +1,12 @@
 """The rules of the benchmarks: nothing is timed that is wrong, rounds are shared, figures follow from the times."""
 
-import re
 import time
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-from places import ROOT
 
-from bench import counts, gpu, machine, memory, ops, record, report
+from bench import counts, machine, memory, ops, record, report
 from bench.baselines import correlation_sampler
 from bench.groups import Check, Contender, Group, measure, relative_error
 from bench.test_ops import operators
@@ -128,13 +126,6 @@ def test_full_runs_sweep_every_size_and_the_short_one_none():
     for place in ("maps=2", "maps=224", "side=8", "side=32", "k=1", "k=16", "threads=1", "threads=2"):
         assert f"f5c-forward-{place}-cpu-float32" in full
     assert not any("k=" in name for name in full if name.startswith(("fcc", "cost-volume")))
-
-
-def test_a_gpu_runs_every_file_that_has_tests_for_it():
-    tests = ROOT / "tests"
-    marked = re.compile(r"^from targets import .*\bTARGETS\b|^pytestmark = pytest\.mark\.gpu$", re.MULTILINE)
-    found = {path for path in tests.rglob("test_*.py") if marked.search(path.read_text(encoding="utf-8"))}
-    assert {ROOT / name for name in gpu.FILES} == found
 
 
 def test_resident_peak_is_that_of_this_process():

@@ -57,6 +57,60 @@ def test_gencode_embeds_ptx_only_where_asked():
     assert build.gencode("12.0+PTX") == "-gencode arch=compute_120,code=[sm_120,compute_120]"
 
 
+def built_elsewhere(folder, **changes):
+    """A folder with a library that was built from these sources for Hopper, as far as its record says."""
+    record = {"architectures": ["9.0"], "sources": build.sources_digest("cuda"), **changes}
+    folder.mkdir(exist_ok=True)
+    (folder / "_cuda.so").touch()
+    (folder / "_build.json").write_text(json.dumps({"built": {"cuda": record}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("architectures", "device", "fits"),
+    [
+        (["9.0"], "9.0", True),
+        (["8.0"], "8.6", True),  # machine code runs on later minor versions
+        (["8.6"], "8.0", False),
+        (["9.0"], "10.0", False),
+        (["9.0+PTX"], "10.0", True),
+        (["8.0", "12.0+PTX"], "9.0", False),
+    ],
+)
+def test_a_carried_library_fits_the_architectures_that_its_code_runs_on(tmp_path, architectures, device, fits):
+    folder = built_elsewhere(tmp_path, architectures=architectures)
+    reasons = build.misfits(folder, "cuda", device, "2.11.0+cu130")
+    assert reasons == ([] if fits else [f"it was built for {', '.join(architectures)}, and the device is {device}"])
+
+
+def test_a_carried_library_fits_every_torch_of_the_stable_abi(tmp_path):
+    folder = built_elsewhere(tmp_path)
+    assert not any(build.misfits(folder, "cuda", "9.0", torch) for torch in ("2.10.0", "2.11.0+cu130", "3.0.0"))
+    assert build.misfits(folder, "cuda", "9.0", "2.9.1+cu128") == [
+        "it needs torch 2.10 or newer, and here is 2.9.1+cu128"
+    ]
+
+
+def test_a_carried_library_of_other_sources_or_without_a_record_does_not_fit(tmp_path):
+    assert build.misfits(tmp_path, "cuda", "9.0", "2.11.0") == [f"{tmp_path} has no _cuda.so"]
+    (tmp_path / "_cuda.so").touch()
+    assert "has no _build.json" in build.misfits(tmp_path, "cuda", "9.0", "2.11.0")[0]
+    old = built_elsewhere(tmp_path, sources="0123456789abcdef")
+    assert build.misfits(old, "cuda", "9.0", "2.11.0") == ["it was built from other sources than these in csrc"]
+
+
+def test_a_build_says_what_it_was_built_from(tmp_path):
+    plan = build.Plan(cxx="c++", nvcc=None, left_out={"cuda": "no toolkit"})
+    build.write_record(plan, tmp_path)
+    (tmp_path / "_cpu.so").touch()
+    assert build.misfits(tmp_path, "cpu", None, "2.13.0") == []
+
+
+def test_an_unknown_option_of_the_build_is_refused(capsys):
+    with pytest.raises(SystemExit, match="the only options are --sanitize and --into FOLDER"):
+        build.main(["--into"])
+
+
 @pytest.mark.parametrize(
     ("variables", "words"),
     [
