@@ -13,6 +13,7 @@ FILES = (
     "tests/molkernels/test_properties.py",
     "tests/molkernels/test_gpu.py",
     "tests/mol/training/test_training_curves.py",
+    "tests/mol/training/test_step_gpu.py",
 )
 # Every kernel on small shapes, forward and backward: what takes minutes under a sanitizer.
 SANITIZED = "on-gpu and (agree_with_float64 or knn or f5c_inference or any_strides)"

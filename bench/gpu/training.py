@@ -20,6 +20,7 @@ from bench.groups import Check, Contender, Group, measure, worst_error
 from bench.machine import TF32, products
 from bench.record import REFERENCE
 from mol import MOL
+from mol.network.layout import lay_out_channels_last
 from mol.network.losses import MOLLoss
 
 try:  # the step of `mol train`; it needs msgspec
@@ -98,9 +99,7 @@ class TrainingStep:
         self.mode, self.batch, device = mode, batch, worker.device()
         self.model = MOL.from_released(network.random_state(), dropout=0.0).to(device).train()
         if mode.channels_last:
-            for layer in self.model.modules():
-                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
-                    layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lay_out_channels_last(self.model)
         self.forward = torch.compile(self.model, dynamic=False) if mode.compiled else self.model
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=network.LEARNING_RATE, weight_decay=network.WEIGHT_DECAY, fused=True,
