@@ -106,6 +106,17 @@ def test_a_build_says_what_it_was_built_from(tmp_path):
     assert build.misfits(tmp_path, "cpu", None, "2.13.0") == []
 
 
+def test_a_build_into_a_folder_brings_the_library_and_its_record(tmp_path, monkeypatch):
+    built = tmp_path / "work" / "_cpu.so"
+    built.parent.mkdir()
+    built.write_bytes(b"library")
+    monkeypatch.setattr(build, "build", lambda plan, jobs: {"cpu": built})
+    monkeypatch.setenv("MOLKERNELS_CUDA", "0")
+    build.main(["--into", str(tmp_path / "new")])
+    assert (tmp_path / "new" / "_cpu.so").read_bytes() == b"library"
+    assert build.misfits(tmp_path / "new", "cpu", None, "2.11.0") == []
+
+
 def test_an_unknown_option_of_the_build_is_refused(capsys):
     with pytest.raises(SystemExit, match="the only options are --sanitize and --into FOLDER"):
         build.main(["--into"])
