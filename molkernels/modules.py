@@ -213,13 +213,15 @@ def update_running_statistics(
     weights = [0.0] * groups
     for age, group in enumerate(reversed(seen)):
         weights[group] += 1.0 if momentum is None else momentum * (1 - momentum) ** age
-    weight = torch.tensor(weights, device=mean.device, dtype=mean.dtype)
+    # The weights are arguments of a kernel: a tensor of them would be a copy to the device, in each call.
+    weighted = torch._foreach_mul((*mean.unbind(0), *var.unbind(0)), weights * 2)
+    sums = torch.stack(weighted).view(2, groups, -1).sum(1)
     if momentum is None:
         before = cast(Tensor, counter).to(mean.dtype)
         total = before + len(seen)
-        keep, weight = before / total, weight / total
-    for running, batch in ((norm.running_mean, mean), (norm.running_var, var)):
-        cast(Tensor, running).mul_(keep).add_(weight @ batch)
+        keep, sums = before / total, sums / total
+    for running, batch in zip((norm.running_mean, norm.running_var), sums, strict=True):
+        cast(Tensor, running).mul_(keep).add_(batch)
     if counter is not None:
         counter.add_(len(seen))
 

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from no_host import NoHost
 from torch import nn
 
 import molkernels as mk
@@ -350,3 +351,32 @@ def test_a_method_of_an_instance_is_called(generator):
     x = torch.randn(2, 4, 3, 3, generator=generator)
     z = x + block.fcc(x)
     torch.testing.assert_close(block(x), z + block.mix.bias[:, None, None])
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_training_step_neither_waits_for_the_device_nor_copies_to_it(variant, momentum, device, backend):
+    """As a CUDA graph needs it: from the block's input to the gradients, on a device that may be far behind."""
+    block = mk.F5C(4, 4, 2, variant, backend).to(device)
+    block.fcc.norm.momentum = momentum
+    x = torch.ones(6, 4, 4, 4, device=device, requires_grad=True)
+    with NoHost():
+        block(x, groups=3).square().sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("wait", "message"),
+    [
+        (lambda x: x.sum().item(), "a number read"),
+        (lambda x: bool((x > 0).all()), "a number read|truth value"),
+        (lambda x: x[x > 0], "depends on data"),
+        (lambda x: x * torch.tensor([1.0, 2.0]), "made from Python's numbers"),
+        (lambda x: x.to("meta"), "a copy between cpu, meta"),
+    ],
+)
+def test_the_guard_sees_waits_and_copies(wait, message):
+    with NoHost(), pytest.raises(AssertionError, match=message):
+        wait(torch.ones(2))
