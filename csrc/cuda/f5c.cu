@@ -339,15 +339,15 @@ Tensor f5c(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor&
            const Tensor& bias_w, const std::optional<Tensor>& fcc_mix, const std::optional<Tensor>& fcc_mix_bias,
            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
            const std::optional<Tensor>& ccc_mix, const std::optional<Tensor>& ccc_mix_bias, int64_t k,
-           const std::string& graph, double eps, bool tf32) {
+           const std::string& graph, double eps, bool tf32, bool conv_tf32) {
   const Tensor input = molkernels::contiguous(x);
   const Tensor f = fcc(input, mean, var, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w, eps,
                        !fcc_mix.has_value(), tf32);
-  const Tensor z = fcc_mix ? mix_residual(input, f, *fcc_mix, fcc_mix_bias, tf32) : f;
+  const Tensor z = fcc_mix ? mix_residual(input, f, *fcc_mix, fcc_mix_bias, conv_tf32) : f;
   const Tensor maps = torch::stable::view(z, {z.size(0), z.size(1), z.size(2) * z.size(3)});
   const Tensor nodes = graph == "channel" ? maps : torch::stable::transpose(maps, 1, 2);
   const Tensor edges = std::get<0>(edge_max(maps, knn(nodes, k, tf32), weight1, bias1, weight2, bias2, graph, tf32));
-  return ccc_mix ? mix_residual(z, edges, *ccc_mix, ccc_mix_bias, tf32) : add(z, edges);
+  return ccc_mix ? mix_residual(z, edges, *ccc_mix, ccc_mix_bias, conv_tf32) : add(z, edges);
 }
 
 }  // namespace cuda

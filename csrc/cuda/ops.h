@@ -1,5 +1,5 @@
-// The operators of the CUDA library as C++ functions: the schemas of molkernels/ops.py, with the float32 precision
-// last.
+// The operators of the CUDA library as C++ functions: the schemas of molkernels/ops.py; last whether matrix products
+// (and convolutions) in float32 may use TF32, see molkernels/precision.py.
 //
 // Shapes: see molkernels/reference.py, whose functions of the same names say what each computes. Any strides.
 #pragma once
@@ -37,7 +37,7 @@ Tensor f5c(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor&
            const Tensor& bias_w, const std::optional<Tensor>& fcc_mix, const std::optional<Tensor>& fcc_mix_bias,
            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
            const std::optional<Tensor>& ccc_mix, const std::optional<Tensor>& ccc_mix_bias, int64_t k,
-           const std::string& graph, double eps, bool tf32);
+           const std::string& graph, double eps, bool tf32, bool conv_tf32);
 
 Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t radius_x, int64_t stride,
                    double negative_slope, bool tf32);

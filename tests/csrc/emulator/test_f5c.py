@@ -57,7 +57,7 @@ def block(generator, shape, dtype, *, mixes, biases=True):
 
 
 def f5c(arguments, k, graph, tf32):
-    return torch.ops.molkernels_cuda.f5c(*arguments, k, graph, EPS, tf32)
+    return torch.ops.molkernels_cuda.f5c(*arguments, k, graph, EPS, tf32, tf32)
 
 
 def truth(arguments, k, graph, dtype=torch.float64):
