@@ -26,6 +26,10 @@ Tensor knn(const Tensor& nodes, int64_t k, bool tf32);
 
 std::tuple<Tensor, Tensor> edge_max(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
                                     const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32);
+// y alone, without the winners that only a gradient needs; or x + y, rounded as two operators would.
+Tensor edge_max_inference(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                          const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32,
+                          bool residual);
 // Gradients of x, weight1, weight2 and of either bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx,
                                                              const Tensor& weight1, const Tensor& weight2,
