@@ -24,7 +24,7 @@ GAP = (0.8e-6, 2e-6)  # seconds between two kernels of a graph
 # Shares of the datasheet's rates, at best and at worst. Products by mma.sync reach at most 0.6 of Hopper's rate, which
 # only wgmma reaches; less where fragments are gathered, or where each is used a few times only.
 COPY = (0.85, 0.7)
-WAVES = (0.65, 0.5)  # arithmetic between load and store, in several waves of blocks
+STREAM = (0.7, 0.5)  # arithmetic between load and store
 SCATTER = (0.5, 0.35)  # two bytes a lane
 KNN = (0.4, 0.25)
 CHANNEL = (0.22, 0.17)  # 64 sums per thread: each fragment meets two or four others; then the messages' exchange
@@ -72,7 +72,7 @@ def estimates() -> list[Estimate]:
     winners, weights = size / BYTES, 2 * p * p
     fcc_flops, channel_flops, position_flops = 2.0 * size * 2 * SIDE, 2 * product, (k + 1) * product
     similar = {"channel": 2.0 * n * c * c * p, "position": 2.0 * n * p * p * c}
-    fcc = Kernel("fcc", fcc_flops, 2 * size, CUBLAS, WAVES)
+    fcc = Kernel("fcc", fcc_flops, 2 * size, CUBLAS, STREAM)
     knn = {
         "channel": Kernel("knn", similar["channel"], size, KNN, rows=n * c, warps=24),
         "position": Kernel("knn", similar["position"], size, KNN, rows=n * p, warps=16),
@@ -125,12 +125,12 @@ def estimates() -> list[Estimate]:
             "2 (k + 1) products; before them G masked and x transposed",
         ),
         Estimate(
-            "cost volume, forward", volume, (Kernel("forward", volume.flops, volume.elements, CUBLAS, WAVES),),
+            "cost volume, forward", volume, (Kernel("forward", volume.flops, volume.elements, CUBLAS, STREAM),),
             f"both maps of {VOLUME_CHANNELS} channels read, {(2 * RADIUS + 1) ** 2} displacements written",
         ),
         Estimate(
             "cost volume, backward", counts.Work(2 * volume.flops, 4 * volume_size + 2 * inside),
-            (Kernel("backward", 2 * volume.flops, 4 * volume_size + 4 * inside, CUBLAS, WAVES),),
+            (Kernel("backward", 2 * volume.flops, 4 * volume_size + 4 * inside, CUBLAS, STREAM),),
             "maps and gradients once; the pairs inside from grad_out and out, by the blocks of either map",
         ),
         Estimate(
