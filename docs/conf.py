@@ -36,7 +36,14 @@ NAV = {
         "docs/reference/formulas",
         "docs/reference/mol/index",
     ],
-    "Kernels and speed": ["docs/performance", "docs/edge_max", "csrc/README", "bench/README", "docs/triton-report"],
+    "Kernels and speed": [
+        "docs/performance",
+        "docs/gpu-estimates",
+        "docs/edge_max",
+        "csrc/README",
+        "bench/README",
+        "docs/triton-report",
+    ],
     "Project": ["CONTRIBUTING", "docs/architecture", "docs/publishing", "CHANGELOG"],
 }
 

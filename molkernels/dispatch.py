@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from molkernels import cache, extension, reference, trials, triton
+from molkernels import cache, extension, precision, reference, trials, triton
 from molkernels.version import __version__
 
 log = logging.getLogger("molkernels")
@@ -207,7 +207,7 @@ _kernels: dict[tuple[str, torch.device, str, torch.dtype, bool], Kernel] = {}
 
 def kernel(op: str, device: torch.device, name: str, dtype: torch.dtype) -> Kernel:
     """The function that runs `op` on the selected backend: looked up once, as a look costs more than a small kernel."""
-    tf32 = dtype is torch.float32 and device.type == "cuda" and extension.tf32()
+    tf32 = dtype is torch.float32 and device.type == "cuda" and precision.uses_tf32(op)
     found = _kernels.get((op, device, name, dtype, tf32))
     if found is None:
         found = select(op, device, name, dtype, trials.passes).kernel(op)

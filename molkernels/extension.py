@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from molkernels import triton
+from molkernels import precision, triton
 from molkernels.installation import install_command
 from molkernels.version import __version__
 
@@ -71,21 +71,14 @@ def kernel(name: str, op: str) -> Callable[..., Any]:
     if reason is not None:
         raise RuntimeError(f"{op} on backend {name!r}: {reason}")
     compiled = getattr(getattr(torch.ops, f"molkernels_{name}"), op).default
-    return _with_precision(compiled) if name == "cuda" else compiled
+    return with_precision(op, compiled) if name == "cuda" else compiled
 
 
-def _with_precision(compiled: Callable[..., Any]) -> Callable[..., Any]:
-    """The last argument of CUDA kernels is whether float32 products may use TF32."""
-
-    def call(*args: Any) -> Any:
-        return compiled(*args, tf32())
-
-    return call
-
-
-def tf32() -> bool:
-    """Whether float32 products may use TF32 on a GPU, which is torch's own setting."""
-    return torch.get_float32_matmul_precision() != "highest"
+def with_precision(op: str, compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """A CUDA kernel without its last arguments: whether its products, and f5c's convolutions, may use TF32."""
+    if op == "f5c":
+        return lambda *args: compiled(*args, precision.matmul_tf32(), precision.conv_tf32())
+    return lambda *args: compiled(*args, precision.matmul_tf32())
 
 
 def identity(name: str) -> str:

@@ -160,12 +160,14 @@ def _fcc_backward_formula(grad_y: Tensor, x: Tensor, mean: Tensor, var: Tensor, 
 _FORMULAS: dict[str, Callable[..., Any]] = {"fcc_train": _fcc_train_formula, "fcc_backward": _fcc_backward_formula}
 
 
-# The compiled libraries implement these: the same arguments without the backend, on CUDA with the float32 precision.
+# The compiled libraries implement these: the same arguments without the backend, on CUDA with the precision of float32
+# products (`molkernels.precision`).
 _compiled = {name: torch.library.Library(f"molkernels_{name}", "FRAGMENT") for name in ("cpu", "cuda")}
 
 for _name, _schema in SCHEMAS.items():
     _compiled["cpu"].define(_name + _schema.replace(", str backend", ""))
-    _compiled["cuda"].define(_name + _schema.replace(", str backend", ", bool tf32"))
+    _tf32 = ", bool tf32, bool conv_tf32" if _name == "f5c" else ", bool tf32"
+    _compiled["cuda"].define(_name + _schema.replace(", str backend", _tf32))
     _library.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(_name, _implement(_name), "CompositeExplicitAutograd")
     # Where a call arrives first inside a transform of torch.func.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
-from molkernels import cache, extension, known_answers
+from molkernels import cache, known_answers, precision
 
 FILE = "verdicts.json"
 # What has run on real devices through all of the tests, and what is PyTorch's own work.
@@ -123,7 +123,7 @@ def known(op: str, backend: Candidate, device: torch.device, dtype: torch.dtype 
                 verdict = _verdict(entry)
                 if verdict is not None:
                     _verdicts.setdefault((key, verdict.op, verdict.precision), verdict)
-        return _verdicts.get((key, op, precision(dtype, device)))
+        return _verdicts.get((key, op, arithmetic(op, dtype, device)))
 
 
 def run(op: str, backend: Candidate, device: torch.device, dtype: torch.dtype | None) -> Verdict | None:
@@ -136,9 +136,9 @@ def run(op: str, backend: Candidate, device: torch.device, dtype: torch.dtype | 
             return None
         except Exception as failure:  # whatever a kernel raises, the reference still runs
             raised = f"{type(failure).__name__}: {failure}".partition("\n")[0]
-        limit = known_answers.LIMITS[precision(dtype, device)]
+        limit = known_answers.LIMITS[arithmetic(op, dtype, device)]
         device_name = cache.device_name(device)
-        verdict = Verdict(op, backend.name, device_name, precision(dtype, device), error, limit, raised)
+        verdict = Verdict(op, backend.name, device_name, arithmetic(op, dtype, device), error, limit, raised)
         key = _key(backend, device)
         known(op, backend, device, dtype)  # so that the file, read later, does not count for more than this
         _verdicts[key, op, verdict.precision] = verdict
@@ -147,10 +147,10 @@ def run(op: str, backend: Candidate, device: torch.device, dtype: torch.dtype | 
     return verdict
 
 
-def precision(dtype: torch.dtype | None, device: torch.device) -> str:
-    """The name of the arithmetic in a dtype (None: float32). TF32 on a GPU has kernels of its own."""
+def arithmetic(op: str, dtype: torch.dtype | None, device: torch.device) -> str:
+    """The name of the arithmetic of an operator in a dtype (None: float32). TF32 on a GPU has kernels of its own."""
     dtype = dtype or torch.float32
-    if dtype == torch.float32 and device.type == "cuda" and extension.tf32():
+    if dtype == torch.float32 and device.type == "cuda" and precision.uses_tf32(op):
         return "tf32"
     return str(dtype).removeprefix("torch.")
 

@@ -27,6 +27,7 @@ ORDER = {
         "version",
         "installation",
         "checks",
+        "precision",
         "reference",
         "triton",
         "extension",

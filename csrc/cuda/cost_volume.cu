@@ -55,6 +55,19 @@ struct Shape {
   int rows_b, strips_b;      // forward: of b
 };
 
+// 1/C as two factors: a power of two, which is exact, before the sum, so that the sum stays in the range of its terms;
+// and the rest after it.
+struct Scales {
+  float before, after;
+};
+
+template <class T>
+Scales scales_of(const Shape& shape) {
+  float power = 1.0f;
+  while (!std::is_same_v<T, Half> && power < float(shape.channels)) power *= 2;
+  return {1.0f / power, float(double(power) / double(shape.channels))};
+}
+
 // Rows [begin, begin + count) of a class, as far as they are inside the map.
 struct Strip {
   int begin, count;
@@ -131,6 +144,28 @@ MK_DEVICE void write_piece(T* to, const float (&values)[Count]) {
   } else {
     *reinterpret_cast<uint4*>(to) = make_uint4(pack<T>(values[0], values[1]), pack<T>(values[2], values[3]),
                                                pack<T>(values[4], values[5]), pack<T>(values[6], values[7]));
+  }
+}
+
+// A piece times a power of two, see `Scales`. Half has no range to lose: its scale is 1.
+template <class T>
+MK_DEVICE T scaled(T piece, float down) {
+  return std::is_same_v<T, Half> ? piece : T(static_cast<float>(piece) * down);
+}
+template <class T>
+MK_DEVICE uint4 scaled(uint4 piece, float down) {
+  if constexpr (std::is_same_v<T, Half>) {
+    return piece;
+  } else if constexpr (sizeof(T) == 4) {
+    return make_uint4(
+        __float_as_uint(__uint_as_float(piece.x) * down), __float_as_uint(__uint_as_float(piece.y) * down),
+        __float_as_uint(__uint_as_float(piece.z) * down), __float_as_uint(__uint_as_float(piece.w) * down));
+  } else {
+    const auto pair = [down](uint32_t word) {
+      const float low = __uint_as_float(word << 16) * down, high = __uint_as_float(word & 0xffff0000u) * down;
+      return high_halves(__float_as_uint(low), __float_as_uint(high));
+    };
+    return make_uint4(pair(piece.x), pair(piece.y), pair(piece.z), pair(piece.w));
   }
 }
 
@@ -363,7 +398,7 @@ struct ForwardTile : Tile<T, Stride> {
 // b + at + to_b.
 template <class T, bool Tf32, int Stride>
 MK_DEVICE void correlate(const T* a, const T* b, int64_t at, int to_b, const Shape& shape, bool a_inside, bool b_inside,
-                         const Place& place) {
+                         const Place& place, float down) {
   using Block = ForwardTile<T, Stride>;
   T* stages = reinterpret_cast<T*>(dynamic_shared());
   const int first = int(threadIdx.x) / Block::pieces;
@@ -381,7 +416,11 @@ MK_DEVICE void correlate(const T* a, const T* b, int64_t at, int to_b, const Sha
     left -= Block::depth;
   };
   const auto write = [&](T* stage) {
-    if (place.row < shape.rows) write_tile<T, Tf32, Stride, Block::pitch>(stage, of_a, place);
+    if (place.row < shape.rows) {
+#pragma unroll
+      for (int i = 0; i < Block::moves; ++i) of_a[i] = scaled<T>(of_a[i], down);
+      write_tile<T, Tf32, Stride, Block::pitch>(stage, of_a, place);
+    }
     if (place.row < shape.rows_b)
       write_tile<T, Tf32, Stride, Block::pitch>(stage + Block::depth * Block::pitch, of_b, place);
   };
@@ -465,8 +504,8 @@ MK_DEVICE Pairing pairing_of(const Shape& shape, int index) {
 
 template <class T, bool Tf32, int Stride>
 __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
-    cost_volume_kernel(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ out, Shape shape, float scale,
-                       float slope) {
+    cost_volume_kernel(const T* __restrict__ a, const T* __restrict__ b, T* __restrict__ out, Shape shape,
+                       Scales scales, float slope) {
   __shared__ Pairing pairing;
   if (threadIdx.x == 0) pairing = pairing_of<Stride>(shape, int(blockIdx.x));
   __syncthreads();
@@ -476,7 +515,7 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
     const int to = offset_of(shape, pairing.y_class, pairing.b, place);
     correlate<T, Tf32, Stride>(a, b, int64_t(pairing.n) * shape.channels * shape.plane + from, to - from, shape,
                                place.in_map && place.row < pairing.a.count, place.in_map && place.row < pairing.b.count,
-                               place);
+                               place, scales.before);
   }
   if (!place.in_map || place.row >= pairing.a.count) return;
   // Displacements beyond the map's edge belong to the outermost strips of b.
@@ -487,7 +526,7 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 2 ? 3 : 4)
   out += pairing.n * displacement_channels(shape.radius_y, shape.radius_x) * shape.plane;
   write_displacements<T, Stride>(out + offset_of(shape, pairing.y_class, pairing.a, place), shape, place, dy_range,
                                  row - pairing.b.begin, pairing.meet ? pairing.b.count : 0,
-                                 class_columns<Stride>(shape, pairing.x_class), scale, slope);
+                                 class_columns<Stride>(shape, pairing.x_class), scales.after, slope);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -548,7 +587,7 @@ MK_DEVICE T operand(float v) {
 // pairs[own slot][other slot] = G between the pixels p of a and q of b; `grad_out` and `out` of the block's map.
 template <class T, bool Tf32, int Stride>
 MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Shape& shape, const Place& place,
-                            const Part& part, Strip other, float slope) {
+                            const Part& part, Strip other, float down, float slope) {
   using Block = BackwardTile<T, Stride>;
   constexpr int groups_x = Block::step < 8 ? Block::step : 8, groups_y = Block::step / groups_x;
   clear<Block::threads>(pairs, Block::pairs * int(sizeof(T)));
@@ -579,7 +618,7 @@ MK_DEVICE void gather_pairs(T* pairs, const T* grad_out, const T* out, const Sha
           const float g = slope == 1.0f || value[e] > 0.0f ? grad[e] : grad[e] * slope;
           const int p = place.row * shape.columns + column, q = (q_row + dy) * shape.columns + target;
           const int own = e % Block::classes * kSlots + (own_is_b ? q : p), other = own_is_b ? p : q;
-          pairs[own * Block::pair_pitch + other] = operand<T, Tf32>(g);
+          pairs[own * Block::pair_pitch + other] = operand<T, Tf32>(g * down);
         }
       }
     }
@@ -619,7 +658,7 @@ template <class T, bool Tf32, int Stride>
 __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 1 ? 4 : 2)
     cost_volume_backward_kernel(const T* __restrict__ grad_out, const T* __restrict__ a, const T* __restrict__ b,
                                 const T* __restrict__ out, T* __restrict__ grad_a, T* __restrict__ grad_b, Shape shape,
-                                int tiles, int groups, float scale, float slope) {
+                                int tiles, int groups, Scales scales, float slope) {
   using Block = BackwardTile<T, Stride>;
   const Part part = part_of<Stride>(shape, tiles, groups, int(blockIdx.x));
   const Strip own = part.own;
@@ -641,7 +680,8 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 1 ? 4 : 2)
     for (int index = part.first_other; index <= part.last_other; ++index) {
       const Strip other = strip(shape, part.y_class, index, shape.rows);
       if (tile == part.first_tile || part.first_other < part.last_other)
-        gather_pairs<T, Tf32, Stride>(pairs, grad_out + volume, out + volume, shape, place, part, other, slope);
+        gather_pairs<T, Tf32, Stride>(pairs, grad_out + volume, out + volume, shape, place, part, other, scales.before,
+                                      slope);
       if (place.row < shape.rows) {
         const T* from = (part.own_is_b ? a : b) + tile_at + offset_of(shape, part.y_class, other, place);
         typename Block::Piece pieces[Block::moves];
@@ -656,7 +696,8 @@ __global__ void __launch_bounds__(Tile<T, Stride>::threads, Stride == 1 ? 4 : 2)
       __syncthreads();
     }
     T* to = (part.own_is_b ? grad_b : grad_a) + tile_at + offset_of(shape, part.y_class, own, place);
-    write_gradient<T, Tf32, Stride>(to, values, sum, shape, place, left, place.in_map && place.row < own.count, scale);
+    write_gradient<T, Tf32, Stride>(to, values, sum, shape, place, left, place.in_map && place.row < own.count,
+                                    scales.after);
   }
 }
 
@@ -736,8 +777,8 @@ Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t r
       shape.strips_b = ceil_div(ceil_div(shape.height, shape.stride), shape.rows_b);
     }
     launch(device, cost_volume_kernel<T, Tf32, Stride>, grid_of(own * shape.strips_b), Tile<T, Stride>::threads,
-           ForwardTile<T, Stride>::shared, in<T>(from), in<T>(to), molkernels::out<T>(out), shape,
-           float(1.0 / double(shape.channels)), float(negative_slope));
+           ForwardTile<T, Stride>::shared, in<T>(from), in<T>(to), molkernels::out<T>(out), shape, scales_of<T>(shape),
+           float(negative_slope));
   });
   return out;
 }
@@ -768,8 +809,7 @@ std::tuple<Tensor, Tensor> cost_volume_backward(const Tensor& grad_out, const Te
     }
     launch(device, cost_volume_backward_kernel<T, Tf32, Stride>, grid_of(strips * groups), Block::threads,
            Block::shared, in<T>(grad), in<T>(from), in<T>(to), in<T>(sign), molkernels::out<T>(grad_a),
-           molkernels::out<T>(grad_b), shape, tiles, groups, float(1.0 / double(shape.channels)),
-           float(negative_slope));
+           molkernels::out<T>(grad_b), shape, tiles, groups, scales_of<T>(shape), float(negative_slope));
   });
   return {grad_a, grad_b};
 }

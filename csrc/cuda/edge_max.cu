@@ -23,8 +23,7 @@ constexpr int kMaxThreads = 256;
 template <class T>
 struct ChannelForward {
   const T *x, *weight1, *weight2, *bias1, *bias2;
-  T* y;
-  uint8_t* winner;
+  Outputs<T> to;
   Neighbours idx;
   int channels, positions, neighbours, weight_pitch, weight_rows;
   int output_warps, stages;
@@ -124,27 +123,6 @@ MK_DEVICE void gather_max(float (&best)[8], uint32_t (&winner)[2], const float* 
   }
 }
 
-template <class T>
-MK_DEVICE void write_outputs(const ChannelForward<T>& a, int64_t row, int first, const float (&y)[8],
-                             const uint32_t (&winner)[2]) {
-  T rounded[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) rounded[i] = static_cast<T>(y[i]);
-  const int64_t at = row * a.positions + first;
-  if (a.wide) {
-    if (first >= a.positions) return;
-    store8(a.y + at, rounded);
-    *reinterpret_cast<uint2*>(a.winner + at) = make_uint2(winner[0], winner[1]);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (first + i >= a.positions) continue;
-    a.y[at + i] = rounded[i];
-    a.winner[at + i] = static_cast<uint8_t>(winner[i / 4] >> i % 4 * 8);
-  }
-}
-
 template <class M>
 __global__ void __launch_bounds__(kMaxThreads, 2) edge_max_channel_kernel(ChannelForward<typename M::Element> a) {
   using T = typename M::Element;
@@ -220,15 +198,15 @@ __global__ void __launch_bounds__(kMaxThreads, 2) edge_max_channel_kernel(Channe
                a.neighbours);
 #pragma unroll
     for (int i = 0; i < 8; ++i) y[i] = relu(acc[0][r / 2][i / 4][i / 2 % 2][r % 2 * 2 + i % 2] + y[i]);
-    write_outputs(a, n * a.channels + channel, output, y, winner);
+    write_outputs(a.to, a.positions, n * a.channels + channel, output, y, winner);
   }
 }
 
 // y from the finished products own = x (W1 − W2)ᵀ and messages = x W2ᵀ, one thread per output.
 template <class T>
 __global__ void __launch_bounds__(256)
-    edge_max_channel_gather(const T* own, const T* messages, const T* bias1, const T* bias2, Neighbours idx, T* y,
-                            uint8_t* winner, int channels, int positions, int neighbours, int64_t size) {
+    edge_max_channel_gather(const T* own, const T* messages, const T* bias1, const T* bias2, Neighbours idx,
+                            Outputs<T> to, int channels, int positions, int neighbours, int64_t size) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= size) return;
   const int64_t row = i / positions, map = row / channels * channels;
@@ -240,16 +218,16 @@ __global__ void __launch_bounds__(256)
     const float message = static_cast<float>(messages[from * positions + p]);
     if (beats(message, best)) best = message, who = j;
   }
-  y[i] = static_cast<T>(
-      relu(static_cast<float>(own[i]) + static_cast<float>(bias1[p]) + static_cast<float>(bias2[p]) + best));
-  winner[i] = static_cast<uint8_t>(who);
+  to.y[i] = output_value(
+      to, i, relu(static_cast<float>(own[i]) + static_cast<float>(bias1[p]) + static_cast<float>(bias2[p]) + best));
+  if (to.winner != nullptr) to.winner[i] = static_cast<uint8_t>(who);
 }
 
 // The products of maps with many channels are plain ones, computed by torch and rounded to x's dtype as in the
 // reference.
 template <class M>
 void many_channels(const OnDevice& device, const Tensor& x, const Tensor& idx, const Tensor& weight1,
-                   const Tensor& bias1, const Tensor& weight2, const Tensor& bias2, Tensor& y, Tensor& winner) {
+                   const Tensor& bias1, const Tensor& weight2, const Tensor& bias2, const EdgeOutputs& outputs) {
   using T = typename M::Element;
   const int64_t positions = x.size(2), rows = x.size(0) * x.size(1);
   Tensor packed = packed_weights<M>(device, weight1, weight2, 1.f, true);  // padded: use (P, P) of each
@@ -259,7 +237,7 @@ void many_channels(const OnDevice& device, const Tensor& x, const Tensor& idx, c
   const Tensor messages = torch::stable::matmul(flat, torch::stable::select(matrices, 0, 0));
   const Tensor own = torch::stable::matmul(flat, torch::stable::select(matrices, 0, 1));
   launch(device, edge_max_channel_gather<T>, dim3(grid_size(ceil_div<int64_t>(rows * positions, 256))), 256, 0,
-         in<T>(own), in<T>(messages), in<T>(bias1), in<T>(bias2), neighbours_of(idx), out<T>(y), out<uint8_t>(winner),
+         in<T>(own), in<T>(messages), in<T>(bias1), in<T>(bias2), neighbours_of(idx), pointers<T>(outputs),
          static_cast<int>(x.size(1)), static_cast<int>(positions), static_cast<int>(idx.size(2)), rows * positions);
 }
 
@@ -283,23 +261,20 @@ int choose_tile(ChannelForward<T>& a, int64_t maps, const OnDevice& device) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> edge_max_channel(const Tensor& x, const Tensor& idx, const Tensor& weight1,
-                                            const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                                            bool tf32) {
+void edge_max_channel(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                      const Tensor& weight2, const Tensor& bias2, bool tf32, const EdgeOutputs& outputs) {
   const OnDevice device(x);
-  Tensor y = empty_like(x), winner = empty(x, {x.size(0), x.size(1), x.size(2)}, ScalarType::Byte);
   for_product(x.scalar_type(), tf32, [&](auto product) {
     using M = decltype(product);
     using T = typename M::Element;
     if (x.size(1) > kMaxChannels) {
-      return many_channels<M>(device, x, idx, weight1, bias1, weight2, bias2, y, winner);
+      return many_channels<M>(device, x, idx, weight1, bias1, weight2, bias2, outputs);
     }
-    ChannelForward<T> a{in<T>(x),     in<T>(weight1), in<T>(weight2),      in<T>(bias1),
-                        in<T>(bias2), out<T>(y),      out<uint8_t>(winner)};
+    ChannelForward<T> a{in<T>(x), in<T>(weight1), in<T>(weight2), in<T>(bias1), in<T>(bias2), pointers<T>(outputs)};
     a.idx = neighbours_of(idx);
     a.channels = static_cast<int>(x.size(1)), a.positions = static_cast<int>(x.size(2));
     a.neighbours = static_cast<int>(idx.size(2));
-    a.wide = wide_rows(a.positions, {&x, &y, &winner});
+    a.wide = wide_rows(a.positions, {&x});
     a.weight_pitch = a.weight_rows = a.positions;
     std::optional<Tensor> packed;  // if the layout of the weights does not suit the tiles
     if (a.positions % 64 != 0 || std::is_same_v<M, MmaTf32> || !wide_rows(a.positions, {&weight1, &weight2})) {
@@ -312,14 +287,32 @@ std::tuple<Tensor, Tensor> edge_max_channel(const Tensor& x, const Tensor& idx, 
     const int64_t blocks = x.size(0) * ceil_div(a.positions, 32 * a.output_warps);
     launch(device, edge_max_channel_kernel<M>, dim3(grid_size(blocks)), 32 * warps, shared, a);
   });
-  return {y, winner};
 }
+
+namespace {
+
+Tensor run(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
+           const Tensor& bias2, const std::string& graph, bool tf32, std::optional<Tensor> winner, bool residual) {
+  const Tensor map = molkernels::contiguous(x);
+  const EdgeOutputs outputs{empty_like(map), winner, residual ? std::optional<Tensor>(map) : std::nullopt};
+  const auto forward = graph == "channel" ? edge_max_channel : edge_max_position;
+  forward(map, molkernels::contiguous(idx), molkernels::contiguous(weight1), molkernels::contiguous(bias1),
+          molkernels::contiguous(weight2), molkernels::contiguous(bias2), tf32, outputs);
+  return outputs.y;
+}
+
+}  // namespace
 
 std::tuple<Tensor, Tensor> edge_max(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
                                     const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32) {
-  const auto forward = graph == "channel" ? edge_max_channel : edge_max_position;
-  return forward(molkernels::contiguous(x), molkernels::contiguous(idx), molkernels::contiguous(weight1),
-                 molkernels::contiguous(bias1), molkernels::contiguous(weight2), molkernels::contiguous(bias2), tf32);
+  const Tensor winner = empty(x, {x.size(0), x.size(1), x.size(2)}, ScalarType::Byte);
+  return {run(x, idx, weight1, bias1, weight2, bias2, graph, tf32, winner, false), winner};
+}
+
+Tensor edge_max_inference(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                          const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32,
+                          bool residual) {
+  return run(x, idx, weight1, bias1, weight2, bias2, graph, tf32, std::nullopt, residual);
 }
 
 }  // namespace cuda

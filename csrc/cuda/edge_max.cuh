@@ -10,12 +10,16 @@
 namespace molkernels {
 namespace cuda {
 
-// The graphs' own functions; see molkernels/reference.py. All tensors are contiguous.
-std::tuple<Tensor, Tensor> edge_max_channel(const Tensor& x, const Tensor& idx, const Tensor& weight1,
-                                            const Tensor& bias1, const Tensor& weight2, const Tensor& bias2, bool tf32);
-std::tuple<Tensor, Tensor> edge_max_position(const Tensor& x, const Tensor& idx, const Tensor& weight1,
-                                             const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                                             bool tf32);
+// The graphs' own functions; see molkernels/reference.py. All tensors are contiguous. Without `winner` it is not
+// written; with `residual`, shaped like y, y is rounded and added to it.
+struct EdgeOutputs {
+  Tensor y;
+  std::optional<Tensor> winner, residual;
+};
+void edge_max_channel(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                      const Tensor& weight2, const Tensor& bias2, bool tf32, const EdgeOutputs& outputs);
+void edge_max_position(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                       const Tensor& weight2, const Tensor& bias2, bool tf32, const EdgeOutputs& outputs);
 std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_channel_backward(const Tensor& grad_y, const Tensor& x,
                                                                      const Tensor& idx, const Tensor& weight1,
                                                                      const Tensor& weight2, const Tensor& y,
@@ -283,6 +287,51 @@ MK_DEVICE void load8(float (&values)[8], const T* from, int count, bool wide) {
   }
 }
 
+// Where a kernel writes; winner and residual may be null.
+template <class T>
+struct Outputs {
+  T* y;
+  uint8_t* winner;
+  const T* residual;
+  bool wide;  // see `wide_rows`
+};
+
+// y[at] as the operator returns it, or with the residual added as another operator would add it.
+template <class T>
+MK_DEVICE T output_value(const Outputs<T>& to, int64_t at, float y) {
+  const T rounded = static_cast<T>(y);
+  if (to.residual == nullptr) return rounded;
+  return static_cast<T>(static_cast<float>(rounded) + static_cast<float>(to.residual[at]));
+}
+
+// Eight outputs from `first` on of a row of P, and their winners as bytes.
+template <class T>
+MK_DEVICE void write_outputs(const Outputs<T>& to, int positions, int64_t row, int first, const float (&y)[8],
+                             const uint32_t* winner) {
+  const int64_t at = row * positions + first;
+  if (!to.wide) {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (first + i >= positions) continue;
+      to.y[at + i] = output_value(to, at + i, y[i]);
+      if (to.winner != nullptr) to.winner[at + i] = static_cast<uint8_t>(winner[i / 4] >> i % 4 * 8);
+    }
+    return;
+  }
+  if (first >= positions) return;
+  T rounded[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) rounded[i] = static_cast<T>(y[i]);
+  if (to.residual != nullptr) {
+    float residual[8];
+    load8(residual, to.residual + at, 8, true);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) rounded[i] = static_cast<T>(static_cast<float>(rounded[i]) + residual[i]);
+  }
+  store8(to.y + at, rounded);
+  if (to.winner != nullptr) *reinterpret_cast<uint2*>(to.winner + at) = make_uint2(winner[0], winner[1]);
+}
+
 // A block of 8 × 8 16-bit or 4 × 4 32-bit values, transposed in registers.
 MK_DEVICE void transpose_block(uint4 (&block)[8]) {
   uint32_t in[8][4];
@@ -423,6 +472,13 @@ inline bool wide_rows(int64_t positions, std::initializer_list<const Tensor*> te
   bool wide = positions % 8 == 0;
   for (const Tensor* t : tensors) wide = wide && reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16 == 0;
   return wide;
+}
+
+template <class T>
+Outputs<T> pointers(const EdgeOutputs& o) {
+  Outputs<T> to{out<T>(o.y), o.winner ? out<uint8_t>(*o.winner) : nullptr, o.residual ? in<T>(*o.residual) : nullptr};
+  to.wide = wide_rows(o.y.size(2), {&o.y, o.winner ? &*o.winner : &o.y, o.residual ? &*o.residual : &o.y});
+  return to;
 }
 
 inline unsigned grid_size(int64_t blocks) {

@@ -23,8 +23,7 @@ constexpr int kThreads = 128;  // at most: four warps
 template <class T>
 struct PositionForward {
   const T *x, *weights, *bias1, *bias2;  // weights (2, padded, padded): W2, then W1 − 2 W2
-  T* y;
-  uint8_t* winner;
+  Outputs<T> to;
   Neighbours idx;
   int channels, positions, neighbours, padded;
   int block_channels, output_warps, stages;
@@ -129,27 +128,6 @@ struct Best {
   }
 };
 
-template <class T>
-MK_DEVICE void write_outputs(const PositionForward<T>& a, int64_t row, int first, const float (&y)[8],
-                             const uint32_t* winner) {
-  T rounded[8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) rounded[i] = static_cast<T>(y[i]);
-  const int64_t at = row * a.positions + first;
-  if (a.wide) {
-    if (first >= a.positions) return;
-    store8(a.y + at, rounded);
-    *reinterpret_cast<uint2*>(a.winner + at) = make_uint2(winner[0], winner[1]);
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    if (first + i >= a.positions) continue;
-    a.y[at + i] = rounded[i];
-    a.winner[at + i] = static_cast<uint8_t>(winner[i / 4] >> i % 4 * 8);
-  }
-}
-
 template <class M>
 __global__ void __launch_bounds__(kThreads) edge_max_position_kernel(PositionForward<typename M::Element> a) {
   using T = typename M::Element;
@@ -235,7 +213,7 @@ __global__ void __launch_bounds__(kThreads) edge_max_position_kernel(PositionFor
         const int o = 8 * part + i;
         y[i] = relu(acc[0][o / 4][o / 2 % 2][2 * half + o % 2] + bias[output + i] + best.message[half][o]);
       }
-      write_outputs(a, map * a.channels + first_channel + channel, first_output + output, y,
+      write_outputs(a.to, a.positions, map * a.channels + first_channel + channel, first_output + output, y,
                     best.winner[half] + 2 * part);
     }
   }
@@ -262,20 +240,18 @@ int choose_tile(PositionForward<T>& a, int limit) {
 
 }  // namespace
 
-std::tuple<Tensor, Tensor> edge_max_position(const Tensor& x, const Tensor& idx, const Tensor& weight1,
-                                             const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
-                                             bool tf32) {
+void edge_max_position(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                       const Tensor& weight2, const Tensor& bias2, bool tf32, const EdgeOutputs& outputs) {
   const OnDevice device(x);
-  Tensor y = empty_like(x), winner = empty(x, {x.size(0), x.size(1), x.size(2)}, ScalarType::Byte);
   for_product(x.scalar_type(), tf32, [&](auto product) {
     using M = decltype(product);
     using T = typename M::Element;
     const Tensor weights = packed_weights<M>(device, weight1, weight2, 2.f, false);
-    PositionForward<T> a{in<T>(x), in<T>(weights), in<T>(bias1), in<T>(bias2), out<T>(y), out<uint8_t>(winner)};
+    PositionForward<T> a{in<T>(x), in<T>(weights), in<T>(bias1), in<T>(bias2), pointers<T>(outputs)};
     a.idx = neighbours_of(idx);
     a.channels = static_cast<int>(x.size(1)), a.positions = static_cast<int>(x.size(2));
     a.neighbours = static_cast<int>(idx.size(2)), a.padded = static_cast<int>(weights.size(1));
-    a.wide = wide_rows(a.positions, {&x, &y, &winner});
+    a.wide = wide_rows(a.positions, {&x});
     const int shared = choose_tile<M>(a, device.shared_memory());
     if (shared == 0) {
       throw std::runtime_error("molkernels: edge_max on the graph of " + std::to_string(a.positions) +
@@ -287,7 +263,6 @@ std::tuple<Tensor, Tensor> edge_max_position(const Tensor& x, const Tensor& idx,
         x.size(0) * ceil_div(a.channels, a.block_channels) * ceil_div(a.positions, 64 * a.output_warps);
     launch(device, edge_max_position_kernel<M>, dim3(grid_size(blocks)), 32 * warps, shared, a);
   });
-  return {y, winner};
 }
 
 }  // namespace cuda

@@ -1,7 +1,7 @@
 // The F5C block in evaluation, composed of the operators and a 1×1 convolution with bias and residual in its epilogue.
 //
 //   z = x + mix1(fcc(x)),  y = z + mix2(edge_max(z, knn(z))),  mix(f)[d, p] = Σ_c W[d, c] f[c, p] + b[d],
-// where a mix without a weight is the identity; fcc itself then computes z = x + fcc(x).
+// where a mix without a weight is the identity; fcc and edge_max themselves then add their input.
 //
 // mix: W (C, C) times f (C, P), for each of N maps. Work: 2·C²·P FLOP per map (8.4 MFLOP at 128×256). Bytes: f, the
 // residual and y once each (W stays in L2); a block of 128 rows reads f once if C ≤ 128.
@@ -295,43 +295,6 @@ Tensor mix_residual(const Tensor& residual, const Tensor& f, const Tensor& weigh
   return y;
 }
 
-// y = a + b, 16 bytes per thread.
-template <class T>
-__global__ void __launch_bounds__(kThreads) add_kernel(const T* a, const T* b, T* y, int64_t count, bool aligned) {
-  constexpr int kVector = 16 / sizeof(T);
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVector;
-  struct alignas(16) Piece {
-    T values[kVector];
-  };
-  if (aligned && first + kVector <= count) {
-    const Piece left = *reinterpret_cast<const Piece*>(a + first), right = *reinterpret_cast<const Piece*>(b + first);
-    Piece sum;
-#pragma unroll
-    for (int e = 0; e < kVector; ++e) {
-      sum.values[e] = static_cast<T>(static_cast<float>(left.values[e]) + static_cast<float>(right.values[e]));
-    }
-    *reinterpret_cast<Piece*>(y + first) = sum;
-  } else {
-    for (int64_t i = first; i < first + kVector && i < count; ++i) {
-      y[i] = static_cast<T>(static_cast<float>(a[i]) + static_cast<float>(b[i]));
-    }
-  }
-}
-
-Tensor add(const Tensor& a, const Tensor& b) {
-  const Tensor y = empty_like(a);
-  const OnDevice device(a);
-  for_dtype<float, BFloat16, Half>(a.scalar_type(), [&](auto zero) {
-    using T = decltype(zero);
-    const int64_t blocks = ceil_div<int64_t>(a.numel(), kThreads * (16 / sizeof(T)));
-    require(blocks <= INT32_MAX, "f5c: too many maps for one launch");
-    const bool vectors = aligned(a, 0) && aligned(b, 0) && aligned(y, 0);
-    launch(device, add_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, 0, in<T>(a), in<T>(b), out<T>(y),
-           a.numel(), vectors);
-  });
-  return y;
-}
-
 }  // namespace
 
 Tensor f5c(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor& gamma, const Tensor& beta,
@@ -339,15 +302,16 @@ Tensor f5c(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor&
            const Tensor& bias_w, const std::optional<Tensor>& fcc_mix, const std::optional<Tensor>& fcc_mix_bias,
            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
            const std::optional<Tensor>& ccc_mix, const std::optional<Tensor>& ccc_mix_bias, int64_t k,
-           const std::string& graph, double eps, bool tf32) {
+           const std::string& graph, double eps, bool tf32, bool conv_tf32) {
   const Tensor input = molkernels::contiguous(x);
   const Tensor f = fcc(input, mean, var, gamma, beta, pe_h, pe_w, weight_h, weight_w, bias_h, bias_w, eps,
                        !fcc_mix.has_value(), tf32);
-  const Tensor z = fcc_mix ? mix_residual(input, f, *fcc_mix, fcc_mix_bias, tf32) : f;
+  const Tensor z = fcc_mix ? mix_residual(input, f, *fcc_mix, fcc_mix_bias, conv_tf32) : f;
   const Tensor maps = torch::stable::view(z, {z.size(0), z.size(1), z.size(2) * z.size(3)});
   const Tensor nodes = graph == "channel" ? maps : torch::stable::transpose(maps, 1, 2);
-  const Tensor edges = std::get<0>(edge_max(maps, knn(nodes, k, tf32), weight1, bias1, weight2, bias2, graph, tf32));
-  return ccc_mix ? mix_residual(z, edges, *ccc_mix, ccc_mix_bias, tf32) : add(z, edges);
+  const Tensor edges =
+      edge_max_inference(maps, knn(nodes, k, tf32), weight1, bias1, weight2, bias2, graph, tf32, !ccc_mix.has_value());
+  return ccc_mix ? mix_residual(z, edges, *ccc_mix, ccc_mix_bias, conv_tf32) : torch::stable::view(edges, z.sizes());
 }
 
 }  // namespace cuda

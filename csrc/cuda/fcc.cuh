@@ -349,6 +349,22 @@ void launch_plan(const OnDevice& device, void (*kernel)(P...), const Plan& plan,
   launch(device, kernel, dim3(unsigned(plan.blocks())), threads, shared, arguments...);
 }
 
+// The chunks joined so that all blocks are resident at once: each then prepares its kernels once for all its samples,
+// and none waits for another to end.
+inline Plan in_one_wave(Plan plan, int64_t resident) {
+  const int64_t columns = int64_t(plan.groups) * plan.channels, most = resident / (columns > 0 ? columns : 1);
+  const int64_t joined = ceil_div<int64_t>(plan.chunks, most > 0 ? most : 1);
+  if (joined > 1) plan.per_chunk *= joined, plan.chunks = int(ceil_div(plan.samples, plan.per_chunk));
+  return plan;
+}
+
+template <class T, class... P, class... A>
+void launch_wave(const OnDevice& device, void (*kernel)(P...), ApplyArguments<T> a, int threads, int shared,
+                 const A&... more) {
+  a.plan = in_one_wave(a.plan, int64_t(device.multiprocessors()) * resident_blocks(kernel, threads, shared));
+  launch_plan(device, kernel, a.plan, threads, shared, a, more...);
+}
+
 template <class T, bool Backward>
 MK_DEVICE void fill(Coefficients& k, const ApplyArguments<T>& a, const Channel<T>& c, const Share& s) {
   const float2 statistics = statistics_of(a.statistics, s);

@@ -211,8 +211,8 @@ __global__ void __launch_bounds__(general_threads, 2) fcc_general_gradient_kerne
 
 template <class T>
 void launch_general(const OnDevice& device, const ApplyArguments<T>& a, bool backward) {
-  launch_plan(device, fcc_general_kernel<T>, a.plan, general_threads,
-              general_shared(a.plan.height, a.plan.width, false), a, backward);
+  launch_wave(device, fcc_general_kernel<T>, a, general_threads, general_shared(a.plan.height, a.plan.width, false),
+              backward);
 }
 
 template <class T>

@@ -371,7 +371,7 @@ __global__ void __launch_bounds__(line_threads, L < 32 ? 4 : 2) fcc_lines_gradie
 inline void launch_lines(const OnDevice& device, const ApplyArguments<float>& a, bool backward) {
   for_side(a.plan, [&](auto side) {
     constexpr int L = decltype(side)::value;
-    launch_plan(device, fcc_lines_kernel<L>, a.plan, line_threads, lines_shared<L>(backward ? 2 : 1), a, backward);
+    launch_wave(device, fcc_lines_kernel<L>, a, line_threads, lines_shared<L>(backward ? 2 : 1), backward);
   });
 }
 

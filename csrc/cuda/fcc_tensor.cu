@@ -622,8 +622,8 @@ __global__ void __launch_bounds__(tensor_threads, gradient_blocks(L))
 template <class T, bool Backward>
 void launch_tensor(const OnDevice& device, const ApplyArguments<T>& a) {
   for_side(a.plan, [&](auto side) {
-    launch_plan(device, fcc_tensor_kernel<T, decltype(side)::value, Backward>, a.plan, tensor_threads,
-                int(sizeof(Coefficients)), a);
+    launch_wave(device, fcc_tensor_kernel<T, decltype(side)::value, Backward>, a, tensor_threads,
+                int(sizeof(Coefficients)));
   });
 }
 

@@ -7,8 +7,9 @@
 // shared memory. Tensor cores compute a fast similarity f with |f − s| ≤ bound (`similarity_bound` derives it), the
 // tile of f stays in shared memory, and each warp then processes a row:
 //   - the k − 1 best of the row cannot have f below the (k − 1)-th best f − 2·bound: all others are dropped;
-//   - f alone orders two candidates more than 2·bound apart; only closer ones are compared in double. There may be any
-//     number of them: a constant map is slow, never wrong.
+//   - f alone orders two candidates more than 2·bound apart; closer ones are compared in float, whose bound is far
+//     smaller (`refined_bound`), and only what that cannot order in double. There may be any number of those: a
+//     constant map is slow, never wrong.
 //
 // The fast products: 16-bit nodes are used as they are (products of 16-bit floats are exact in float). A float is split
 // into two bfloat16, x = h + l + r with |r| ≤ 2⁻¹⁶ |x|, and h h' + h l' + l h' is summed: 20 times as accurate as TF32,
@@ -41,8 +42,8 @@ struct Graph {
   const T* x;
   int64_t map_stride, pitch;  // elements from map to map, and from node to node (transposed: component to component)
   int nodes, size, k, row_blocks;
-  float margin;  // 2·bound
-  bool aligned;  // 16-byte pieces of x never cross an edge
+  float fast, refined;  // bounds on the errors of the similarities by tensor cores, and in float
+  bool aligned;         // 16-byte pieces of x never cross an edge
   int32_t* idx;
 };
 
@@ -76,7 +77,7 @@ struct Tile {
   static constexpr int kSimilarityPitch = kSlots + 8;
   static constexpr int kStageBytes = 2 * kChunk * 2, kSimilarityBytes = kRows * kSimilarityPitch * 4;
   static constexpr int kTileBytes = kStageBytes > kSimilarityBytes ? kStageBytes : kSimilarityBytes;
-  static constexpr int kListBytes = kRows * (kMostNeighbours * (8 + 4) + 4);  // only if there is more than one tile
+  static constexpr int kListBytes = kRows * (kMostNeighbours * (8 + 4) + 8);  // only if there is more than one tile
 };
 
 // One block's place in the graph, and its shared memory. `similarities` and `partial` replace the stage.
@@ -89,7 +90,7 @@ struct Block {
   float *similarities, *partial, *inverse;
   int64_t* ranks;
   float* values;
-  uint32_t* exact;
+  uint32_t *exact, *refined;  // a bit per neighbour
 };
 
 template <class S>
@@ -106,6 +107,7 @@ MK_DEVICE Block<S> this_block(const Graph<typename S::T>& graph) {
   b.ranks = reinterpret_cast<int64_t*>(shared + S::kTileBytes + S::kSlots * 4);
   b.values = reinterpret_cast<float*>(b.ranks + S::kRows * kMostNeighbours);
   b.exact = reinterpret_cast<uint32_t*>(b.values + S::kRows * kMostNeighbours);
+  b.refined = b.exact + S::kRows;
   return b;
 }
 
@@ -257,29 +259,37 @@ MK_DEVICE void load_factor(uint32_t (&r)[4], const uint16_t* plane, int node, in
 }
 
 // sums += x_row · x_slot over a chunk, for the warp's kWarpRows × kWarpSlots: all products of planes but low with low.
+// The tensor cores sum a chunk only, and floats the chunks: a long sum on tensor cores truncates at each step.
 template <class S>
 MK_DEVICE void multiply_chunk(float (&sums)[S::kRowTiles][S::kSlotTiles][4], const uint16_t* stage, int row, int slot) {
+  constexpr int steps = S::kDepth / 16;
+  uint32_t left[steps][S::kPlanes][S::kRowTiles][4];
 #pragma unroll
-  for (int d = 0; d < S::kDepth; d += 16) {
+  for (int n = 0; n < steps * S::kPlanes * S::kRowTiles; ++n) {
+    const int d = n / (S::kPlanes * S::kRowTiles), p = n / S::kRowTiles % S::kPlanes, i = n % S::kRowTiles;
+    load_factor<S, true>(left[d][p][i], stage + p * S::kPlane, row + 16 * i, 16 * d);
+  }
 #pragma unroll
-    for (int p = 0; p < S::kPlanes; ++p) {
-      uint32_t left[S::kRowTiles][4];
+  for (int j = 0; j < S::kSlotTiles; j += 2) {
+    float chunk[S::kRowTiles][2][4] = {};
 #pragma unroll
-      for (int i = 0; i < S::kRowTiles; ++i) load_factor<S, true>(left[i], stage + p * S::kPlane, row + 16 * i, d);
+    for (int d = 0; d < steps; ++d) {
 #pragma unroll
-      for (int j = 0; j < S::kSlotTiles; j += 2) {
+      for (int q = 0; q < S::kPlanes; ++q) {
+        uint32_t right[4];
+        load_factor<S, false>(right, stage + q * S::kPlane, slot + 8 * j, 16 * d);
 #pragma unroll
-        for (int q = 0; q < S::kPlanes - p; ++q) {
-          uint32_t right[4];
-          load_factor<S, false>(right, stage + q * S::kPlane, slot + 8 * j, d);
+        for (int p = 0; p < S::kPlanes - q; ++p) {
 #pragma unroll
           for (int i = 0; i < S::kRowTiles; ++i) {
-            multiply_add<typename S::T>(sums[i][j], left[i], {right[0], right[1]});
-            multiply_add<typename S::T>(sums[i][j + 1], left[i], {right[2], right[3]});
+            multiply_add<typename S::T>(chunk[i][0], left[d][p][i], {right[0], right[1]});
+            multiply_add<typename S::T>(chunk[i][1], left[d][p][i], {right[2], right[3]});
           }
         }
       }
     }
+#pragma unroll
+    for (int n = 0; n < S::kRowTiles * 8; ++n) sums[n / 8][j + n / 4 % 2][n % 4] += chunk[n / 8][n / 4 % 2][n % 4];
   }
 }
 
@@ -398,14 +408,17 @@ MK_DEVICE void compute_tile(const Graph<typename S::T>& graph, const Block<S>& b
 // -------------------------------------------------------------------------------------------------------------
 // Selection: one warp per row
 
-// Lane i holds the i-th best so far; `value` is near its similarity: the fast one or, if `exact`, the true one.
+// Lane i holds the i-th best so far; `value` is within `error` of its similarity: graph.fast, graph.refined or 0.
 struct Best {
   int64_t rank;
-  float value;
-  bool exact;
+  float value, error;
 };
 
-MK_DEVICE double warp_sum(double v) {
+// What separates values whose errors are zero: the rounding of a similarity to float, and to the steps of a rank.
+constexpr float kSlack = 0x1p-21f;
+
+template <class W>
+MK_DEVICE W warp_sum(W v) {
 #pragma unroll
   for (int step = 16; step > 0; step /= 2) v += __shfl_xor_sync(kWarp, v, step);
   return v;
@@ -417,21 +430,36 @@ MK_DEVICE float warp_max(float v) {
   return v;
 }
 
-// The similarity of two nodes in double.
-template <class S>
-MK_DEVICE double exact_similarity(const Graph<typename S::T>& graph, const Block<S>& b, int node, int other) {
-  double product = 0, square1 = 0, square2 = 0;
+// The similarity of two nodes, computed in double (exact) or float.
+template <class W, class S>
+MK_DEVICE W similarity_in(const Graph<typename S::T>& graph, const Block<S>& b, int node, int other) {
+  W product = 0, square1 = 0, square2 = 0;
 #pragma unroll 2
   for (int d = threadIdx.x % 32; d < graph.size; d += 32) {
-    const double v1 = component<S>(graph, b, node, d), v2 = component<S>(graph, b, other, d);
+    const W v1 = component<S>(graph, b, node, d), v2 = component<S>(graph, b, other, d);
     product = fma(v1, v2, product);
     square1 = fma(v1, v1, square1);
     square2 = fma(v2, v2, square2);
   }
-  const double norm1 = sqrt(warp_sum(square1)), norm2 = sqrt(warp_sum(square2));
-  const double clamped1 = norm1 < kSmallestNorm ? kSmallestNorm : norm1;
-  const double clamped2 = norm2 < kSmallestNorm ? kSmallestNorm : norm2;
-  return warp_sum(product) / (clamped1 * clamped2);
+  constexpr W least = kSmallestNorm;
+  const W norm1 = sqrt(warp_sum(square1)), norm2 = sqrt(warp_sum(square2));
+  return warp_sum(product) / ((norm1 < least ? least : norm1) * (norm2 < least ? least : norm2));
+}
+
+// A node that may be a neighbour, with what is known of its similarity.
+struct Known {
+  double similarity;
+  float error;
+};
+
+// The next better knowledge of a similarity: in float if only the fast one is known, else in double. The float one is
+// kept inside the interval known before: what was in order stays in order.
+template <class S>
+MK_DEVICE Known refine(const Graph<typename S::T>& graph, const Block<S>& b, int node, int other, float value,
+                       float error) {
+  if (error != graph.fast || value == kInfinity) return {similarity_in<double, S>(graph, b, node, other), 0.0f};
+  const float found = similarity_in<float, S>(graph, b, node, other);
+  return {fminf(fmaxf(found, value - error), value + error), graph.refined};
 }
 
 // The count-th greatest of the distinct similarities of a row in this tile, not counting those that are still unknown;
@@ -451,19 +479,19 @@ MK_DEVICE float fast_threshold(const float* similarities, int count) {
   return threshold;
 }
 
-MK_DEVICE void insert(Best& best, int64_t rank, float value, bool exact, int count) {
+MK_DEVICE void insert(Best& best, int64_t rank, float value, float error, int count) {
   const int lane = threadIdx.x % 32;
   const int place = __popc(__ballot_sync(kWarp, best.rank > rank));
   const int64_t rank_before = __shfl_up_sync(kWarp, best.rank, 1);
   const float value_before = __shfl_up_sync(kWarp, best.value, 1);
-  const bool exact_before = __shfl_up_sync(kWarp, static_cast<int>(best.exact), 1) != 0;
+  const float error_before = __shfl_up_sync(kWarp, best.error, 1);
   if (lane >= count || lane < place) return;
   best.rank = lane == place ? rank : rank_before;
   best.value = lane == place ? value : value_before;
-  best.exact = lane == place ? exact : exact_before;
+  best.error = lane == place ? error : error_before;
 }
 
-// Consider a candidate with the fast similarity f: compute in double the nodes that f cannot order, one node per turn,
+// Consider a candidate with the fast similarity f: refine the nodes whose order is not certain, one node per turn,
 // first the candidate and then those of the best that are close to it. Evicted nodes do not matter: enough better ones
 // are known.
 template <class S>
@@ -471,24 +499,25 @@ MK_DEVICE void consider(Best& best, const Graph<typename S::T>& graph, const Blo
                         int count) {
   const int node = b.row0 + row, other = node_of<S>(b, slot);
   const float known = b.inverse[row] * b.inverse[slot];
-  bool exact = known == 0.0f || known != known;
-  double similarity = f;
+  Known mine{f, known == 0.0f || known != known ? 0.0f : graph.fast};
   for (;;) {
-    const unsigned near = __ballot_sync(kWarp, fabsf(best.value - static_cast<float>(similarity)) <= graph.margin);
-    const unsigned vague = near & __ballot_sync(kWarp, !best.exact);
-    const bool itself = !exact && (near != 0 || f == kInfinity);
+    const float value = static_cast<float>(mine.similarity);
+    const unsigned near = __ballot_sync(kWarp, fabsf(best.value - value) <= best.error + mine.error + kSlack);
+    const unsigned vague = near & __ballot_sync(kWarp, best.error > 0.0f);
+    const bool itself = mine.error > 0.0f && (near != 0 || value == kInfinity);
     if (!itself && vague == 0) break;
     const int lane = __ffs(vague | 1u << 31) - 1;
     const int held = neighbour_index(__shfl_sync(kWarp, best.rank, lane));
-    const double found = exact_similarity<S>(graph, b, node, itself ? other : held);
+    const float of_held = __shfl_sync(kWarp, best.value, lane), error = __shfl_sync(kWarp, best.error, lane);
+    const Known found =
+        refine<S>(graph, b, node, itself ? other : held, itself ? value : of_held, itself ? mine.error : error);
     if (itself) {
-      similarity = found;
-      exact = true;
+      mine = found;
     } else if (static_cast<int>(threadIdx.x % 32) == lane) {
-      best = {neighbour_rank(found, held), static_cast<float>(found), true};
+      best = {neighbour_rank(found.similarity, held), static_cast<float>(found.similarity), found.error};
     }
   }
-  insert(best, neighbour_rank(similarity, other), static_cast<float>(similarity), exact, count);
+  insert(best, neighbour_rank(mine.similarity, other), static_cast<float>(mine.similarity), mine.error, count);
 }
 
 // Add a row's candidates in this tile to its list.
@@ -496,7 +525,7 @@ template <class S>
 MK_DEVICE void select(Best& best, const Graph<typename S::T>& graph, const Block<S>& b, int row, int count) {
   const float* similarities = b.similarities + row * S::kSimilarityPitch;
   const float last = __shfl_sync(kWarp, best.value, count - 1);
-  const float least = fmaxf(fast_threshold<S>(similarities, count), last) - graph.margin;
+  const float least = fmaxf(fast_threshold<S>(similarities, count), last) - (2 * graph.fast + kSlack);
 #pragma unroll 1
   for (int base = 0; base < S::kSlots; base += 32) {
     const float f = similarities[base + threadIdx.x % 32];
@@ -510,18 +539,20 @@ MK_DEVICE void select(Best& best, const Graph<typename S::T>& graph, const Block
 
 // The list of a row between two tiles.
 template <class S>
-MK_DEVICE Best restore(const Block<S>& b, int row) {
+MK_DEVICE Best restore(const Graph<typename S::T>& graph, const Block<S>& b, int row) {
   const int lane = threadIdx.x % 32;
-  if (b.tile == 0 || lane >= kMostNeighbours) return {INT64_MIN, -kInfinity, true};
+  if (b.tile == 0 || lane >= kMostNeighbours) return {INT64_MIN, -kInfinity, 0.0f};
   const int at = row * kMostNeighbours + lane;
-  return {b.ranks[at], b.values[at], (b.exact[row] >> lane & 1u) != 0};
+  const bool exact = b.exact[row] >> lane & 1u, refined = b.refined[row] >> lane & 1u;
+  return {b.ranks[at], b.values[at], exact ? 0.0f : refined ? graph.refined : graph.fast};
 }
 
 template <class S>
-MK_DEVICE void keep(const Block<S>& b, int row, const Best& best) {
+MK_DEVICE void keep(const Graph<typename S::T>& graph, const Block<S>& b, int row, const Best& best) {
   const int lane = threadIdx.x % 32;
-  const unsigned exact = __ballot_sync(kWarp, best.exact);
-  if (lane == 0) b.exact[row] = exact;
+  const unsigned exact = __ballot_sync(kWarp, best.error == 0.0f);
+  const unsigned refined = __ballot_sync(kWarp, best.error == graph.refined);
+  if (lane == 0) b.exact[row] = exact, b.refined[row] = refined;
   if (lane >= kMostNeighbours) return;
   b.ranks[row * kMostNeighbours + lane] = best.rank;
   b.values[row * kMostNeighbours + lane] = best.value;
@@ -544,10 +575,10 @@ __global__ void __launch_bounds__(kThreads, S::kResident) knn_kernel(Graph<typen
   for (; b.tile < tiles; ++b.tile) {
     if (count > 0) compute_tile<S>(graph, b);
     for (int row = threadIdx.x / 32; row < rows; row += kWarps) {
-      Best best = restore<S>(b, row);
+      Best best = restore<S>(graph, b, row);
       if (count > 0) select<S>(best, graph, b, row, count);
       if (b.tile + 1 < tiles) {
-        keep<S>(b, row, best);
+        keep<S>(graph, b, row, best);
       } else {
         write_neighbours<S>(graph, row0 + row, b.row0 + row, best);
       }
@@ -564,16 +595,21 @@ __global__ void __launch_bounds__(kThreads, S::kResident) knn_kernel(Graph<typen
 //     the omitted products, l l' + r x' + x r' + …, are at most 3.01·2⁻¹⁶ ‖x‖ ‖x'‖.
 //   - Summing: a tensor core aligns the products of a 16-deep step and the running sum to the greatest of them and
 //     truncates them below its 24 bits; two halves of 8 products lose at most 2·(8 + 2) ε of the greatest, which is at
-//     most ‖x‖ ‖x'‖. A step is one product, or three for floats.
-//   - Norms: a sum of D squares in float has an error of at most (D + 8)/2·ε, its root half of that, for two nodes;
-//     rsqrtf 2 units in the last place, the two products half a unit each.
+//     most the chunk's Σ |x_d x'_d|. A chunk has two steps, or one of three products for floats, and the chunks' sums
+//     are at most ‖x‖ ‖x'‖ together. Adding n chunks in float loses at most n/2·ε of that.
+//   - Norms: a thread sums V squares of each of n chunks (4, if transposed) and then up to 16 such sums are added; m
+//     additions in float have an error of at most m/2·ε, its root half of that, for two nodes; rsqrtf 2 units in the
+//     last place, the two products half a unit each.
 //   - Second-order terms are below 2 % of this; underflow in the trusted range of norms is below 2⁻³⁰.
 double similarity_bound(int size, bool split) {
-  const double epsilon = 0x1p-23;
-  const double steps = 2 * ceil_div(size, 32) * (split ? 3 : 1);
+  const int vector = split ? 4 : 8, chunks = ceil_div(size, 4 * vector), steps = split ? 3 : 2;
   const double splitting = split ? 3.01 * 0x1p-16 : 0;
-  return 1.02 * (splitting + (20 * steps + 0.5 * (size + 8) + 5) * epsilon) + 0x1p-30;
+  return 1.02 * (splitting + (20 * steps + 0.5 * chunks + 0.5 * (vector * chunks + 16) + 5) * 0x1p-23) + 0x1p-30;
 }
+
+// A bound on the error of `similarity_in<float>`: each of the three sums has ⌈D/32⌉ + 5 additions, of which an error of
+// half a unit each; those of two squares count half. Then two roots, a product and a quotient.
+double refined_bound(int size) { return 1.02 * (ceil_div(size, 32) + 5 + 2) * 0x1p-23 + 0x1p-30; }
 
 template <class S>
 void launch_tile(const OnDevice& device, Graph<typename S::T> graph, int64_t maps) {
@@ -612,7 +648,8 @@ Graph<T> make_graph(const Tensor& nodes, const Tensor& idx, bool transposed) {
   graph.nodes = static_cast<int>(nodes.size(1));
   graph.size = static_cast<int>(nodes.size(2));
   graph.k = static_cast<int>(idx.size(2));
-  graph.margin = static_cast<float>(2 * similarity_bound(graph.size, std::is_same_v<T, float>) + 0x1p-21);
+  graph.fast = static_cast<float>(similarity_bound(graph.size, std::is_same_v<T, float>));
+  graph.refined = static_cast<float>(refined_bound(graph.size));
   graph.aligned = reinterpret_cast<uintptr_t>(graph.x) % 16 == 0 && graph.map_stride % vector == 0 &&
                   graph.pitch % vector == 0 && (transposed ? graph.nodes : graph.size) % vector == 0;
   return graph;

@@ -55,16 +55,31 @@ class OnDevice {
   cudaStream_t stream_ = nullptr;
 };
 
+// More than 48 KiB of shared memory for each block have to be asked for.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), int shared) {
+  if (shared <= 48 * 1024) return;
+  check_cuda(
+      cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, shared),
+      "more shared memory than the device grants");
+}
+
+// Blocks of a kernel that a multiprocessor holds at once; at least 1.
+template <class... Parameters>
+int resident_blocks(void (*kernel)(Parameters...), int threads, int shared) {
+  allow_shared(kernel, shared);
+  int blocks = 0;
+  check_cuda(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, static_cast<size_t>(shared)),
+             "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
+  return blocks > 0 ? blocks : 1;
+}
+
 // kernel<<<grid, threads, shared, stream>>>(arguments...); a grid without blocks does nothing.
 template <class... Parameters, class... Arguments>
 void launch(const OnDevice& device, void (*kernel)(Parameters...), dim3 grid, int threads, int shared,
             Arguments... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
-  if (shared > 48 * 1024) {
-    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    shared),
-               "more shared memory than the device grants");
-  }
+  allow_shared(kernel, shared);
   kernel<<<grid, threads, shared, device.stream()>>>(static_cast<Parameters>(arguments)...);
   check_cuda(cudaGetLastError(), "kernel launch");
 }

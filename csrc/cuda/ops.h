@@ -1,5 +1,5 @@
-// The operators of the CUDA library as C++ functions: the schemas of molkernels/ops.py, with the float32 precision
-// last.
+// The operators of the CUDA library as C++ functions: the schemas of molkernels/ops.py; last whether matrix products
+// (and convolutions) in float32 may use TF32, see molkernels/precision.py.
 //
 // Shapes: see molkernels/reference.py, whose functions of the same names say what each computes. Any strides.
 #pragma once
@@ -26,6 +26,10 @@ Tensor knn(const Tensor& nodes, int64_t k, bool tf32);
 
 std::tuple<Tensor, Tensor> edge_max(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
                                     const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32);
+// y alone, without the winners that only a gradient needs; or x + y, rounded as two operators would.
+Tensor edge_max_inference(const Tensor& x, const Tensor& idx, const Tensor& weight1, const Tensor& bias1,
+                          const Tensor& weight2, const Tensor& bias2, const std::string& graph, bool tf32,
+                          bool residual);
 // Gradients of x, weight1, weight2 and of either bias.
 std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx,
                                                              const Tensor& weight1, const Tensor& weight2,
@@ -37,7 +41,7 @@ Tensor f5c(const Tensor& x, const Tensor& mean, const Tensor& var, const Tensor&
            const Tensor& bias_w, const std::optional<Tensor>& fcc_mix, const std::optional<Tensor>& fcc_mix_bias,
            const Tensor& weight1, const Tensor& bias1, const Tensor& weight2, const Tensor& bias2,
            const std::optional<Tensor>& ccc_mix, const std::optional<Tensor>& ccc_mix_bias, int64_t k,
-           const std::string& graph, double eps, bool tf32);
+           const std::string& graph, double eps, bool tf32, bool conv_tf32);
 
 Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t radius_x, int64_t stride,
                    double negative_slope, bool tf32);

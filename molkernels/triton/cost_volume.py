@@ -42,7 +42,7 @@ def cost_volume(a: Tensor, b: Tensor, radius_y: int, radius_x: int, stride: int,
     launch(
         cost_volume_fwd_kernel,
         lambda t: (n * blocks, blocks_by * blocks_bx),
-        *(a, b, out, c, height, width, radius_y, radius_x, blocks, blocks_bx, 1 / max(c, 1), negative_slope),
+        *(a, b, out, c, height, width, radius_y, radius_x, blocks, blocks_bx, *scales(a), negative_slope),
         tiles={"BLOCK_C": c},
         STRIDE=stride,
         ROWS=rows,
@@ -78,7 +78,7 @@ def cost_volume_backward(
         launch(
             kernel,
             lambda t: (n * blocks, ceil_div(c, t["BLOCK_C"])),
-            *(grad_out, out, other, grad, c, height, width, radius_y, radius_x, blocks, 1 / max(c, 1), negative_slope),
+            *(grad_out, out, other, grad, c, height, width, radius_y, radius_x, blocks, *scales(a), negative_slope),
             tiles={"BLOCK_C": c},
             STRIDE=stride,
             ROWS=rows,
@@ -88,6 +88,16 @@ def cost_volume_backward(
             PRECISION=precision(a),
         )
     return grad_a, grad_b
+
+
+def scales(a: Tensor) -> tuple[float, float]:
+    """1/C as two factors: a power of two, which is exact, before the sum, so that it stays in range; the rest after it.
+
+    float16 would lose small values to the first, and its sums stay in the range of float32 without it.
+    """
+    c = max(a.shape[1], 1)
+    power = 1 if a.dtype == torch.float16 else int(triton.next_power_of_2(c))
+    return 1 / power, power / c
 
 
 def tile_of(height: int, width: int, stride: int, pixels: int) -> tuple[int, int]:
@@ -107,7 +117,7 @@ def blocks_of(height: int, width: int, stride: int, rows: int, columns: int) -> 
 
 @triton.jit
 def cost_volume_fwd_kernel(
-    a_ptr, b_ptr, out_ptr, C, H, W, RY, RX, BLOCKS, BLOCKS_BX, scale, negative_slope,
+    a_ptr, b_ptr, out_ptr, C, H, W, RY, RX, BLOCKS, BLOCKS_BX, before, after, negative_slope,
     STRIDE: tl.constexpr, ROWS: tl.constexpr, ROWS_B: tl.constexpr, WIDTH: tl.constexpr, DX: tl.constexpr,
     BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -138,8 +148,9 @@ def cost_volume_fwd_kernel(
             channel = (n * C + c) * H * W
             b = tl.load(b_ptr + channel[None, :] + pb[:, None], (c[None, :] < C) & inside_b[:, None], 0.0)
             a = tl.load(a_ptr + channel[:, None] + pa[None, :], (c[:, None] < C) & inside_a[None, :], 0.0)
+            b = (b.to(tl.float32) * before).to(a.dtype)
             sums = tl.dot(b, a, sums, input_precision=PRECISION)
-        sums *= scale
+        sums *= after
         sums = tl.where(sums > 0, sums, sums * negative_slope)
         products = tl.reshape(sums, (ROWS_B, WIDTH, ROWS * WIDTH))
 
@@ -188,7 +199,7 @@ def reach(column, W, DISTANCE, WIDTH: tl.constexpr):
 
 @triton.jit
 def cost_volume_bwd_kernel_da(
-    grad_out_ptr, out_ptr, b_ptr, grad_a_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
+    grad_out_ptr, out_ptr, b_ptr, grad_a_ptr, C, H, W, RY, RX, BLOCKS, before, after, negative_slope,
     STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROWS_Q: tl.constexpr, WIDTH_Q: tl.constexpr,
     BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -197,27 +208,27 @@ def cost_volume_bwd_kernel_da(
     where d leads from pa to pb, and G is 0 if no d does. See `sum_pairs`.
     """
     sum_pairs(
-        grad_out_ptr, out_ptr, b_ptr, grad_a_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
+        grad_out_ptr, out_ptr, b_ptr, grad_a_ptr, C, H, W, RY, RX, BLOCKS, before, after, negative_slope,
         True, STRIDE, ROWS, WIDTH, ROWS_Q, WIDTH_Q, BLOCK_C, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit
 def cost_volume_bwd_kernel_db(
-    grad_out_ptr, out_ptr, a_ptr, grad_b_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
+    grad_out_ptr, out_ptr, a_ptr, grad_b_ptr, C, H, W, RY, RX, BLOCKS, before, after, negative_slope,
     STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROWS_Q: tl.constexpr, WIDTH_Q: tl.constexpr,
     BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """grad_b[c, pb] = 1/C · Σ_pa a[c, pa] G[pb, pa], with G of `cost_volume_bwd_kernel_da`. See `sum_pairs`."""
     sum_pairs(
-        grad_out_ptr, out_ptr, a_ptr, grad_b_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
+        grad_out_ptr, out_ptr, a_ptr, grad_b_ptr, C, H, W, RY, RX, BLOCKS, before, after, negative_slope,
         False, STRIDE, ROWS, WIDTH, ROWS_Q, WIDTH_Q, BLOCK_C, PRECISION,
     )  # fmt: skip
 
 
 @triton.jit
 def sum_pairs(
-    grad_out_ptr, out_ptr, other_ptr, grad_ptr, C, H, W, RY, RX, BLOCKS, scale, negative_slope,
+    grad_out_ptr, out_ptr, other_ptr, grad_ptr, C, H, W, RY, RX, BLOCKS, before, after, negative_slope,
     OF_A: tl.constexpr, STRIDE: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr, ROWS_Q: tl.constexpr,
     WIDTH_Q: tl.constexpr, BLOCK_C: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -255,7 +266,7 @@ def sum_pairs(
             grad = tl.load(grad_out_ptr + at, inside, 0.0)
             out = tl.load(out_ptr + at, inside, 0.0)
             other = tl.load(other_ptr + channel + q[None, :], (c[:, None] < C) & inside_q[None, :], 0.0)
-            grad = tl.where(out > 0, grad, grad * negative_slope).to(other.dtype)
+            grad = (tl.where(out > 0, grad, grad * negative_slope).to(tl.float32) * before).to(other.dtype)
             sums = tl.dot(other, grad, sums, input_precision=PRECISION)
     at = channel + p[None, :]
-    tl.store(grad_ptr + at, (sums * scale).to(grad_ptr.dtype.element_ty), (c[:, None] < C) & inside_p[None, :])
+    tl.store(grad_ptr + at, (sums * after).to(grad_ptr.dtype.element_ty), (c[:, None] < C) & inside_p[None, :])

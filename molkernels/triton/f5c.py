@@ -61,7 +61,7 @@ def mix(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Ten
         *(x, weight.contiguous(), weight if bias is None else bias, residual, y, c, p),
         tiles={"BLOCK_C": c, "BLOCK_D": c, "BLOCK_P": p},
         BIAS=bias is not None,
-        PRECISION=precision(x),
+        PRECISION=precision(x, convolution=True),
     )
     return y
 

@@ -11,6 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
+from molkernels.precision import conv_tf32, matmul_tf32
 from molkernels.triton import interpreted, tuning
 
 LEAST_TILE = 16  # the smallest side of a tile for tensor cores
@@ -106,11 +107,11 @@ def architecture_of(device: torch.device) -> str:
     return f"sm_{properties.major}{properties.minor}"
 
 
-def precision(x: Tensor) -> str:
+def precision(x: Tensor, *, convolution: bool = False) -> str:
     """`input_precision` of tl.dot for float32 products: TF32 only if torch allows it and the chip has it."""
     architecture = architecture_of(x.device)
     has_tf32 = architecture in ("gfx942", "gfx950") or architecture.startswith("sm_")
-    allowed = torch.get_float32_matmul_precision() != "highest"
+    allowed = conv_tf32() if convolution else matmul_tf32()
     return "tf32" if has_tf32 and allowed and x.dtype == torch.float32 else "ieee"
 
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from molkernels.precision import tf32
 from molkernels.triton import cost_volume, edge_max, f5c, fcc, interpreted, knn, tuning
 from molkernels.triton.launch import Launch, recording
 
@@ -44,12 +45,12 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 
-# The precision of products: the dtype of the maps, and for float32 torch's matmul precision.
+# The precision of products: the dtype of the maps, and whether torch allows TF32.
 PRECISIONS = {
-    "float32": (torch.float32, "highest"),
-    "tf32": (torch.float32, "high"),
-    "bfloat16": (torch.bfloat16, "highest"),
-    "float16": (torch.float16, "highest"),
+    "float32": (torch.float32, False),
+    "tf32": (torch.float32, True),
+    "bfloat16": (torch.bfloat16, False),
+    "float16": (torch.float16, False),
 }
 SIZES = (16, 8, 32)
 BATCH, CHANNELS, NEIGHBOURS, GROUPS = 14, 128, 4, 7
@@ -129,14 +130,9 @@ OPERATORS: dict[str, Callable[[torch.dtype, int], None]] = {
 
 def launches(op: str, architecture: str, precision: str, size: int) -> list[Launch]:
     """The launches of `op` on maps of size × size, each kernel and set of constants once."""
-    dtype, matmul = PRECISIONS[precision]
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(matmul)
-    try:
-        with recording(architecture) as recorded:
-            OPERATORS[op](dtype, size)
-    finally:
-        torch.set_float32_matmul_precision(before)
+    dtype, allowed = PRECISIONS[precision]
+    with tf32(allowed), recording(architecture) as recorded:
+        OPERATORS[op](dtype, size)
     return list({_compile_key(launch): launch for launch in recorded}.values())
 
 

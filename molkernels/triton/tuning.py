@@ -74,8 +74,11 @@ TABLE: dict[tuple[str, str | None, str | None], Config] = {
     ("knn_norms_kernel", None, None): _config(4, 1, BLOCK_M=32, BLOCK_D=32),
     ("knn_fwd_kernel", None, None): _config(8, 2, BLOCK_M=16, BLOCK_N=128, BLOCK_D=16),
     ("cost_volume_fwd_kernel", None, None): _config(8, 2, BLOCK_C=32),
+    ("cost_volume_fwd_kernel", None, "ieee"): _config(8, 2, BLOCK_C=16),
     ("cost_volume_bwd_kernel_da", None, None): _config(4, 1, BLOCK_C=64),
+    ("cost_volume_bwd_kernel_da", None, "ieee"): _config(4, 1, 255, BLOCK_C=64),
     ("cost_volume_bwd_kernel_db", None, None): _config(4, 1, BLOCK_C=64),
+    ("cost_volume_bwd_kernel_db", None, "ieee"): _config(4, 1, 255, BLOCK_C=64),
     ("mix_fwd_kernel", None, None): _config(4, 2, BLOCK_C=32, BLOCK_D=64, BLOCK_P=64),
     ("mix_fwd_kernel", None, "ieee"): _config(4, 2, BLOCK_C=16, BLOCK_D=64, BLOCK_P=64),
 }

@@ -82,8 +82,7 @@ def _emulated_missing(device_type: str, dtype: torch.dtype | None) -> str | None
 
 
 def _emulated_kernel(name: str):
-    kernel = getattr(torch.ops.molkernels_cuda, name).default
-    return lambda *arguments: kernel(*arguments, torch.get_float32_matmul_precision() != "highest")
+    return extension.with_precision(name, getattr(torch.ops.molkernels_cuda, name).default)
 
 
 dispatch.BACKENDS[EMULATED] = dispatch.Backend(EMULATED, _emulated_missing, _emulated_kernel)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import molkernels as mk
-from molkernels import functional, reference
+from molkernels import functional, precision, reference
 
 pytestmark = pytest.mark.gpu
 
@@ -72,14 +72,9 @@ def test_tf32_is_used_only_where_torch_allows_it(backend):
     made = block("released", backend).eval()
     with torch.no_grad():
         exact = made.double()(x.double()) if backend == "reference" else _float64(made, x)
-        before = torch.get_float32_matmul_precision()
-        try:
-            torch.set_float32_matmul_precision("highest")
-            assert relative(made.float()(x), exact) <= 2e-5
-            torch.set_float32_matmul_precision("high")
-            assert relative(made.float()(x), exact) <= 5e-3
-        finally:
-            torch.set_float32_matmul_precision(before)
+        for allowed, limit in ((False, 2e-5), (True, 5e-3)):
+            with precision.tf32(allowed):
+                assert relative(made.float()(x), exact) <= limit
 
 
 def _float64(module, x):

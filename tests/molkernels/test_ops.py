@@ -577,14 +577,24 @@ def test_batch_statistics_of_equal_values_have_no_variance(generator, backend):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_cost_volume_divides_before_it_overflows(generator, dtype):
-    for channels in (1, 3, 64, 100):
-        a = torch.full((1, channels, 3, 4), 3e38).to(dtype)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_cost_volume_divides_before_it_overflows(generator, target, backend, dtype, stride):
+    skip_without(target, dtype)
+    for channels, width in ((1, 4), (3, 8), (64, 16), (100, 4)):
+        a = here(torch.full((1, channels, 3, width), 3e38)).to(dtype)
         b = torch.ones_like(a)
-        for backend in ("cpu", "reference"):
-            y = functional.cost_volume(a, b, radius=1, stride=1, backend=backend)
-            expected = functional.cost_volume(a.double(), b.double(), radius=1, stride=1, backend="reference")
-            torch.testing.assert_close(y.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=0)
+        y = functional.cost_volume(a, b, radius=1, stride=stride, backend=backend)
+        expected = functional.cost_volume(a.double(), b.double(), radius=1, stride=stride, backend="reference")
+        rtol = 1e-2 if dtype == torch.bfloat16 else 1e-5
+        torch.testing.assert_close(y.double(), expected, rtol=rtol, atol=0)
+        settings = (1, 1, stride, 1.0)
+        huge = torch.full_like(y, 3e38) * (y != 0)
+        b *= 0.25  # of up to nine terms
+        grads = torch.ops.molkernels.cost_volume_backward(huge, b, b, y, *settings, backend)
+        expected = reference.cost_volume_backward(huge.double(), b.double(), b.double(), y.double(), *settings)
+        for grad, e in zip(grads, expected, strict=True):
+            if float(e.max()) < torch.finfo(dtype).max:
+                torch.testing.assert_close(grad.double(), e, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

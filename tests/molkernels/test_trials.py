@@ -263,12 +263,16 @@ def test_a_cache_that_cannot_be_written_is_no_error(planted, monkeypatch, tmp_pa
 
 def test_float32_with_tf32_has_its_own_verdict_and_limit(monkeypatch):
     cuda = torch.device("cuda")
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
-    assert trials.precision(torch.float32, cuda) == "tf32"
-    assert trials.precision(torch.bfloat16, cuda) == "bfloat16"
-    assert trials.precision(torch.float32, CPU) == "float32"
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "highest")
-    assert trials.precision(torch.float32, cuda) == trials.precision(None, cuda) == "float32"
+    with precision.tf32(True):
+        assert trials.arithmetic("fcc", torch.float32, cuda) == "tf32"
+        assert trials.arithmetic("knn", torch.float32, cuda) == "float32"
+        assert trials.arithmetic("fcc", torch.bfloat16, cuda) == "bfloat16"
+        assert trials.arithmetic("fcc", torch.float32, CPU) == "float32"
+    with precision.tf32(False):
+        assert trials.arithmetic("fcc", torch.float32, cuda) == trials.arithmetic("f5c", None, cuda) == "float32"
+        monkeypatch.setattr(precision, "conv_tf32", lambda: True)
+        assert trials.arithmetic("f5c", None, cuda) == "tf32"
+        assert trials.arithmetic("fcc", None, cuda) == "float32"
     assert set(known_answers.LIMITS) > {"tf32", "float32"}
 
 
@@ -277,10 +281,10 @@ def test_a_kernel_taken_in_float32_is_judged_again_before_it_runs_in_tf32(plante
     monkeypatch.setitem(dispatch.AUTO_ORDER, "cuda", ("planted", "reference"))
     monkeypatch.setattr(trials, "busy", lambda device: False)
     judged = []
-    monkeypatch.setattr(trials, "passes", lambda *case: judged.append(trials.precision(case[3], case[2])) or True)
-    for setting in ("highest", "highest", "high", "high"):
-        monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda setting=setting: setting)
-        dispatch.kernel("knn", torch.device("cuda"), "auto", torch.float32)
+    monkeypatch.setattr(trials, "passes", lambda op, _, device, dtype: judged.append(trials.arithmetic(op, dtype, device)) or True)
+    for allowed in (False, False, True, True):
+        with precision.tf32(allowed):
+            dispatch.kernel("fcc", torch.device("cuda"), "auto", torch.float32)
     assert judged == ["float32", "tf32"]
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from targets import random
 
-from molkernels import reference, triton
+from molkernels import precision, reference, triton
 from molkernels.functional import EdgeParameters
 
 if not triton.installed():
@@ -89,6 +89,16 @@ def test_the_report_refuses_the_interpreter():
 def test_products_are_as_precise_as_torch_asks_for(precision, architecture, products):
     launches = report.launches("edge_max", architecture, precision, 8)
     assert {launched.constants["PRECISION"] for launched in launches if "PRECISION" in launched.constants} == products
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_the_mixing_convolution_is_as_precise_as_torchs_convolutions(allowed, monkeypatch):
+    monkeypatch.setattr(launch, "conv_tf32", lambda: allowed)
+    (launched,) = report.launches("f5c", "sm_90", "bfloat16", 8)
+    assert launched.constants["PRECISION"] == "ieee"
+    with launch.recording("sm_90") as launches, precision.tf32(not allowed):
+        report.OPERATORS["f5c"](torch.float32, 8)
+    assert launches[0].constants["PRECISION"] == ("tf32" if allowed else "ieee")
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -141,6 +141,27 @@ def test_many_samples_in_few_and_in_many_blocks(ops, generator, monkeypatch, siz
         assert_gradients_close(ops, (x, grad_y, parameters), (mean, var), True, training, tf32)
 
 
+@pytest.mark.parametrize("resident", ["1", "3", "1000"])
+@pytest.mark.parametrize(("dtype", "tf32"), FORMATS[:3])
+@pytest.mark.parametrize("size", [(16, 16), (3, 5)])
+def test_samples_are_shared_out_among_the_resident_blocks(ops, generator, monkeypatch, size, dtype, tf32, resident):
+    """In one wave: the same bits however many samples a block takes."""
+    x, grad_y, parameters = arguments(generator, 45, 4, size, dtype)
+    monkeypatch.setenv("MOLKERNELS_EMULATED_MULTIPROCESSORS", "4")
+
+    def results():
+        y, mean, var = ops.fcc_train(x, *parameters, 1, EPS, True, tf32)
+        return y, ops.fcc_backward(grad_y, x, mean, var, *parameters, EPS, True, True, tf32)[0]
+
+    expected = results()
+    monkeypatch.setenv("MOLKERNELS_EMULATED_RESIDENT", resident)
+    assert all(torch.equal(one, two) for one, two in zip(expected, results(), strict=True))
+    given = statistics(x, parameters, 1)
+    wanted = reference.fcc(x.double(), *double(given), *double(parameters), EPS, True)
+    plain = reference.fcc(x, *given, *parameters, EPS, True)
+    assert_close(ops.fcc(x, *given, *parameters, EPS, True, tf32), wanted, plain, tf32, size[0] * size[1])
+
+
 @pytest.mark.parametrize("groups", [3, 24])
 @pytest.mark.parametrize("size", [(16, 16), (2, 3)])
 def test_many_groups(ops, generator, size, groups):

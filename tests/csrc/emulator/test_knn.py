@@ -142,19 +142,33 @@ def test_float16_at_both_ends_of_its_range(generator):
     check(nodes.half(), 10)
 
 
-@pytest.mark.parametrize("gap", [1e-3, 1e-4, 1e-5, 1e-9])
+@pytest.mark.parametrize("gap", [1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-9])
 def test_neighbours_closer_than_the_fast_products_resolve(generator, gap):
     direction = torch.randn(1, 1, 48, generator=generator).double()
     nodes = direction + gap * torch.randn(2, 150, 48, generator=generator).double()
     check(nodes.float(), 8)
 
 
+@pytest.mark.parametrize("step", [2e-5, 4e-6, 2e-7])
+@pytest.mark.parametrize("count", [70, 270])
+def test_similarities_in_steps_that_each_stage_can_just_resolve(generator, step, count):
+    """Tensor cores, float32 and float64 in turn, also in a list that goes from tile to tile."""
+    similarity = 0.9 - step * torch.randperm(count, generator=generator).double()
+    away = torch.nn.functional.normalize(torch.randn(count, 47, generator=generator).double(), dim=1)
+    nodes = torch.cat([similarity[:, None], (1 - similarity**2).sqrt()[:, None] * away], 1)
+    nodes[5] = torch.eye(48)[0]
+    nodes = (nodes * (1 + torch.rand(count, 1, generator=generator))).float()[None]
+    assert torch.equal(knn(nodes, 9), reference.knn(nodes, 9))
+
+
 @pytest.mark.parametrize("order", emulator.SCHEDULES)
 def test_every_schedule_gives_the_same_graph(generator, order):
     nodes = torch.randn(2, 140, 33, generator=generator)
-    nodes[1] = 1 + 1e-4 * nodes[1]
+    nodes[1] = 1 + 1e-3 * nodes[1]
     with emulator.schedule(order):
         check(nodes, 5)
+        several_tiles = nodes[:1].repeat(1, 2, 1)
+        assert torch.equal(knn(several_tiles, 5), reference.knn(several_tiles, 5))
 
 
 def test_the_longest_nodes(generator):

@@ -8,6 +8,7 @@ Environment, read at each launch:
     MOLKERNELS_EMULATED_SCHEDULE         forward (default), reverse, random:SEED.
     MOLKERNELS_EMULATED_SHARED           bytes of shared memory that a block may request (default: an H100's).
     MOLKERNELS_EMULATED_MULTIPROCESSORS  default 132.
+    MOLKERNELS_EMULATED_RESIDENT         blocks of a kernel that a multiprocessor holds at once (default 4).
 
 To find out-of-range accesses, build with sanitisers and preload them into Python:
     LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \\

@@ -25,6 +25,11 @@ class OnDevice {
   int multiprocessors() const { return emulator::setting("MOLKERNELS_EMULATED_MULTIPROCESSORS", 132); }
 };
 
+template <class... Parameters>
+int resident_blocks(void (*)(Parameters...), int, int) {
+  return emulator::setting("MOLKERNELS_EMULATED_RESIDENT", 4);
+}
+
 template <class... Parameters, class... Arguments>
 void launch(const OnDevice& device, void (*kernel)(Parameters...), dim3 grid, int threads, int shared,
             Arguments... arguments) {
