@@ -24,10 +24,9 @@ from mol.network.layout import lay_out_channels_last
 from mol.network.losses import MOLLoss
 
 try:  # the step of `mol train`; it needs msgspec
-    from mol.training.step import make_step
-
     from mol.data import clips
     from mol.networks.registry import find_network
+    from mol.training.step import make_step
 except ImportError as error:
     make_step, WHOSE = None, f"bench.gpu's own: {error}"
 else:

@@ -10,7 +10,7 @@ import torch
 from new_machine import begin_again, know_nothing
 
 import molkernels as mk
-from molkernels import dispatch, functional, known_answers, reference, trials
+from molkernels import dispatch, functional, known_answers, precision, reference, trials
 
 CPU = torch.device("cpu")
 
@@ -281,7 +281,9 @@ def test_a_kernel_taken_in_float32_is_judged_again_before_it_runs_in_tf32(plante
     monkeypatch.setitem(dispatch.AUTO_ORDER, "cuda", ("planted", "reference"))
     monkeypatch.setattr(trials, "busy", lambda device: False)
     judged = []
-    monkeypatch.setattr(trials, "passes", lambda op, _, device, dtype: judged.append(trials.arithmetic(op, dtype, device)) or True)
+    monkeypatch.setattr(
+        trials, "passes", lambda op, _, device, dtype: judged.append(trials.arithmetic(op, dtype, device)) or True
+    )
     for allowed in (False, False, True, True):
         with precision.tf32(allowed):
             dispatch.kernel("fcc", torch.device("cuda"), "auto", torch.float32)
