@@ -148,7 +148,8 @@ def cost_volume_fwd_kernel(
             channel = (n * C + c) * H * W
             b = tl.load(b_ptr + channel[None, :] + pb[:, None], (c[None, :] < C) & inside_b[:, None], 0.0)
             a = tl.load(a_ptr + channel[:, None] + pa[None, :], (c[:, None] < C) & inside_a[None, :], 0.0)
-            b = (b.to(tl.float32) * before).to(a.dtype)
+            if b.dtype != tl.float16:
+                b = (b.to(tl.float32) * before).to(a.dtype)
             sums = tl.dot(b, a, sums, input_precision=PRECISION)
         sums *= after
         sums = tl.where(sums > 0, sums, sums * negative_slope)
@@ -266,7 +267,9 @@ def sum_pairs(
             grad = tl.load(grad_out_ptr + at, inside, 0.0)
             out = tl.load(out_ptr + at, inside, 0.0)
             other = tl.load(other_ptr + channel + q[None, :], (c[:, None] < C) & inside_q[None, :], 0.0)
-            grad = (tl.where(out > 0, grad, grad * negative_slope).to(tl.float32) * before).to(other.dtype)
-            sums = tl.dot(other, grad, sums, input_precision=PRECISION)
+            grad = tl.where(out > 0, grad, grad * negative_slope)
+            if other.dtype != tl.float16:
+                grad *= before
+            sums = tl.dot(other, grad.to(other.dtype), sums, input_precision=PRECISION)
     at = channel + p[None, :]
     tl.store(grad_ptr + at, (sums * after).to(grad_ptr.dtype.element_ty), (c[:, None] < C) & inside_p[None, :])
