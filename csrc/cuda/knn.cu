@@ -259,37 +259,29 @@ MK_DEVICE void load_factor(uint32_t (&r)[4], const uint16_t* plane, int node, in
 }
 
 // sums += x_row · x_slot over a chunk, for the warp's kWarpRows × kWarpSlots: all products of planes but low with low.
-// The tensor cores sum a chunk only, and floats the chunks: a long sum on tensor cores truncates at each step.
 template <class S>
 MK_DEVICE void multiply_chunk(float (&sums)[S::kRowTiles][S::kSlotTiles][4], const uint16_t* stage, int row, int slot) {
-  constexpr int steps = S::kDepth / 16;
-  uint32_t left[steps][S::kPlanes][S::kRowTiles][4];
 #pragma unroll
-  for (int n = 0; n < steps * S::kPlanes * S::kRowTiles; ++n) {
-    const int d = n / (S::kPlanes * S::kRowTiles), p = n / S::kRowTiles % S::kPlanes, i = n % S::kRowTiles;
-    load_factor<S, true>(left[d][p][i], stage + p * S::kPlane, row + 16 * i, 16 * d);
-  }
+  for (int d = 0; d < S::kDepth; d += 16) {
 #pragma unroll
-  for (int j = 0; j < S::kSlotTiles; j += 2) {
-    float chunk[S::kRowTiles][2][4] = {};
+    for (int p = 0; p < S::kPlanes; ++p) {
+      uint32_t left[S::kRowTiles][4];
 #pragma unroll
-    for (int d = 0; d < steps; ++d) {
+      for (int i = 0; i < S::kRowTiles; ++i) load_factor<S, true>(left[i], stage + p * S::kPlane, row + 16 * i, d);
 #pragma unroll
-      for (int q = 0; q < S::kPlanes; ++q) {
-        uint32_t right[4];
-        load_factor<S, false>(right, stage + q * S::kPlane, slot + 8 * j, 16 * d);
+      for (int j = 0; j < S::kSlotTiles; j += 2) {
 #pragma unroll
-        for (int p = 0; p < S::kPlanes - q; ++p) {
+        for (int q = 0; q < S::kPlanes - p; ++q) {
+          uint32_t right[4];
+          load_factor<S, false>(right, stage + q * S::kPlane, slot + 8 * j, d);
 #pragma unroll
           for (int i = 0; i < S::kRowTiles; ++i) {
-            multiply_add<typename S::T>(chunk[i][0], left[d][p][i], {right[0], right[1]});
-            multiply_add<typename S::T>(chunk[i][1], left[d][p][i], {right[2], right[3]});
+            multiply_add<typename S::T>(sums[i][j], left[i], {right[0], right[1]});
+            multiply_add<typename S::T>(sums[i][j + 1], left[i], {right[2], right[3]});
           }
         }
       }
     }
-#pragma unroll
-    for (int n = 0; n < S::kRowTiles * 8; ++n) sums[n / 8][j + n / 4 % 2][n % 4] += chunk[n / 8][n / 4 % 2][n % 4];
   }
 }
 
@@ -595,16 +587,16 @@ __global__ void __launch_bounds__(kThreads, S::kResident) knn_kernel(Graph<typen
 //     the omitted products, l l' + r x' + x r' + …, are at most 3.01·2⁻¹⁶ ‖x‖ ‖x'‖.
 //   - Summing: a tensor core aligns the products of a 16-deep step and the running sum to the greatest of them and
 //     truncates them below its 24 bits; two halves of 8 products lose at most 2·(8 + 2) ε of the greatest, which is at
-//     most the chunk's Σ |x_d x'_d|. A chunk has two steps, or one of three products for floats, and the chunks' sums
-//     are at most ‖x‖ ‖x'‖ together. Adding n chunks in float loses at most n/2·ε of that.
+//     most ‖x‖ ‖x'‖. A step is one product, or three for floats. (Sums that begin anew at every chunk would lose far
+//     less, but their registers spill.)
 //   - Norms: a thread sums V squares of each of n chunks (4, if transposed) and then up to 16 such sums are added; m
 //     additions in float have an error of at most m/2·ε, its root half of that, for two nodes; rsqrtf 2 units in the
 //     last place, the two products half a unit each.
 //   - Second-order terms are below 2 % of this; underflow in the trusted range of norms is below 2⁻³⁰.
 double similarity_bound(int size, bool split) {
-  const int vector = split ? 4 : 8, chunks = ceil_div(size, 4 * vector), steps = split ? 3 : 2;
-  const double splitting = split ? 3.01 * 0x1p-16 : 0;
-  return 1.02 * (splitting + (20 * steps + 0.5 * chunks + 0.5 * (vector * chunks + 16) + 5) * 0x1p-23) + 0x1p-30;
+  const int vector = split ? 4 : 8, chunks = ceil_div(size, 4 * vector);
+  const double steps = 2 * ceil_div(size, 32) * (split ? 3 : 1), splitting = split ? 3.01 * 0x1p-16 : 0;
+  return 1.02 * (splitting + (20 * steps + 0.5 * (vector * chunks + 16) + 5) * 0x1p-23) + 0x1p-30;
 }
 
 // A bound on the error of `similarity_in<float>`: each of the three sums has ⌈D/32⌉ + 5 additions, of which an error of
