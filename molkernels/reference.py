@@ -427,7 +427,10 @@ def mix(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """A 1×1 convolution: y[n, d, p] = Σ_c weight[d, c] · x[n, c, p] + bias[d]; x itself without a weight."""
     if weight is None:
         return x
-    return F.conv1d(x, weight[:, :, None], bias)  # a convolution on every backend: see `molkernels.precision`
+    if x.is_cuda:  # where cuDNN's setting of TF32 counts, as for nn.Conv2d: see `molkernels.precision`
+        return F.conv1d(x, weight[:, :, None], bias)
+    y = weight @ x
+    return y if bias is None else y + bias[:, None]
 
 
 # --------------------------------------------------------------------------------------------------------------
