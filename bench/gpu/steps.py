@@ -12,6 +12,7 @@ FILES = (
     "tests/molkernels/test_ops.py",
     "tests/molkernels/test_properties.py",
     "tests/molkernels/test_gpu.py",
+    "tests/molkernels/test_known_answers.py",
     "tests/mol/training/test_training_curves.py",
     "tests/mol/training/test_step_gpu.py",
 )
