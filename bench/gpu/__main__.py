@@ -76,12 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("one folder OUT is needed")
     if given.minutes <= 0:
         parser.error(f"--minutes is {given.minutes}, but must be positive")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    before = {number: signal.signal(number, _stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         return run(given.out[0], given.minutes, not given.no_build, given.only, given.pretend)
     except ValueError as error:
         parser.error(str(error))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,11 @@ namespace molkernels {
 namespace cuda {
 namespace {
 
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ == 860 || __CUDA_ARCH__ == 890)
+constexpr bool kConsumerChip = true;
+#else
+constexpr bool kConsumerChip = false;
+#endif
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / 32;
 constexpr int kMostNeighbours = 16;
@@ -72,7 +77,8 @@ struct Tile {
   static constexpr int kWarpSlots = kSlots * kWarpsDown / kWarps;
   static constexpr int kRowTiles = kWarpRows / 16, kSlotTiles = kWarpSlots / 8;
 
-  static constexpr int kResident = kSlots == 128 ? 3 : 2;  // blocks per multiprocessor, which limits the registers
+  // Blocks per multiprocessor, which limits the registers. Transposed 16-bit nodes spill with three on sm_86 and sm_89.
+  static constexpr int kResident = kSlots == 128 && !(kConsumerChip && kTransposed && !kSplit) ? 3 : 2;
 
   static constexpr int kSimilarityPitch = kSlots + 8;
   static constexpr int kStageBytes = 2 * kChunk * 2, kSimilarityBytes = kRows * kSimilarityPitch * 4;
