@@ -76,8 +76,7 @@ class Film:
         Raises:
             MediaError: the film is damaged, or ends before its header says.
         """
-        # Several frames at a time would be faster, but of some damaged films it gives other pixels at every reading.
-        self._stream.thread_type = "SLICE"
+        self._stream.thread_type = "AUTO"
         packets, end = 0, 0.0
         for packet in self._container.demux(self._stream):
             if packet.size:

@@ -45,7 +45,9 @@ def write_cache(path: Path, classes: tuple[str, ...], offset: int) -> None:
         writer.finish()
 
 
-@pytest.mark.parametrize("offset", range(0, len(NAMES), PEOPLE))
+@pytest.mark.parametrize(
+    "offset", [pytest.param(first, marks=[pytest.mark.slow] * bool(first)) for first in range(0, len(NAMES), PEOPLE)]
+)
 def test_training_evaluation_folds_and_report_write_in_their_folders_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], offset: int
 ):

@@ -21,7 +21,7 @@ def target(request):
 def examples(target):
     """The emulated GPU takes a thousand times as long as a processor; on a GPU the profile asks for few."""
     return settings(
-        max_examples=min(settings().max_examples, 15 if target.slow else 60),
+        max_examples=min(settings().max_examples, 8 if target.slow else 60),
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),

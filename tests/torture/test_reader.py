@@ -46,6 +46,7 @@ def session(tmp_path: Path, reader: Reader, target: int = 400) -> Session:
     return Session(reader.unit(), tmp_path, tmp_path / "work", tmp_path / "failures", 5, target, 300.0)
 
 
+@pytest.mark.slow
 def test_planted_faults_are_found_made_small_and_repeated(tmp_path: Path):
     found = session(tmp_path, CARELESS)
     found.unit.run(found)

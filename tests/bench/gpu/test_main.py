@@ -60,7 +60,8 @@ EVERY = [step.name for step in steps.steps(True, True) if not step.on_request]
 KINDS = ["smoke", "timings", "compiled-timings", "memcheck", "training"]
 
 
-@pytest.mark.parametrize("only", [KINDS, pytest.param(EVERY, marks=pytest.mark.slow)], ids=["kinds", "every"])
+@pytest.mark.slow
+@pytest.mark.parametrize("only", [KINDS, EVERY], ids=["kinds", "every"])
 def test_the_steps_go_through_without_the_packages_that_are_lacking(tmp_path, lacking, only):
     out = tmp_path / "out"
     done = bench_gpu(out, "--pretend", "--no-build", "--minutes", "8", "--only", *only, variables=lacking)

@@ -142,6 +142,7 @@ def test_float16_at_both_ends_of_its_range(generator):
     check(nodes.half(), 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gap", [1e-2, 3e-3, 1e-3, 1e-4, 1e-5, 1e-9])
 def test_neighbours_closer_than_the_fast_products_resolve(generator, gap):
     direction = torch.randn(1, 1, 48, generator=generator).double()

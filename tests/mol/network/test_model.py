@@ -125,7 +125,7 @@ def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend
     assert relative([got.gradients[n].norm().item() for n in names], want["grad_norm"]) <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["model_eval", "model_train"])
+@pytest.mark.parametrize("name", ["model_eval", pytest.param("model_train", marks=pytest.mark.slow)])
 def test_float32_follows_float64_on_the_same_graph(name):
     """Outputs to rounding, gradients to 2 %, and the neighbours but for one in a thousand.
 
