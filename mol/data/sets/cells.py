@@ -133,12 +133,16 @@ def table_text(path: Path) -> str:
     """The text of a CSV file.
 
     Raises:
-        DataError: it is not UTF-8, too large, or no ordinary file.
+        DataError: it is not UTF-8, too large, no ordinary file, or can't be read.
     """
     refuse_pipe(path)
-    if (size := path.stat().st_size) > LARGEST_FILE:
+    try:
+        size = path.stat().st_size
+        data = path.read_bytes() if size <= LARGEST_FILE else b""
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; check the file, or where a link leads.") from error
+    if size > LARGEST_FILE:
         raise DataError(f"{path} has {size / 2**20:.0f} MB, a table at most {LARGEST_FILE / 2**20:.0f}; is it a table?")
-    data = path.read_bytes()
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{path} is UTF-16; save it as UTF-8 (in Excel: CSV UTF-8).")
     try:

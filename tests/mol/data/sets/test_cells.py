@@ -234,3 +234,10 @@ def test_a_pipe_in_the_place_of_a_table_is_refused_at_once(tmp_path: Path) -> No
     os.mkfifo(tmp_path / "table.csv")
     with pytest.raises(DataError, match=r"table\.csv is a pipe; give an ordinary file"):
         table_text(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize("leads_to", ["table.csv", "nowhere.csv"])
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path, leads_to: str) -> None:
+    (tmp_path / "table.csv").symlink_to(leads_to)
+    with pytest.raises(DataError, match=r"cannot read .*table\.csv: .*where a link leads"):
+        table_text(tmp_path / "table.csv")
