@@ -1,9 +1,9 @@
 """Folds over the devices of a cluster whose nodes fail: a simulation of discrete events.
 
 Every fold runs on one device. Folds wait in one queue, and a free device takes the first: list scheduling (Graham,
-"Bounds on multiprocessing timing anomalies", 1969). A node that dies takes its folds with it. They join the end of the
-queue once the loss is noticed, and start anew or from their last checkpoint. The node, or one in its place, comes back
-empty.
+"Bounds on multiprocessing timing anomalies", 1969). A node that dies takes its folds with it. Once the loss is noticed
+they come before the folds that have not begun, as under `mol loso --engine ray`, and start anew or from their last
+checkpoint. The node, or one in its place, comes back empty.
 """
 
 import heapq
@@ -99,7 +99,8 @@ class _Place:
 class _Run:
     def __init__(self, folds: Sequence[float], nodes: Iterable[Node], recovery: Recovery) -> None:
         self.recovery, self.places = recovery, [_Place(node) for node in nodes]
-        self.left, self.waiting, self.done = list(folds), deque(range(len(folds))), 0
+        self.left, self.done = list(folds), 0
+        self.waiting, self.again = deque(range(len(folds))), deque[int]()
         self.now, self.retries, self.lost = 0.0, 0, 0.0
         self.events: list[tuple[float, int, Callable[[], None]]] = []
         self.planned = itertools.count()  # events of one moment come in this order
@@ -129,8 +130,8 @@ class _Run:
         self._plan(dies, partial(self._die, place))
 
     def _hand_out(self) -> None:
-        while self.waiting and any(place.free for place in self.places):
-            place, fold = max(self.places, key=lambda place: place.free), self.waiting.popleft()
+        while (queue := self.again or self.waiting) and any(place.free for place in self.places):
+            place, fold = max(self.places, key=lambda place: place.free), queue.popleft()
             place.free -= 1
             place.running[fold] = self.now
             self._plan(self.now + self.recovery.start + self.left[fold], partial(self._end, place, fold, self.now))
@@ -147,7 +148,7 @@ class _Run:
             self.left[fold] -= kept
             self.retries += 1
             self.lost += self.now - began - kept
-            self._plan(self.now + self.recovery.detect, partial(self.waiting.append, fold))
+            self._plan(self.now + self.recovery.detect, partial(self.again.append, fold))
         place.free, place.running = 0, {}
         self._plan_life(place)
 

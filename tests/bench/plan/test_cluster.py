@@ -45,6 +45,12 @@ def test_a_fold_of_a_dead_node_goes_on_elsewhere_and_waits_until_the_loss_is_not
     assert simulate([10.0, 10.0], nodes, Recovery(detect=7.0)).makespan == 23.0
 
 
+def test_a_fold_that_was_lost_comes_before_those_that_wait():
+    """Lost at 6 s, it begins again on the first device that is free, at 9 s; after the others it would end at 23 s."""
+    nodes = [Node(2, ALWAYS), Node(1, [(0.0, 6.0)])]
+    assert simulate([5.0, 5.0, 10.0, 4.0, 4.0, 4.0, 4.0], nodes) == (19.0, 1, 6.0)
+
+
 def test_a_node_takes_all_its_folds_with_it():
     assert simulate([10.0] * 4, [Node(4, [(0.0, 9.0), (9.0, math.inf)])]) == (19.0, 4, 36.0)
 
