@@ -44,7 +44,7 @@ def plan_table(arguments: argparse.Namespace, results: Sequence[Measured]) -> st
         find_link(arguments.link or device.link), find_link(arguments.network), arguments.devices_per_node
     )
     rows = _cost_rows(cost, device)
-    rows.insert(1, ["of it, on every device that shares a step", duration(*fixed), fixed_marks])
+    rows.insert(1, ["of it fixed, however many devices share a step", duration(*fixed), fixed_marks])
     parts = [
         _heading(arguments, settings, dataset),
         markdown_table(["", "", "from"], rows),

@@ -1,6 +1,6 @@
 """A model of one training on several devices: each step's batch is divided among them, and gradients are averaged.
 
-Nothing here is measured. On N devices a step of B clips takes
+Only the step on one device and its fixed part can have been measured. On N devices a step of B clips takes
 
     fixed + (step − fixed) · ⌈B/N⌉ / B + norms + exposed
 

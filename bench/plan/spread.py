@@ -40,8 +40,8 @@ def spread_table(
         "one fold on all devices: step", "of it, waiting for others", "all folds",
     ]  # fmt: skip
     return (
-        "Estimates. At most the step on one device is measured, where its source above says so; every other time is "
-        f"modelled {mark}.\n\n{markdown_table(titles, rows)}"
+        "Estimates. At most the step on one device and its fixed part are measured, where their sources above say so; "
+        f"every other time is modelled {mark}.\n\n{markdown_table(titles, rows)}"
     )
 
 
