@@ -118,6 +118,9 @@ class Cluster:
 
     def __init__(self, ray: Any, dashboard: str) -> None:
         self.ray, self.dashboard = ray, dashboard
+        self._call = ray.remote(_safely)
+        # A process that has used one GPU cannot change to the one of its next task.
+        self._call_once = ray.remote(max_calls=1)(_safely_once)
 
     def nodes(self) -> list[Node]:
         """The nodes that are alive, by name."""
@@ -155,7 +158,8 @@ class Cluster:
         """Start ``work(*arguments)`` on a node; returns Ray's reference of what `_safely` gives."""
         affinity = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node.key, soft=False)
         options = {"num_cpus": need.cpus, "num_gpus": need.gpus, "max_retries": 0, "name": name}
-        return self.ray.remote(_safely).options(**options, scheduling_strategy=affinity).remote(work, *arguments)
+        call = self._call_once if need.gpus else self._call
+        return call.options(**options, scheduling_strategy=affinity).remote(work, *arguments)
 
     def ask(self, nodes: Sequence[Node], work: Callable[..., Any], *arguments: Any, need: Need = _NOTHING) -> list[Any]:
         """``work(*arguments)`` on every node at the same time; unless it needs something, whatever else runs there.
@@ -203,6 +207,11 @@ def _safely(work: Callable[..., Any], *arguments: Any) -> tuple[Exception | None
         return picklable(error), traceback.format_exc()
 
 
+def _safely_once(work: Callable[..., Any], *arguments: Any) -> tuple[Exception | None, Any]:
+    """`_safely` in a process that ends afterwards; Ray tells the two apart by their names."""
+    return _safely(work, *arguments)
+
+
 def _not_ours(node: Node, failure: Exception) -> NodeError:
     """A task that could not even begin, most likely because the node has another mol, or none."""
     return NodeError(
@@ -239,7 +248,7 @@ def connected(address: str | None) -> Iterator[Cluster]:
                 context = ray.init(address="local", num_cpus=available_cores(), include_dashboard=False, **quiet)
             else:
                 context = ray.init(address=place, **quiet)
-    except (RuntimeError, ConnectionError, ValueError) as error:
+    except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
         raise SettingsError(f"cannot use the Ray cluster at {place or 'this machine'}: {_last_line(error)}") from error
     finally:
         _restore(handlers)

@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -244,7 +244,7 @@ def run_on_cluster(
             elsewhere=_ELSEWHERE,
             stopped=lambda: stop.requested is not None,
         )
-        for index, done in ended:
+        for index, done in stack.enter_context(closing(ended)):
             if done.result.interrupted:
                 if done.result.error:
                     watch.say(f"{place_of(mine[index], plan)}: {done.node} {done.result.error}")

@@ -67,7 +67,7 @@ class LosoConfig(TrainingSettings):
         if self.cpus_per_fold is not None:
             require_positive(self, "cpus_per_fold")
             require_at_most(self, cpus_per_fold=MOST_WORKERS)
-        if (gpus := self.gpus_per_fold) is not None and not (0 <= gpus <= 1 or (gpus == int(gpus) and gpus <= 1024)):
+        if (gpus := self.gpus_per_fold) is not None and not (0 <= gpus <= 1 or gpus in range(1025)):
             raise SettingsError(f"gpus_per_fold={gpus} must be a share of a GPU from 0 to 1, or a whole number of GPUs")
         if self.engine == "ray" and self.device.startswith("cuda:"):
             raise SettingsError(f"device={self.device!r}: Ray gives each fold its GPU; leave the number out")

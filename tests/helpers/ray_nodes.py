@@ -28,7 +28,10 @@ def nodes_here(*cpus: int, gpus: float = 0) -> Iterator[Any]:
         gpus: that each node claims to have.
     """
     os.environ.update(
-        {name: environment()[name] for name in ("PYTHONPATH",)}, RAY_USAGE_STATS_ENABLED="0", OMP_NUM_THREADS="1"
+        PYTHONPATH=environment()["PYTHONPATH"],
+        RAY_USAGE_STATS_ENABLED="0",
+        RAY_worker_niceness="0",  # workers are to get on although others test on this machine too
+        OMP_NUM_THREADS="1",
     )
     from ray.cluster_utils import Cluster
 

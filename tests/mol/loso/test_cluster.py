@@ -456,7 +456,7 @@ def test_an_address_that_does_not_answer_is_refused_in_time(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "slurm"}, "engine='slurm' must be one of"),
+        ({"engine": "slurm"}, "engine='slurm' must be 'local' or 'ray'"),
         ({"ray_address": "auto"}, "ray_address are settings of the engine ray"),
         ({"engine": "ray", "gpus_per_fold": 1.5}, "gpus_per_fold=1.5 must be a share"),
         ({"engine": "ray", "gpus_per_fold": -1.0}, "gpus_per_fold=-1.0 must be a share"),

@@ -110,5 +110,5 @@ def test_pictures_that_a_node_no_longer_sees_are_the_node_s_fault_not_the_clip_s
 def test_an_address_without_the_engine_is_refused() -> None:
     with pytest.raises(SettingsError, match="ray_address is a setting of the engine ray"):
         ExtractConfig(manifest="m", ray_address="auto")
-    with pytest.raises(SettingsError, match="engine='slurm' must be one of"):
+    with pytest.raises(SettingsError, match="engine='slurm' must be 'local' or 'ray'"):
         ExtractConfig(manifest="m", engine="slurm")  # type: ignore[arg-type]
