@@ -122,6 +122,9 @@ def observe(options: argparse.Namespace, cache: Path, run: Path, plans: Sequence
         SettingsError: mol has failed; the message ends with its last words.
     """
     shutil.rmtree(run, ignore_errors=True)
+    os.environ.update(
+        RAY_worker_niceness="0", RAY_USAGE_STATS_ENABLED="0"
+    )  # else whatever runs beside them comes first
     cluster = require("ray.cluster_utils", "scale").Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     try:
         nodes = [cluster.add_node(num_cpus=1) for _ in plans]
@@ -378,9 +381,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.cluster_trial", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folds", type=int, default=40, help="2 to 40, one for each person of the ORL set")
     parser.add_argument("--network", default="apex-difference", help="as for mol loso")
-    parser.add_argument("--steps", type=int, default=40, help="of every fold")
+    parser.add_argument("--steps", type=int, default=100, help="of every fold")
     parser.add_argument("--checkpoint-every", type=int, default=0, help="steps; 0 for folds that start anew")
-    parser.add_argument("--mtbf", type=float, default=90.0, help="seconds that a node lives on average")
+    parser.add_argument("--mtbf", type=float, default=60.0, help="seconds that a node lives on average")
     parser.add_argument("--repair", type=float, default=5.0, help="seconds from a node's death to the start of another")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--work", type=Path, default=Path("cluster-trial"), help="folder of clips and runs")
