@@ -233,7 +233,6 @@ def connected(address: str | None) -> Iterator[Cluster]:
         SettingsError: the address is none, does not answer within 30 s, or is of a cluster that can't be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     place = _answering(address) if address else None
     ray = require("ray", "scale")
     require("ray.util.scheduling_strategies", "scale")

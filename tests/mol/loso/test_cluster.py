@@ -295,6 +295,19 @@ def test_a_killed_driver_started_again_goes_on(cluster: Any, cache: str, long: P
 
 
 @pytest.mark.slow
+def test_a_driver_that_lost_the_whole_cluster_goes_on_with_the_next(cache: str, long: Path, tmp_path: Path) -> None:
+    with nodes_here(1, 1) as first:
+        config = on(first, local_config(cache, tmp_path / "run", **LONG))
+        process = driver(config)
+        until(lambda: list(Path(config.run).glob("folds/*/*/fold.json")) and under_way(config.run))
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode not in (None, 0), said
+    with nodes_here(1) as second:
+        assert loso(on(second, local_config(cache, tmp_path / "run", resume=True, **LONG))).failed == ()
+    assert_same(config.run, long)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_driver_lets_the_folds_save_and_says_how_to_go_on(
     cluster: Any, cache: str, long: Path, tmp_path: Path, number: signal.Signals
