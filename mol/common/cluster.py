@@ -237,6 +237,9 @@ def connected(address: str | None) -> Iterator[Cluster]:
     ray = require("ray", "scale")
     require("ray.util.scheduling_strategies", "scale")
     if ray.is_initialized():
+        joined = ray.get_runtime_context().gcs_address
+        if place not in (None, joined):
+            raise SettingsError(f"this process has joined the Ray cluster at {joined} and cannot use that at {place}")
         yield Cluster(ray, "")
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
