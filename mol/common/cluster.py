@@ -171,9 +171,10 @@ class Cluster:
         """
         asked = [self.send(node, need, "look at the node", work, *arguments) for node in nodes]
         self.ray.wait(asked, num_returns=len(asked), timeout=_NODE_ANSWER)
-        return [self._answer(node, reference) for node, reference in zip(nodes, asked, strict=True)]
+        return [self.answer(node, reference) for node, reference in zip(nodes, asked, strict=True)]
 
-    def _answer(self, node: Node, reference: Any) -> Any:
+    def answer(self, node: Node, reference: Any) -> Any:
+        """What a node has answered: its result, or the `MOLError` that it gave or that kept it from answering."""
         try:
             error, result = self.ray.get(reference, timeout=0)
         except self.ray.exceptions.RayTaskError as failure:
@@ -535,8 +536,24 @@ class _Run:
             elif (over := self._over(sent.task, sent.node, reference)) is not None:
                 yield sent.task.index, over
 
+    def _doubt(self, node: Node, failure: Exception) -> None:
+        """Leave out a node that is gone, which the cluster may notice only later, until it answers again."""
+        exceptions = self._ray.exceptions
+        gone = (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.TaskUnschedulableError)
+        if isinstance(failure, gone):
+            self._known.discard(node.key)
+            if self._fit.pop(node.key, None):
+                self._watch.say(f"node {node.name} is gone; what ran there is run again")
+
     def _welcome(self, node: Node, reference: Any) -> None:
-        answer = self._cluster._answer(node, reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError:
+            pass  # named below
+        except self._ray.exceptions.RayError:
+            self._known.discard(node.key)  # it is asked again as long as the cluster lists it
+            return
+        answer = self._cluster.answer(node, reference)
         if isinstance(answer, MOLError):
             self._watch.say(f"the new node {node.name} is not used: {answer}")
         else:
@@ -554,8 +571,11 @@ class _Run:
         except self._ray.exceptions.RayTaskError as failure:
             error, result = _not_ours(node, failure), ""
         except self._ray.exceptions.RayError as failure:
-            if self._stopping:
+            self._doubt(node, failure)
+            never_began = isinstance(failure, self._ray.exceptions.TaskUnschedulableError)
+            if self._stopping or never_began:
                 self._watch.dropped(label, node.name)
+                self._again += [task] if not self._stopping else []
                 return None
             task.shunned.add(node.key)
             task.reason = f"{LOST} ({type(failure).__name__})"
