@@ -29,6 +29,7 @@ from mol.common.errors import MOLError, NodeError, SettingsError
 from mol.common.extras import require
 from mol.common.signals import STOP_SIGNALS
 from mol.common.stopping import held
+from mol.common.terminal import say
 from mol.common.watch import Watch
 from mol.common.workers import picklable
 
@@ -44,6 +45,10 @@ _LOOK, _NODES = 0.5, 2.0
 _NO_NODE, _GRACE = 300.0, 300.0
 # How an HTTP/2 connection begins, which gRPC runs over: the client's preface and an empty SETTINGS frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+class LostNodeError(NodeError):
+    """A node that does not answer."""
 
 
 class Need(NamedTuple):
@@ -182,7 +187,7 @@ class Cluster:
         except self.ray.exceptions.RayError as failure:
             silent = isinstance(failure, self.ray.exceptions.GetTimeoutError)
             why = f"it has not answered for {_NODE_ANSWER:.0f} s" if silent else _first_line(failure)
-            return NodeError(f"node {node.name} does not answer: {why}")
+            return LostNodeError(f"node {node.name} does not answer: {why}")
         if error is None or isinstance(error, MOLError):
             return result if error is None else error
         raise error from _Remote(result)
@@ -325,6 +330,22 @@ def require_room(nodes: Sequence[Node], need: Need, option: str) -> list[Node]:
     if able := [node for node in nodes if need.fits(node)]:
         return able
     raise SettingsError(f"{option}: no node has {need}; the nodes have: {'; '.join(map(str, nodes)) or 'nothing'}")
+
+
+def answering(nodes: Sequence[Node], answers: Sequence[Any]) -> tuple[list[Node], list[Any]]:
+    """The nodes that have answered, with their answers; of the others it is said that they are not used.
+
+    Raises:
+        LostNodeError: none has.
+    """
+    pairs = list(zip(nodes, answers, strict=True))
+    for _, answer in pairs:
+        if isinstance(answer, LostNodeError):
+            say(f"{answer}; it is not used")
+    found = [pair for pair in pairs if not isinstance(pair[1], LostNodeError)]
+    if not found:
+        raise LostNodeError("no node of the cluster answers; look at them with ray status")
+    return [node for node, _ in found], [answer for _, answer in found]
 
 
 def require_versions(nodes: Sequence[Node], answers: Sequence[Any], own: Mapping[str, str]) -> None:
