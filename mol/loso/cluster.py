@@ -30,6 +30,7 @@ from mol.common.cluster import (
     Done,
     Need,
     Node,
+    answering,
     fetch,
     on_cluster,
     require_room,
@@ -170,7 +171,8 @@ def find_room(cluster: Cluster, config: LosoConfig) -> Room:
     cpus = config.cpus_per_fold or (find_network(config.network).threads or threads if device == "cpu" else 1)
     require_room(nodes, Need(0, gpus), f"gpus_per_fold={gpus:g}")
     able = require_room(nodes, Need(cpus, gpus), f"cpus_per_fold={cpus}")
-    require_versions(able, cluster.ask(able, look_at_versions), look_at_versions())
+    able, answers = answering(able, cluster.ask(able, look_at_versions))
+    require_versions(able, answers, look_at_versions())
     precision, last = config.precision, config.channels_last
     if precision == "auto":
         precision = _common_precision(cluster, able, gpus) if device == "cuda" else "32"
@@ -260,9 +262,9 @@ def _make_job(cluster: Cluster, room: Room, pool: Pool, plan: Plan, start: Start
     """What is common to all folds, with the caches that some nodes do not see put into the object store."""
     config = room.config
     caches = [_Cache(str(cache.path.absolute()), fingerprint(cache)) for cache in pool.caches]
-    answers = cluster.ask(room.nodes, look_at_caches, [(cache.path, cache.fingerprint) for cache in caches])
+    looked = cluster.ask(room.nodes, look_at_caches, [(cache.path, cache.fingerprint) for cache in caches])
     absent: set[str] = set()
-    for node, answer in zip(room.nodes, answers, strict=True):
+    for node, answer in zip(*answering(room.nodes, looked), strict=True):
         if isinstance(answer, CacheError):
             raise CacheError(f"node {node.name}: {answer}")
         if isinstance(answer, MOLError):
