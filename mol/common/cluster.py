@@ -495,19 +495,14 @@ class _Run:
             return
         self._looked = time.monotonic()
         alive = {node.key: node for node in self._cluster.nodes()}
-        for node in [node for key, node in self._fit.items() if key not in alive]:
-            self._forget(node)
+        for key in set(self._fit) - set(alive):
+            self._watch.say(f"node {self._fit.pop(key).name} is gone; what ran there is run again")
         for key in set(alive) - self._known:
             self._known.add(key)
             if self._need.fits(alive[key]):
                 sent = self._cluster.send(alive[key], _NOTHING, "look at the node", *self._admit)
                 self._sent[sent] = _Sent(None, alive[key])
         self._watch_for_nobody()
-
-    def _forget(self, node: Node) -> None:
-        """Send nothing more to a node that is gone, even if Ray still lists it."""
-        if self._fit.pop(node.key, None):
-            self._watch.say(f"node {node.name} is gone; what ran there is run again")
 
     def _watch_for_nobody(self) -> None:
         if self._fit:
@@ -602,13 +597,6 @@ class _Run:
             if self._stopping or never_began:
                 self._watch.dropped(label, node.name)
                 self._again += [task] if not self._stopping else []
-                return None
-            exceptions = self._ray.exceptions
-            if isinstance(failure, (exceptions.NodeDiedError, exceptions.TaskUnschedulableError)):
-                self._forget(node)
-            if isinstance(failure, exceptions.TaskUnschedulableError):  # it never began there
-                self._watch.dropped(label, node.name)
-                self._again.insert(0, task)
                 return None
             task.shunned.add(node.key)
             task.reason = f"{LOST} ({type(failure).__name__})"
