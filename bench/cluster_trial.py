@@ -1,9 +1,9 @@
 """Folds on a local Ray cluster whose nodes are killed, beside their simulation: `python -m bench.cluster_trial`.
 
 Two nodes of one core each run the folds of `mol loso --engine ray`, one for each person of a synthetic set. The first
-run is left alone and gives the time of every fold. In the second the nodes are killed (SIGKILL) at moments drawn from
-an exponential distribution, and new ones join in their place. `bench.plan.cluster` is then given the folds' times and
-what happened to the nodes, to be compared with the second run's time and retries. What was measured is saved as
+run is left alone. In the second the nodes are killed (SIGKILL) at moments drawn from an exponential distribution, and
+new ones join in their place. `bench.plan.cluster` is given how long each fold took in that run, when nodes died and
+when new ones took part, and its time and retries are compared with the run's. What was measured is saved as
 <folder>/<device>/<date>-<commit>-cluster.json; `python -m bench.cluster_trial --report FILE` prints a saved file again.
 """
 
@@ -94,7 +94,7 @@ class Observed(NamedTuple):
 
 
 class Times(NamedTuple):
-    """What an undisturbed run says about the time of folds, in seconds.
+    """What a run says about the time of folds, in seconds.
 
     Attributes:
         folds: from the end of a node's fold to the end of its next, in the order of the plan.
@@ -158,7 +158,7 @@ def observe(options: argparse.Namespace, cache: Path, run: Path, plans: Sequence
 def _command(options: argparse.Namespace, cache: Path, run: Path, address: str) -> list[str]:
     given = {
         "caches": json.dumps([str(cache)]), "protocol": "as-labelled", "run": run, "network": options.network,
-        "batch-size": BATCH, "steps": options.steps, "checkpoint-every": options.checkpoint_every or options.steps,
+        "batch-size": BATCH, "steps": options.steps, "checkpoint-every": options.steps,
         "device": "cpu", "engine": "ray", "ray-address": address, "cpus-per-fold": 1,
     }  # fmt: skip
     words = itertools.chain.from_iterable((f"--{name}", str(value)) for name, value in given.items())
@@ -229,39 +229,40 @@ def _read(run: Path, machines: list[Machine], began: float, lines: Sequence[tupl
 # Simulating
 
 
-def fold_times(undisturbed: Observed) -> Times:
+def fold_times(run: Observed) -> Times:
     """How long each fold occupies a node, and how long a node takes to begin.
 
     A node's first fold counts as long as the median of the others: what it takes longer is `opening`.
     """
     ends = defaultdict(list)
-    for index, (node, done, seconds) in enumerate(undisturbed.folds):
+    for index, (node, done, seconds) in enumerate(run.folds):
         ends[node].append((done, index, seconds))
-    lengths, first = {}, []
-    for done in (sorted(one) for one in ends.values()):
-        lengths.update({after[1]: after[0] - before[0] for before, after in itertools.pairwise(done)})
-        first.append(done[0])
-    typical = statistics.median(lengths.values())
-    usual = statistics.median(s for _, index, s in itertools.chain(*ends.values()) if index in lengths)
+    lengths: dict[int, float] = {}
+    for done in ends.values():
+        done.sort()
+        lengths |= {after[1]: after[0] - before[0] for before, after in itertools.pairwise(done)}
+    inside = [seconds for index, (_, _, seconds) in enumerate(run.folds) if index in lengths]
+    typical, usual = statistics.median(lengths.values()), statistics.median(inside)
+    first = [ends[one.key][0] for one in run.machines if one.added == 0 and one.key in ends]
     return Times(
-        [lengths.get(index, typical) for index in range(len(undisturbed.folds))],
-        statistics.mean(done for done, _, _ in first) - typical,
-        max(0.0, statistics.mean(seconds for _, _, seconds in first) - usual),
+        [lengths.get(index, typical) for index in range(len(run.folds))],
+        statistics.mean(done - typical for done, _, _ in first) if first else 0.0,
+        max(0.0, statistics.mean(seconds for _, _, seconds in first) - usual) if first else 0.0,
     )
 
 
-def simulated(times: Times, disturbed: Observed, checkpoint: float) -> Outcome:
+def simulated(times: Times, disturbed: Observed) -> Outcome:
     """The disturbed run, from the folds' times and what happened to the nodes."""
     places: dict[int, list[Life]] = defaultdict(list)
     for one in disturbed.machines:
         joins = times.first if one.added == 0 else disturbed.accepted.get(one.key, math.inf) + times.opening
         if joins < one.killed:  # otherwise it died before it took part
             places[one.place].append((joins, one.killed))
-    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]), 0.0, checkpoint)
+    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]))
     return simulate(times.folds, [Node(1, place) for place in places.values()], recovery)
 
 
-def drawn(times: Times, disturbed: Observed, mtbf: float, checkpoint: float) -> list[Outcome]:
+def drawn(times: Times, disturbed: Observed, mtbf: float) -> list[Outcome]:
     """Runs whose nodes die at other moments of the same distribution."""
     gone: dict[int, float] = {}
     absent = []
@@ -270,7 +271,7 @@ def drawn(times: Times, disturbed: Observed, mtbf: float, checkpoint: float) -> 
             absent.append(disturbed.accepted[one.key] + times.opening - gone[one.place])
         gone[one.place] = one.killed
     repair = statistics.mean(absent or [0.0])
-    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]), 0.0, checkpoint)
+    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]))
     found = []
     for seed in range(REPETITIONS):
         nodes = [Node(1, lives(np.random.default_rng((seed, place)), mtbf, repair)) for place in range(NODES)]
@@ -307,19 +308,15 @@ def measure(options: argparse.Namespace) -> Path:
 
 def summary(options: argparse.Namespace, alone: Observed, killed: Observed) -> dict[str, Any]:
     """What was measured and simulated, as JSON."""
-    times = fold_times(alone)
-    every = options.checkpoint_every
-    checkpoint = statistics.median(times.folds) * every / options.steps if every else math.inf
-    undisturbed = simulate(times.folds, [Node(1, [(times.first, math.inf)])] * NODES)
-    others = drawn(times, killed, options.mtbf, checkpoint)
+    calm = fold_times(alone)
+    times = fold_times(killed)._replace(first=calm.first, opening=calm.opening)  # the second may kill nodes before that
+    undisturbed = simulate(calm.folds, [Node(1, [(calm.first, math.inf)])] * NODES)
+    others = drawn(times, killed, options.mtbf)
     makespans, retries = [one.makespan for one in others], [one.retries for one in others]
     return {
-        "settings": {
-            name: getattr(options, name)
-            for name in ("network", "folds", "steps", "checkpoint_every", "mtbf", "repair", "seed")
-        },
+        "settings": {name: getattr(options, name) for name in ("network", "folds", "steps", "mtbf", "repair", "seed")},
         "times": times._asdict(),
-        "undisturbed": {"measured": alone.makespan, "simulated": undisturbed.makespan},
+        "undisturbed": {"measured": alone.makespan, "simulated": undisturbed.makespan, "folds": calm.folds},
         "killed": {
             "machines": [
                 {**one._asdict(), "killed": None if one.killed == math.inf else one.killed} for one in killed.machines
@@ -327,7 +324,7 @@ def summary(options: argparse.Namespace, alone: Observed, killed: Observed) -> d
             "accepted": killed.accepted,
             "noticed": killed.noticed,
             "measured": {"makespan": killed.makespan, "retries": killed.retries},
-            "simulated": simulated(times, killed, checkpoint)._asdict(),
+            "simulated": simulated(times, killed)._asdict(),
             "same_table": killed.table == alone.table,
         },
         "drawn": {
@@ -342,9 +339,9 @@ def markdown(result: Mapping[str, Any]) -> str:
     """A saved trial: where, how, and the measured beside the simulated figures."""
     about, found = result["machine"], result["cluster"]
     settings, alone, killed, others = (found[name] for name in ("settings", "undisturbed", "killed", "drawn"))
-    kills = sum(one["killed"] is not None for one in killed["machines"])
+    end = killed["measured"]["makespan"]
+    kills = sum(one["killed"] is not None and one["killed"] < end for one in killed["machines"])
     measured, same = killed["measured"], killed["simulated"]
-    resumed = f"checkpoints every {every} steps" if (every := settings["checkpoint_every"]) else "folds start anew"
     span, tries = others["makespan"], others["retries"]
     rows = [
         ["nothing fails: all folds", duration(alone["measured"]), duration(alone["simulated"]), ""],
@@ -366,8 +363,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         [
             f"{about['device']}, torch {about['torch']}, Ray {about['ray']}, {about['date'][:10]}, commit "
             f"{about['commit']}: {settings['folds']} folds of {settings['network']}, {settings['steps']} steps each, "
-            f"on {NODES} local nodes of one core; a fold takes {duration(statistics.median(found['times']['folds']))}, "
-            f"{resumed}. Nodes die after {duration(settings['mtbf'])} on average, and another is started "
+            f"on {NODES} local nodes of one core; a fold takes {duration(statistics.median(found['times']['folds']))} "
+            f"and starts anew after a kill. Nodes die after {duration(settings['mtbf'])} on average, and another is started "
             f"{duration(settings['repair'])} later.",
             markdown_table(titles, rows),
             "Both runs have the same table of predictions, byte for byte."
@@ -381,9 +378,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.cluster_trial", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folds", type=int, default=40, help="2 to 40, one for each person of the ORL set")
     parser.add_argument("--network", default="apex-difference", help="as for mol loso")
-    parser.add_argument("--steps", type=int, default=100, help="of every fold")
-    parser.add_argument("--checkpoint-every", type=int, default=0, help="steps; 0 for folds that start anew")
-    parser.add_argument("--mtbf", type=float, default=60.0, help="seconds that a node lives on average")
+    parser.add_argument("--steps", type=int, default=200, help="of every fold")
+    parser.add_argument("--mtbf", type=float, default=40.0, help="seconds that a node lives on average")
     parser.add_argument("--repair", type=float, default=5.0, help="seconds from a node's death to the start of another")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
     parser.add_argument("--work", type=Path, default=Path("cluster-trial"), help="folder of clips and runs")

@@ -33,7 +33,7 @@ def test_the_simulation_gets_the_times_at_which_nodes_really_died_and_took_part(
         accepted={"dddddd": 33.0},
         noticed=[2.0, 4.0],
     )
-    found = simulated(fold_times(ALONE), killed, math.inf)
+    found = simulated(fold_times(ALONE), killed)
     # a: 0 to 16, 2 lost at 20. b: 1 to 16, 3 to 27, 2 to 37. d takes part from 35: 4 to 46.
     assert found == (46.0, 1, 4.0)
 
@@ -44,9 +44,9 @@ def test_kills_are_drawn_anew_with_the_absence_that_was_measured():
         accepted={"cccccc": 28.0},
     )
     times = fold_times(ALONE)
-    calm = drawn(times, killed, 1e9, math.inf)
+    calm = drawn(times, killed, 1e9)
     assert {outcome.makespan for outcome in calm} == {37.0}  # 5 s, then folds of 11, 10 and 11 s on one node
-    rough = drawn(times, killed, 20.0, math.inf)
+    rough = drawn(times, killed, 20.0)
     assert len({outcome.makespan for outcome in rough}) > 800
     assert sum(outcome.retries for outcome in rough) / len(rough) == pytest.approx(
         5 * (math.exp(10.8 / 20) - 1), rel=0.1
