@@ -364,8 +364,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"{about['device']}, torch {about['torch']}, Ray {about['ray']}, {about['date'][:10]}, commit "
             f"{about['commit']}: {settings['folds']} folds of {settings['network']}, {settings['steps']} steps each, "
             f"on {NODES} local nodes of one core; a fold takes {duration(statistics.median(found['times']['folds']))} "
-            f"and starts anew after a kill. Nodes die after {duration(settings['mtbf'])} on average, and another is started "
-            f"{duration(settings['repair'])} later.",
+            f"and starts anew after a kill. Nodes die after {duration(settings['mtbf'])} on average, and another is "
+            f"started {duration(settings['repair'])} later.",
             markdown_table(titles, rows),
             "Both runs have the same table of predictions, byte for byte."
             if killed["same_table"]
