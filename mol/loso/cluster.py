@@ -30,6 +30,7 @@ from mol.common.cluster import (
     Done,
     Need,
     Node,
+    TaskStoppedError,
     answering,
     fetch,
     on_cluster,
@@ -117,14 +118,12 @@ class _Ended(NamedTuple):
 
     Attributes:
         seconds: that it took there.
-        error: why it failed, or what of it is not saved; empty if it did not and all is.
-        interrupted: whether it was stopped and has saved.
+        error: why it failed; empty if it did not.
         files: the fold's folder by relative path, if the driver's is not seen there.
     """
 
     seconds: float = 0.0
     error: str = ""
-    interrupted: bool = False
     files: Mapping[str, np.ndarray] | None = None
 
 
@@ -247,10 +246,6 @@ def run_on_cluster(
             stopped=lambda: stop.requested is not None,
         )
         for index, done in stack.enter_context(closing(ended)):
-            if done.result.interrupted:
-                if done.result.error:
-                    watch.say(f"{place_of(mine[index], plan)}: {done.node} {done.result.error}")
-                continue
             if error := _finish(run, plan, mine[index], done, watch):
                 failed[mine[index]] = error
         if stop.requested:
@@ -390,7 +385,8 @@ def run_fold(job: _Job, fold: Fold) -> _Ended:
     """On a node: train and test a fold, or go on with it.
 
     Raises:
-        NodeError, StorageError, NotEnoughMemoryError, InUseError: another node may be able to.
+        NodeError, StorageError, NotEnoughMemoryError, InUseError, CacheError: another node may be able to.
+        TaskStoppedError: after a stop signal.
     """
     started = time.monotonic()
     try:
@@ -402,10 +398,10 @@ def run_fold(job: _Job, fold: Fold) -> _Ended:
                     train_and_test(opened, fold)
             tidy(folder, config.keep_checkpoints)
             files = None if config.run == job.config.run else _read_files(folder)
-    except TrainingInterrupted:
-        lost = "" if _sees(Path(job.config.run), job.token) else "does not see the run folder, so it begins anew"
-        return _Ended(time.monotonic() - started, lost, interrupted=True)
-    except (*_ELSEWHERE, NodeError):
+    except TrainingInterrupted as stopped:
+        kept = "" if _sees(Path(job.config.run), job.token) else " on a node that does not see the run folder"
+        raise TaskStoppedError(f"it was stopped after step {stopped.step} and has saved{kept}") from stopped
+    except (*_ELSEWHERE, NodeError, TaskStoppedError):
         raise
     except MOLError as error:
         return _Ended(time.monotonic() - started, str(error))

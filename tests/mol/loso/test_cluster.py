@@ -329,6 +329,7 @@ def test_a_stopped_driver_lets_the_folds_save_and_says_how_to_go_on(
     saved = [json.loads(path.read_text())["step"] for path in under_way(config.run)]
     assert saved
     assert all(0 < step < LONG["steps"] for step in saved)
+    assert len(re.findall(r"tiny/s\d: it was stopped after step \d+ and has saved\n", said)) == len(saved)
     assert "everything is saved. Resume with:\n  mol loso --config" in said
     assert f"--engine ray --ray-address {cluster.address}" in said
     assert loso(replace(config, resume=True)).failed == ()
