@@ -229,15 +229,22 @@ def run_on_cluster(
     with ExitStack() as stack, StopSignal() as stop:
         stack.callback((run / _SEEN).unlink, missing_ok=True)
         write_text(run / _SEEN, job.token)
-        mine = _take_folds(run, plan, chosen, room.config.keep_checkpoints, stack)
-        common = cluster.share(job)
-        watch = stack.enter_context(Watch("folds", len(chosen), len(chosen) - len(mine)))
+        common, mine = cluster.share(job), list[Fold]()
+        watch = stack.enter_context(Watch("folds", len(chosen), sum(is_done(run, fold) for fold in chosen)))
+        held = stack.enter_context(_Held(run, plan, room.config.keep_checkpoints))
+
+        def tasks() -> Iterator[tuple[Any, Fold]]:
+            for fold in chosen:
+                if held.take(fold):
+                    mine.append(fold)
+                    yield common, fold
+
         ended = on_cluster(
             cluster,
             room.nodes,
             room.need,
             run_fold,
-            ((common, fold) for fold in mine),
+            tasks(),
             watch=watch,
             name=lambda index: _name(mine[index], plan),
             given_up=lambda index, reason: _Ended(error=reason),
@@ -248,6 +255,7 @@ def run_on_cluster(
         for index, done in stack.enter_context(closing(ended)):
             if error := _finish(run, plan, mine[index], done, watch):
                 failed[mine[index]] = error
+            held.release(mine[index])
         if stop.requested:
             raise TrainingInterrupted(run, 0, resume_command(room.config))
     return failed
@@ -284,18 +292,35 @@ def _make_job(cluster: Cluster, room: Room, pool: Pool, plan: Plan, start: Start
     )
 
 
-def _take_folds(run: Path, plan: Plan, chosen: Sequence[Fold], keep: bool, stack: ExitStack) -> list[Fold]:
-    """The folds that are left to do, locked until the stack is closed."""
-    mine = []
-    for fold in chosen:
-        other = stack.enter_context(holding(run / fold.folder))
-        if other is not None:
-            say(f"{place_of(fold, plan)}: {other} is running it")
-        elif is_done(run, fold):
-            tidy(run / fold.folder, keep)
+class _Held(ExitStack):
+    """The locks of the folds that are under way.
+
+    Args:
+        run, plan, keep: the run folder, its plan, whether checkpoints are kept.
+    """
+
+    def __init__(self, run: Path, plan: Plan, keep: bool) -> None:
+        super().__init__()
+        self._run, self._plan, self._keep = run, plan, keep
+        self._locks: dict[Fold, ExitStack] = {}
+
+    def take(self, fold: Fold) -> bool:
+        """Lock a fold that is neither done nor being run by another process."""
+        own = self.enter_context(ExitStack())
+        other = own.enter_context(holding(self._run / fold.folder))
+        if other is None and not is_done(self._run, fold):
+            self._locks[fold] = own
+            return True
+        if other is None:
+            tidy(self._run / fold.folder, self._keep)
         else:
-            mine.append(fold)
-    return mine
+            say(f"{place_of(fold, self._plan)}: {other} is running it")
+        own.close()
+        return False
+
+    def release(self, fold: Fold) -> None:
+        """Let others see that it has ended."""
+        self._locks.pop(fold).close()
 
 
 def _name(fold: Fold, plan: Plan) -> str:
