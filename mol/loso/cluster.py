@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -362,7 +362,8 @@ def _appears(run: Path, fold: Fold) -> bool:
     while not is_done(run, fold):
         if time.monotonic() > end:
             return False
-        os.listdir(run / fold.folder)  # which makes it look
+        with suppress(OSError):
+            os.listdir(run / fold.folder)  # which makes it look
         time.sleep(0.1)
     return True
 
