@@ -610,7 +610,8 @@ class _Run:
             self._watch.say(f"node {node.name} is not used any more: {error}")
         if task.shunned.issuperset(self._fit) and (self._fit or task.retries >= _RETRIES):
             return self._give_up(task, node, task.reason)
-        return self._retry(task, node)
+        self._retry(task, node)
+        return None
 
     def _lost(self, task: _Task, node: Node, failure: Exception) -> Done | None:
         """Run a task again that has not ended by itself."""
@@ -628,7 +629,8 @@ class _Run:
         task.reason = str(failure) if stopped else f"{LOST} ({type(failure).__name__})"
         if task.retries >= _RETRIES:
             return self._give_up(task, node, f"{task.reason}, {task.retries + 1} times in a row")
-        return self._retry(task, node)
+        self._retry(task, node)
+        return None
 
     def _retry(self, task: _Task, node: Node) -> None:
         task.retries += 1
