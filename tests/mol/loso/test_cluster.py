@@ -413,7 +413,7 @@ def test_a_fold_that_always_fails_is_named_and_the_others_go_on(
         mol.cli.main(arguments(on(cluster, config)))
     assert ended.value.code == 1
     said = capsys.readouterr().out
-    assert "error: 1 folds failed\n  2/4  tiny/s2: " in said
+    assert "error: 1 of 4 folds failed\n  2/4  tiny/s2: " in said
     assert "learning_rate: 0.5 → " in said
     records = read_records(Path(config.run))
     assert [bool(records[one.folder].error) for one in read_plan(straight).folds] == [False, True, False, False]
