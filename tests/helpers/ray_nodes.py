@@ -163,7 +163,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def until(met: Callable[[], Any], seconds: float = 60) -> Any:
+def until(met: Callable[[], Any], seconds: float = 240) -> Any:
     """Wait until a condition is met, and give what it gave."""
     end = time.monotonic() + seconds
     while not (found := met()):

@@ -122,7 +122,7 @@ class InThread(threading.Thread):
             self._error = error
 
     def finish(self) -> None:
-        self.join(120)
+        self.join(300)
         if self._error is not None:
             raise self._error
 
@@ -310,7 +310,7 @@ def test_a_driver_that_lost_the_whole_cluster_goes_on_with_the_next(cache: str, 
         config = on(first, local_config(cache, tmp_path / "run", **LONG))
         process = driver(config)
         until(lambda: list(Path(config.run).glob("folds/*/*/fold.json")) and under_way(config.run))
-    said, _ = process.communicate(timeout=180)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode not in (None, 0), said
     with nodes_here(1) as second:
         assert_succeeds(driver(on(second, local_config(cache, tmp_path / "run", **LONG)), "--resume"))
@@ -327,7 +327,7 @@ def test_a_stopped_driver_lets_the_folds_save_and_says_how_to_go_on(
     until(lambda: list(Path(config.run).glob("folds/*/*/log.csv")))
     time.sleep(1)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     # No checkpoint was due: these are of folds that have finished their step and saved.
     saved = [json.loads(path.read_text())["step"] for path in under_way(config.run)]
