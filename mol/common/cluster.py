@@ -47,6 +47,10 @@ _NO_NODE, _GRACE = 300.0, 300.0
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
 
 
+class TaskStoppedError(MOLError):
+    """A task was stopped by a signal and has saved what it had, to go on from there."""
+
+
 class LostNodeError(NodeError):
     """A node that does not answer."""
 
@@ -431,8 +435,8 @@ def on_cluster(
         admit: (function, arguments …), called on a node that joins later; a `MOLError` means that it is not fit.
         elsewhere: errors of `work` after which other nodes are tried; `NodeError` rules the node out for all tasks.
         most: number of tasks under way at most; 0 for as many as there is room for.
-        stopped: whether to stop: nothing more is sent out, what runs is interrupted (KeyboardInterrupt in `work`), and
-            what it still gives within 5 minutes is yielded.
+        stopped: whether to stop: nothing more is sent out, what runs is interrupted (as by Ctrl-C, to which `work` may
+            answer with `TaskStoppedError`), and what it still gives within 5 minutes is yielded.
     Yields:
         (index of the task, what became of it), in order of completion.
     Raises:
@@ -586,35 +590,48 @@ class _Run:
         label = self._name(task.index)
         try:
             error, result = self._ray.get(reference)
-        except self._ray.exceptions.TaskCancelledError:
-            self._watch.dropped(label, node.name)
-            return None
         except self._ray.exceptions.RayTaskError as failure:
             error, result = _not_ours(node, failure), ""
         except self._ray.exceptions.RayError as failure:
             self._doubt(node, failure)
-            never_began = isinstance(failure, self._ray.exceptions.TaskUnschedulableError)
-            if self._stopping or never_began:
-                self._watch.dropped(label, node.name)
-                self._again += [task] if not self._stopping else []
-                return None
-            task.shunned.add(node.key)
-            task.reason = f"{LOST} ({type(failure).__name__})"
-            if task.retries >= _RETRIES:
-                return self._give_up(task, node, f"{task.reason}, {task.retries + 1} times in a row")
-            return self._retry(task, node)
+            return self._lost(task, node, failure)
+        if isinstance(error, TaskStoppedError):
+            return self._lost(task, node, error)
         if error is None:
             self._watch.ended(label, node.name)
             return Done(result, node.name, task.retries)
         if not isinstance(error, self._elsewhere):
             raise error from _Remote(result)
+        if self._stopping:
+            return self._lost(task, node, error)
         task.shunned.add(node.key)
         task.reason = str(error)
-        if isinstance(error, NodeError) and self._fit.pop(node.key, None):
+        if isinstance(error, NodeError) and node.key in self._fit:
+            del self._fit[node.key]
             self._watch.say(f"node {node.name} is not used any more: {error}")
         if task.shunned.issuperset(self._fit) and (self._fit or task.retries >= _RETRIES):
             return self._give_up(task, node, task.reason)
-        return self._retry(task, node)
+        self._retry(task, node)
+        return None
+
+    def _lost(self, task: _Task, node: Node, failure: Exception) -> Done | None:
+        """Run a task again that has not ended by itself."""
+        label, stopped = self._name(task.index), isinstance(failure, TaskStoppedError)
+        if self._stopping:
+            self._watch.dropped(label, node.name)
+            if isinstance(failure, MOLError):
+                self._watch.say(f"{label}: {failure}")
+            return None
+        if isinstance(failure, self._ray.exceptions.TaskUnschedulableError):  # it never began
+            self._watch.dropped(label, node.name)
+            self._again.append(task)
+            return None
+        task.shunned.add(node.key)
+        task.reason = str(failure) if stopped else f"{LOST} ({type(failure).__name__})"
+        if task.retries >= _RETRIES:
+            return self._give_up(task, node, f"{task.reason}, {task.retries + 1} times in a row")
+        self._retry(task, node)
+        return None
 
     def _retry(self, task: _Task, node: Node) -> None:
         task.retries += 1

@@ -122,7 +122,7 @@ class InThread(threading.Thread):
             self._error = error
 
     def finish(self) -> None:
-        self.join(120)
+        self.join(300)
         if self._error is not None:
             raise self._error
 
@@ -265,16 +265,20 @@ def test_a_node_that_joins_during_the_run_takes_part(
     assert len({record.node for record in read_records(result.run).values()}) == 3
 
 
-def driver(config: LosoConfig, *more: str) -> subprocess.Popen[str]:
-    """The command line with these settings, as a process of its own."""
+def arguments(config: LosoConfig) -> list[str]:
+    """The command line with these settings."""
     options = [
         *("--protocol", config.protocol, "--run", config.run, "--network", config.network, "--steps", config.steps),
         *("--batch_size", config.batch_size, "--checkpoint_every", config.checkpoint_every, "--device", "cpu"),
         *("--engine", "ray", "--cpus-per-fold", 1),
         *(("--ray-address", config.ray_address) if config.ray_address else ()),
-        *more,
     ]
-    command = [sys.executable, "-m", "mol", "loso", *config.caches, *map(str, options)]
+    return ["loso", *config.caches, *map(str, options)]
+
+
+def driver(config: LosoConfig, *more: str) -> subprocess.Popen[str]:
+    """The command line with these settings, as a process of its own."""
+    command = [sys.executable, "-m", "mol", *arguments(config), *more]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -306,7 +310,7 @@ def test_a_driver_that_lost_the_whole_cluster_goes_on_with_the_next(cache: str, 
         config = on(first, local_config(cache, tmp_path / "run", **LONG))
         process = driver(config)
         until(lambda: list(Path(config.run).glob("folds/*/*/fold.json")) and under_way(config.run))
-    said, _ = process.communicate(timeout=180)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode not in (None, 0), said
     with nodes_here(1) as second:
         assert_succeeds(driver(on(second, local_config(cache, tmp_path / "run", **LONG)), "--resume"))
@@ -323,12 +327,13 @@ def test_a_stopped_driver_lets_the_folds_save_and_says_how_to_go_on(
     until(lambda: list(Path(config.run).glob("folds/*/*/log.csv")))
     time.sleep(1)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
+    said, _ = process.communicate(timeout=300)
     assert process.returncode == 130, said
     # No checkpoint was due: these are of folds that have finished their step and saved.
     saved = [json.loads(path.read_text())["step"] for path in under_way(config.run)]
     assert saved
     assert all(0 < step < LONG["steps"] for step in saved)
+    assert len(re.findall(r"tiny/s\d: it was stopped after step \d+ and has saved\n", said)) == len(saved)
     assert "everything is saved. Resume with:\n  mol loso --config" in said
     assert f"--engine ray --ray-address {cluster.address}" in said
     assert loso(replace(config, resume=True)).failed == ()
@@ -404,10 +409,11 @@ def test_a_fold_that_always_fails_is_named_and_the_others_go_on(
     folder = tmp_path / "run" / fold.folder
     other = alone(local_config(cache, tmp_path / "other", learning_rate=0.5, folds="2"))
     shutil.copytree(other / fold.folder / "checkpoints", folder / "checkpoints")
-    process = driver(on(cluster, config))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "error: 1 folds failed\n  2/4  tiny/s2: " in said
+    with pytest.raises(SystemExit) as ended:
+        mol.cli.main(arguments(on(cluster, config)))
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert "error: 1 of 4 folds failed\n  2/4  tiny/s2: " in said
     assert "learning_rate: 0.5 → " in said
     records = read_records(Path(config.run))
     assert [bool(records[one.folder].error) for one in read_plan(straight).folds] == [False, True, False, False]
