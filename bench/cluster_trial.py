@@ -98,13 +98,13 @@ class Times(NamedTuple):
 
     Attributes:
         folds: from the end of a node's fold to the end of its next, in the order of the plan.
-        first: until a node's first fold begins.
-        opening: that a node's first fold takes longer than the others, because the data is read.
+        first: until the first fold begins.
+        start: that a node's first fold takes longer than the others: process, imports, data.
     """
 
     folds: list[float]
     first: float
-    opening: float
+    start: float
 
 
 # Measuring
@@ -230,9 +230,10 @@ def _read(run: Path, machines: list[Machine], began: float, lines: Sequence[tupl
 
 
 def fold_times(run: Observed) -> Times:
-    """How long each fold occupies a node, and how long a node takes to begin.
+    """How long each fold occupies a node; the first one on a node counts as long as the median of the others.
 
-    A node's first fold counts as long as the median of the others: what it takes longer is `opening`.
+    Raises:
+        SettingsError: no node has done two folds.
     """
     ends = defaultdict(list)
     for index, (node, done, seconds) in enumerate(run.folds):
@@ -241,13 +242,15 @@ def fold_times(run: Observed) -> Times:
     for done in ends.values():
         done.sort()
         lengths |= {after[1]: after[0] - before[0] for before, after in itertools.pairwise(done)}
+    if not lengths:
+        raise SettingsError("no node has done two folds; give more --folds, or nodes a longer life (--mtbf)")
     inside = [seconds for index, (_, _, seconds) in enumerate(run.folds) if index in lengths]
-    typical, usual = statistics.median(lengths.values()), statistics.median(inside)
-    first = [ends[one.key][0] for one in run.machines if one.added == 0 and one.key in ends]
+    first = [done[0] for done in ends.values()]
+    typical = statistics.median(lengths.values())
     return Times(
         [lengths.get(index, typical) for index in range(len(run.folds))],
-        statistics.mean(done - typical for done, _, _ in first) if first else 0.0,
-        max(0.0, statistics.mean(seconds for _, _, seconds in first) - usual) if first else 0.0,
+        min(done - seconds for done, _, seconds in first),
+        max(0.0, statistics.mean(seconds for _, _, seconds in first) - statistics.median(inside)),
     )
 
 
@@ -255,10 +258,10 @@ def simulated(times: Times, disturbed: Observed) -> Outcome:
     """The disturbed run, from the folds' times and what happened to the nodes."""
     places: dict[int, list[Life]] = defaultdict(list)
     for one in disturbed.machines:
-        joins = times.first if one.added == 0 else disturbed.accepted.get(one.key, math.inf) + times.opening
+        joins = times.first if one.added == 0 else disturbed.accepted.get(one.key, math.inf)
         if joins < one.killed:  # otherwise it died before it took part
             places[one.place].append((joins, one.killed))
-    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]))
+    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]), times.start)
     return simulate(times.folds, [Node(1, place) for place in places.values()], recovery)
 
 
@@ -268,10 +271,10 @@ def drawn(times: Times, disturbed: Observed, mtbf: float) -> list[Outcome]:
     absent = []
     for one in disturbed.machines:
         if one.added and one.key in disturbed.accepted:
-            absent.append(disturbed.accepted[one.key] + times.opening - gone[one.place])
+            absent.append(disturbed.accepted[one.key] - gone[one.place])
         gone[one.place] = one.killed
     repair = statistics.mean(absent or [0.0])
-    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]))
+    recovery = Recovery(statistics.mean(disturbed.noticed or [0.0]), times.start)
     found = []
     for seed in range(REPETITIONS):
         nodes = [Node(1, lives(np.random.default_rng((seed, place)), mtbf, repair)) for place in range(NODES)]
@@ -308,15 +311,13 @@ def measure(options: argparse.Namespace) -> Path:
 
 def summary(options: argparse.Namespace, alone: Observed, killed: Observed) -> dict[str, Any]:
     """What was measured and simulated, as JSON."""
-    calm = fold_times(alone)
-    times = fold_times(killed)._replace(first=calm.first, opening=calm.opening)  # the second may kill nodes before that
-    undisturbed = simulate(calm.folds, [Node(1, [(calm.first, math.inf)])] * NODES)
+    calm, times = fold_times(alone), fold_times(killed)
     others = drawn(times, killed, options.mtbf)
     makespans, retries = [one.makespan for one in others], [one.retries for one in others]
     return {
         "settings": {name: getattr(options, name) for name in ("network", "folds", "steps", "mtbf", "repair", "seed")},
         "times": times._asdict(),
-        "undisturbed": {"measured": alone.makespan, "simulated": undisturbed.makespan, "folds": calm.folds},
+        "undisturbed": {"measured": alone.makespan, "simulated": simulated(calm, alone).makespan, "folds": calm.folds},
         "killed": {
             "machines": [
                 {**one._asdict(), "killed": None if one.killed == math.inf else one.killed} for one in killed.machines

@@ -136,7 +136,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     failures.add_argument("--mtbf", type=_above_zero, metavar="HOURS", help="mean time between two failures of a node")
     failures.add_argument("--repair", type=_above_zero, default=10.0, metavar="MINUTES", help="until a node is back")
     failures.add_argument("--detect", type=_above_zero, default=30.0, metavar="S", help="until a loss is noticed")
-    failures.add_argument("--start", type=_above_zero, default=30.0, metavar="S", help="of an attempt before it trains")
+    failures.add_argument("--start", type=_above_zero, default=30.0, metavar="S", help="before a device's first fold")
     failures.add_argument(
         "--checkpoint-every",
         type=_positive,

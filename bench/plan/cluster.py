@@ -37,7 +37,7 @@ class Recovery(NamedTuple):
 
     Attributes:
         detect: until the folds of a dead node are back in the queue.
-        start: of every attempt before it trains: process, imports, data.
+        start: that a device's first fold on a machine takes longer: process, imports, data.
         checkpoint: of training between two checkpoints; infinite where folds start anew.
     """
 
@@ -92,8 +92,8 @@ def simulate(folds: Sequence[float], nodes: Iterable[Node], recovery: Recovery =
 class _Place:
     def __init__(self, node: Node) -> None:
         self.devices, self.lives = node.devices, iter(node.lives)
-        self.free = 0
-        self.running: dict[int, float] = {}  # when the attempt at a fold began
+        self.free, self.cold = 0, 0  # devices; cold are those that have had no fold on this machine
+        self.running: dict[int, tuple[float, float]] = {}  # when the attempt at a fold began, and when it trained
 
 
 class _Run:
@@ -126,25 +126,29 @@ class _Run:
             self._plan(life[0], partial(self._join, place, life[1]))
 
     def _join(self, place: _Place, dies: float) -> None:
-        place.free = place.devices
+        place.free = place.cold = place.devices
         self._plan(dies, partial(self._die, place))
 
     def _hand_out(self) -> None:
         while (queue := self.again or self.waiting) and any(place.free for place in self.places):
             place, fold = max(self.places, key=lambda place: place.free), queue.popleft()
+            trains = self.now
+            if place.free == place.cold:
+                place.cold -= 1
+                trains += self.recovery.start
             place.free -= 1
-            place.running[fold] = self.now
-            self._plan(self.now + self.recovery.start + self.left[fold], partial(self._end, place, fold, self.now))
+            place.running[fold] = attempt = (self.now, trains)
+            self._plan(trains + self.left[fold], partial(self._end, place, fold, attempt))
 
-    def _end(self, place: _Place, fold: int, began: float) -> None:
-        if place.running.get(fold) == began:  # otherwise the node has died in between
+    def _end(self, place: _Place, fold: int, attempt: tuple[float, float]) -> None:
+        if place.running.get(fold) == attempt:  # otherwise the node has died in between
             del place.running[fold]
             place.free += 1
             self.done += 1
 
     def _die(self, place: _Place) -> None:
-        for fold, began in place.running.items():
-            kept = self._kept(self.now - began)
+        for fold, (began, trains) in place.running.items():
+            kept = self._kept(self.now - trains)
             self.left[fold] -= kept
             self.retries += 1
             self.lost += self.now - began - kept
@@ -152,7 +156,7 @@ class _Run:
         place.free, place.running = 0, {}
         self._plan_life(place)
 
-    def _kept(self, spent: float) -> float:
-        """Seconds of training in the checkpoints of an attempt that lasted `spent` seconds."""
+    def _kept(self, trained: float) -> float:
+        """Seconds of training in the checkpoints of an attempt that has trained for so long."""
         every = self.recovery.checkpoint
-        return 0.0 if every == math.inf else max(0.0, spent - self.recovery.start) // every * every
+        return 0.0 if every == math.inf else max(0.0, trained) // every * every

@@ -110,7 +110,7 @@ def failures_table(
     rows = []
     for count in devices:
         sizes = [min(per_node, count - first) for first in range(0, count, per_node)]
-        undisturbed = makespan([recovery.start + cost.fold[1]] * settings.folds, count)
+        undisturbed = recovery.start + makespan([cost.fold[1]] * settings.folds, count)
         for name, way in (("anew", recovery._replace(checkpoint=math.inf)), ("from a checkpoint", recovery)):
             about = [str(count), str(len(sizes)), duration(undisturbed), name]
             expected = (way.start + min(way.checkpoint, cost.fold[1])) / mtbf  # attempts, as a logarithm
@@ -133,8 +133,8 @@ def failures_table(
     intro = (
         f"Simulated, {repetitions} times each, folds side by side: every node fails at random after "
         f"{duration(mtbf)} on average, and is replaced after {duration(repair)}. Its folds are queued again after "
-        f"{duration(recovery.detect)}. Every attempt needs {duration(recovery.start)} to start; a checkpoint is saved "
-        f"every {duration(recovery.checkpoint)} of training."
+        f"{duration(recovery.detect)}. A device's first fold on a machine takes {duration(recovery.start)} longer; a "
+        f"checkpoint is saved every {duration(recovery.checkpoint)} of training."
     )
     return f"{intro}\n\n{markdown_table(titles, rows)}"
 

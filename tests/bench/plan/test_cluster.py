@@ -30,13 +30,13 @@ def test_without_failures_the_simulation_is_list_scheduling():
 
 
 def test_a_failure_by_hand():
-    """The second fold starts at 4 s, and the node dies at 18 s: 2 s of start are lost, 12 s of training are saved."""
+    """The second fold starts at 4 s, and the node dies at 18 s: 12 s of training are saved, 2 s are lost."""
     recovery = Recovery(detect=5.0, start=2.0, checkpoint=4.0)
     nodes = [Node(1, [(0.0, 18.0), (30.0, math.inf)])]
-    found = simulate([2.0, 13.0], nodes, recovery)  # 2 s to start and 1 s of training are left at 30 s
-    assert found == (33.0, 1, 2.0)
-    anew = simulate([2.0, 13.0], nodes, recovery._replace(checkpoint=math.inf))
-    assert anew == (45.0, 1, 14.0)
+    found = simulate([2.0, 15.0], nodes, recovery)  # 2 s to start and 3 s of training are left at 30 s
+    assert found == (35.0, 1, 2.0)
+    anew = simulate([2.0, 15.0], nodes, recovery._replace(checkpoint=math.inf))
+    assert anew == (47.0, 1, 14.0)
 
 
 def test_a_fold_of_a_dead_node_goes_on_elsewhere_and_waits_until_the_loss_is_noticed():
@@ -49,6 +49,12 @@ def test_a_fold_that_was_lost_comes_before_those_that_wait():
     """Lost at 6 s, it begins again on the first device that is free, at 9 s; after the others it would end at 23 s."""
     nodes = [Node(2, ALWAYS), Node(1, [(0.0, 6.0)])]
     assert simulate([5.0, 5.0, 10.0, 4.0, 4.0, 4.0, 4.0], nodes) == (19.0, 1, 6.0)
+
+
+def test_only_the_first_fold_of_a_device_on_a_machine_waits_for_the_start():
+    """Both devices start once, and again after the death at 20 s, where the second fold of each is lost after 8 s."""
+    nodes = [Node(2, [(0.0, 20.0), (30.0, math.inf)])]
+    assert simulate([10.0] * 6, nodes, Recovery(start=2.0)) == (52.0, 2, 16.0)
 
 
 def test_a_node_takes_all_its_folds_with_it():
@@ -72,13 +78,13 @@ def outcomes(folds, mtbf, recovery, repetitions=300, nodes=1, repair=0.0):
 
 def test_retries_without_checkpoints_are_geometric():
     """An attempt at a fold of length L survives with e^(−L/M): e^(L/M) − 1 retries, and M(e^(L/M) − 1) s in all."""
-    mtbf, length, start = 100.0, 70.0, 10.0
-    expected = math.exp((length + start) / mtbf) - 1
-    time, retries, lost = outcomes([length] * 20, mtbf, Recovery(start=start))
+    mtbf, length = 100.0, 80.0
+    expected = math.exp(length / mtbf) - 1
+    time, retries, lost = outcomes([length] * 20, mtbf, Recovery())
     # 6000 folds: the mean of the retries is within 3 % of its value at three standard deviations.
     assert retries / 20 == pytest.approx(expected, rel=0.05)
     assert time / 20 == pytest.approx(mtbf * expected, rel=0.05)
-    assert lost / 20 == pytest.approx(mtbf * expected - length - start, rel=0.08)
+    assert lost / 20 == pytest.approx(mtbf * expected - length, rel=0.08)
 
 
 def test_retries_with_checkpoints_are_those_of_the_pieces_between_them():
@@ -95,7 +101,7 @@ def test_nodes_that_fail_more_rarely_finish_earlier():
     found = [outcomes([60.0] * 24, mtbf, recovery, 100, nodes=4, repair=30.0) for mtbf in (60, 120, 240, 960, 1e9)]
     for column in np.transpose(found):
         assert (np.diff(column) < 0).all()
-    assert found[-1] == pytest.approx((6 * 65.0, 0, 0))
+    assert found[-1] == pytest.approx((5 + 6 * 60.0, 0, 0))
 
 
 def test_lives_follow_each_other_after_the_repair():
