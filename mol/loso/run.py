@@ -27,9 +27,9 @@ from mol.data.split import person
 from mol.loso.cluster import find_room, run_on_cluster, sole_driver
 from mol.loso.folds import Fold, choose_folds, plan_folds
 from mol.loso.plan import FoldRecord, Plan, make_plan, record_fold
-from mol.loso.progress import describe_fold, note_fold, place_of
+from mol.loso.progress import describe_fold, finish_tables, note_fold, place_of
 from mol.loso.results import is_done, read_results
-from mol.loso.scores import describe_scores, score_table, write_tables
+from mol.loso.scores import describe_scores, score_table
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
@@ -176,11 +176,7 @@ def _saying_how_to_resume(config: LosoConfig) -> Iterator[None]:
 def _result(begun: _Begun, busy: float | None, failed: tuple[str, ...] = ()) -> LosoResult:
     run, folds = Path(begun.config.run), begun.plan.folds
     done = sum(is_done(run, fold) for fold in folds)
-    scores = None
-    if done:
-        with locked(run, wait=True):
-            scores = write_tables(run, begun.plan, read_results(run, begun.plan))
-    return LosoResult(run, scores, done, len(folds), busy, failed)
+    return LosoResult(run, finish_tables(run, begun.plan), done, len(folds), busy, failed)
 
 
 def _starting_weights(config: LosoConfig) -> StartingWeights | None:
