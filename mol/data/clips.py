@@ -21,7 +21,7 @@ from mol.common.devices import upload
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
-from mol.data.order import CROPS, ClipOrder
+from mol.data.order import CROPS, WHOLE, ClipOrder
 from mol.data.split import person
 from mol.vision.points import FLIP_PERMUTATION
 
@@ -39,6 +39,8 @@ class Batch(NamedTuple):
         label: (B,) int64, class index.
         row: (B,) int64, row of the cache.
         pairs: (2, M) int64, clip and first frame of the pairs whose flow is trained; None for all.
+        pairs_at_once, pairs_of_step: for a part of a step's batch, how many pairs all processes train at once, and how
+            many the step has.
     """
 
     clips: Tensor
@@ -47,6 +49,8 @@ class Batch(NamedTuple):
     label: Tensor
     row: Tensor
     pairs: Tensor | None = None
+    pairs_at_once: int = 0
+    pairs_of_step: int = 0
 
     @property
     def inputs(self) -> Tensor:
@@ -260,13 +264,14 @@ class ResidentClips:
         landmarks = self._held.landmarks[self._positions, 1:].double()
         return (landmarks.mean(dim=(0, 1)) - self.margin // 2).float().cpu()
 
-    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
+    def training_batch(self, step: int, seed: int, batch_size: int, cut: slice = WHOLE) -> Batch:
         """Batch of one training step: random crops, randomly mirrored; equal for equal (seed, step).
 
         Args:
             step: counted from 0.
             seed: of the run.
             batch_size: number of clips.
+            cut: which of them; how each varies does not depend on it.
         Raises:
             SettingsError: the batch is larger than the data set.
         """
@@ -279,9 +284,9 @@ class ResidentClips:
                 generator.integers(0, 2, batch_size) * self.augmentation.flip,
             ]
         )
-        index, top, left, flip = upload(torch.from_numpy(drawn.astype(np.int64)), self.device).unbind(0)
-        light = upload(torch.from_numpy(generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)), self.device)
-        return self._crop(index, top, left, flip, light)
+        index, top, left, flip = upload(torch.from_numpy(drawn[:, cut].astype(np.int64)), self.device).unbind(0)
+        light = generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)[:, cut]
+        return self._crop(index, top, left, flip, upload(torch.from_numpy(light), self.device))
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """Centre crops, never mirrored or varied.

@@ -28,6 +28,8 @@ from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
+from mol.training.launch import Launched
+from mol.training.ranks import ALONE
 from mol.training.resume import TrainingInterrupted, as_begun
 from mol.training.runlog import describe_busy_share
 from mol.training.settings import read_saved_config
@@ -79,6 +81,7 @@ def loso(config: LosoConfig) -> LosoResult:
     if config.resume and (Path(config.run) / "loso.yaml").is_file():
         config = as_begun(config, read_saved_config(Path(config.run) / "loso.yaml"))
     fabric, config = open_device(config)
+    device = Launched(fabric, ALONE)
     start = _starting_weights(config)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)
@@ -92,7 +95,7 @@ def loso(config: LosoConfig) -> LosoResult:
     done = len(read_results(Path(config.run), plan))
     network = find_network(config.network)
     clips = network.hold(pool, range(len(pool)), fabric.device, config.normalisation)
-    opened = OpenRun(config, fabric, pool, clips, plan, start)
+    opened = OpenRun(config, device, pool, clips, plan, start)
     say(_greeting(opened, chosen, done))
     if start is not None:
         new = "" if start.classes == list(pool.classes) else "; the last layer of the emotion head is new"
@@ -167,7 +170,7 @@ def _greeting(opened: OpenRun, chosen: Sequence[Fold], done: int) -> str:
     which = f"{len(chosen)} of {total} folds" if len(chosen) < total else f"{total} folds"
     return (
         f"{pool.protocol.name}: {people} people, {videos} videos, {len(pool)} clips of {', '.join(pool.datasets)} on "
-        f"{opened.fabric.device}; {which} of {opened.config.steps} steps to run, {done} of {total} already done"
+        f"{opened.device.fabric.device}; {which} of {opened.config.steps} steps to run, {done} of {total} already done"
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import shutil
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -23,6 +23,7 @@ from mol.networks.trained import load_model
 from mol.scoring.calibration import temperature_of
 from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, write_predictions
 from mol.scoring.metrics import recognition_scores
+from mol.training.launch import Launched
 from mol.training.runlog import FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
 from mol.training.starting import StartingWeights
@@ -34,7 +35,7 @@ class OpenRun(NamedTuple):
 
     Attributes:
         config: the settings.
-        fabric: of their device and precision.
+        device: of the settings.
         pool: the data.
         clips: all of it, on the device.
         plan: of the run.
@@ -42,7 +43,7 @@ class OpenRun(NamedTuple):
     """
 
     config: LosoConfig
-    fabric: Any
+    device: Launched
     pool: Pool
     clips: HeldClips
     plan: Plan
@@ -59,14 +60,14 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
     config, started = opened.config, time.monotonic()
     training = _train_config(config, fold)
     try:
-        result = train_on(training, opened.fabric, opened.pool, opened.clips.part, FoldLog, opened.start)
+        result = train_on(training, opened.device, opened.pool, opened.clips.part, FoldLog, opened.start)
     except SettingsError as error:
         raise SettingsError(f"fold {fold.person}, seed {fold.seed}: {error}") from error
     # From the file and not from memory, so that a fold that was interrupted here gives the same numbers.
-    trained = load_model(result.checkpoint, opened.fabric.device)
+    trained = load_model(result.checkpoint, opened.device.fabric.device)
     state = trained.state
     clips = opened.clips.part(result.split.held_out)
-    model = opened.fabric.setup_module(trained.model)
+    model = opened.device.fabric.setup_module(trained.model)
     mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     loss = trained.network.loss(dataclasses.asdict(config.loss))
     found = estimate(model, clips, loss, mean_shape, config.batch_size)

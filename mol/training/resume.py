@@ -25,7 +25,7 @@ _Run = TypeVar("_Run", bound=RunSettings)
 _FREE = (
     *("cache", "run", "resume", "log_every", "checkpoint_every", "device"),
     *("out", "workers", "ahead", "tvl1_pairs"),
-    "graph",
+    *("graph", "devices", "num_nodes", "strategy", "requeue"),
 )
 # What runs did that were begun before these settings existed.
 _BEFORE: dict[str, Any] = {"model.meeting": "side-by-side", "rates.predictors": None, "flow_pairs": "all"}
