@@ -130,7 +130,9 @@ def synchronised_batch_norm(
     scale = (var + norm.eps).rsqrt()
     offset = torch.zeros_like(mean)
     if norm.weight is not None:
-        scale, offset = scale * norm.weight.to(scale.dtype).repeat(groups), norm.bias.to(scale.dtype).repeat(groups)
+        scale = scale * norm.weight.to(scale.dtype).repeat(groups)
+    if norm.bias is not None:
+        offset = norm.bias.to(scale.dtype).repeat(groups)
     # The mean is subtracted as a constant, so that nothing is lost where it is large; its gradient goes by the offset.
     offset = offset - scale * (mean - mean.detach())
     if not wide.numel():  # which PyTorch's operator refuses

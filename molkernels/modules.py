@@ -133,7 +133,7 @@ class FCC(nn.Module):
         _check_size(x, self.size)
         checks.integer("groups", groups)
         residual = self.variant == "released"
-        if self.uses_running_statistics() and _is_batch_norm(self.norm):
+        if _is_batch_norm(self.norm) and self.uses_running_statistics():
             y = functional.fcc(
                 x,
                 self.parameters_for_axes(),

@@ -39,8 +39,6 @@ class Batch(NamedTuple):
         label: (B,) int64, class index.
         row: (B,) int64, row of the cache.
         pairs: (2, M) int64, clip and first frame of the pairs whose flow is trained; None for all.
-        pairs_at_once, pairs_of_step: for a part of a step's batch, how many pairs all processes train at once, and how
-            many the step has.
     """
 
     clips: Tensor
@@ -49,8 +47,6 @@ class Batch(NamedTuple):
     label: Tensor
     row: Tensor
     pairs: Tensor | None = None
-    pairs_at_once: int = 0
-    pairs_of_step: int = 0
 
     @property
     def inputs(self) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -40,6 +40,29 @@ PUBLISHED = Defaults(
 
 # This module's stream of random numbers; 1 to 3 belong to mol.data.
 _PAIRS = 4
+
+
+class PartBatch(NamedTuple):
+    """A part of a step's batch, as `mol.data.clips.Batch`, with what the other parts have.
+
+    Attributes:
+        pairs_at_once: pairs that all processes train at once.
+        pairs_of_step: pairs of the step.
+    """
+
+    clips: Tensor
+    flow: Tensor
+    landmarks: Tensor
+    label: Tensor
+    row: Tensor
+    pairs: Tensor
+    pairs_at_once: int
+    pairs_of_step: int
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the network is called with: the clips."""
+        return self.clips
 
 
 class MOLNetwork(Network):
@@ -120,7 +143,7 @@ class MOLNetwork(Network):
         batch_size: int,
         flow_pairs: int | str | None,
         part: Part | None = None,
-    ) -> Batch:
+    ) -> Batch | PartBatch:
         """Random crops, and the pairs whose flow is trained: as evenly over the clips as their number allows."""
         batch = cast(Batch, super().training_batch(clips, step, seed, batch_size, flow_pairs, part))
         if flow_pairs == "all":
@@ -138,11 +161,8 @@ class MOLNetwork(Network):
         every_whole = _spread(np.stack([clip, start]), chosen.shape[1], part.wholes)
         at_once = every_whole[part.place]
         here = at_once[:, (part.first <= at_once[0]) & (at_once[0] < part.last)]
-        return batch._replace(
-            pairs=upload(torch.from_numpy(here - np.array([[part.first], [0]])), batch.clips.device),
-            pairs_at_once=at_once.shape[1],
-            pairs_of_step=sum(pairs.shape[1] for pairs in every_whole),
-        )
+        pairs = upload(torch.from_numpy(here - np.array([[part.first], [0]])), batch.clips.device)
+        return PartBatch(*batch[:-1], pairs, at_once.shape[1], sum(some.shape[1] for some in every_whole))
 
     def shared(self, loss: Loss, terms: Terms, batch: Any, part: Part) -> LossTerms:
         """The flow's loss is a mean over pairs, the others are means over clips."""
@@ -158,7 +178,7 @@ class MOLNetwork(Network):
         """All three outputs; the emotion alone if no flow is trained and landmarks weigh nothing."""
         if batch.pairs is None:
             return cast(Output, model(batch.clips))
-        elsewhere = batch.pairs_at_once > 0
+        elsewhere = getattr(batch, "pairs_at_once", 0) > 0
         if not (batch.pairs.shape[1] or elsewhere or cast(MOLLoss, loss).w_ldm):
             return Emotion(model.recognise(batch.clips))
         if elsewhere:
