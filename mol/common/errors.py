@@ -57,6 +57,10 @@ class SettingsError(MOLError, ValueError):
     """A setting or command-line value that cannot work; the message says what is allowed."""
 
 
+class NodeError(MOLError, RuntimeError):
+    """A node of a cluster that cannot do its part; the message names node and reason."""
+
+
 class MissingExtraError(MOLError, ImportError):
     """An optional dependency that is not installed; the message contains the command that installs it."""
 

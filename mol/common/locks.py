@@ -10,6 +10,9 @@ Where a file system has no such locks, the lock is a file that names process and
 machine which no longer runs is taken over; that of another machine has to be deleted by hand.
 
 Windows has neither; there nothing is locked.
+
+These locks are for the processes of one machine. Work that crosses machines is handed out by one driver
+(`mol.common.cluster`), which holds them for all of its nodes.
 """
 
 from __future__ import annotations

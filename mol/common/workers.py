@@ -190,16 +190,16 @@ def _serve(work: Callable[..., Any], connection: Connection) -> None:
         try:
             answer = None, work(*task)
         except Exception as error:
-            answer = _picklable(error), traceback.format_exc()
+            answer = picklable(error), traceback.format_exc()
         try:
             connection.send(answer)
         except BrokenPipeError:
             return
         except Exception as error:  # the result can't be pickled
-            connection.send((_picklable(error), traceback.format_exc()))
+            connection.send((picklable(error), traceback.format_exc()))
 
 
-def _picklable(error: Exception) -> Exception:
+def picklable(error: Exception) -> Exception:
     """The error, or if it can't travel between processes one that says the same."""
     try:
         pickle.loads(pickle.dumps(error))

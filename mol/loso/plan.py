@@ -1,4 +1,4 @@
-"""What every process of a leave-one-subject-out run must agree on, kept in folds.json."""
+"""What every process of a leave-one-subject-out run must agree on, and how its folds were run, kept in folds.json."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from mol.scoring.estimate import notes
 
 _FORMAT = 1
 _FILE = "folds.json"
+_RECORDS = "records"
 _REMEDY = "copy the whole run folder again, or start a new run"
 
 
@@ -178,6 +179,45 @@ def read_plan(run: Path) -> Plan:
         numbers[fold.seed] += 1
         folds.append(Fold(numbers[fold.seed], **values_of(fold)))
     return Plan(**{**values_of(found), "folds": folds})
+
+
+@dataclass(frozen=True)
+class FoldRecord:
+    """Where and how a fold was run last, which its numbers do not depend on.
+
+    Attributes:
+        node: name of the machine.
+        seconds: from its start there until its end.
+        retries: how often it had to be sent out again, because a worker or a machine was lost; 0 without a cluster.
+        error: why it failed; empty if it is done.
+    """
+
+    node: str
+    seconds: float
+    retries: int = 0
+    error: str = ""
+
+
+def record_fold(run: Path, fold: Fold, record: FoldRecord) -> None:
+    """Note in folds.json how a fold was run; whoever calls this holds the lock of the run folder.
+
+    Raises:
+        DataError: folds.json is missing or damaged.
+        StorageError: it could not be written.
+    """
+    content = read_json(run / _FILE, dict[str, Any], _REMEDY)
+    records = {**content.get(_RECORDS, {}), fold.folder: dataclasses.asdict(record)}
+    write_json(run / _FILE, {**content, _RECORDS: records})
+
+
+def read_records(run: Path) -> dict[str, FoldRecord]:
+    """How the folds of a run were run, by their folders; folds of earlier versions have no entry.
+
+    Raises:
+        DataError: folds.json is missing or damaged.
+    """
+    content = read_json(run / _FILE, dict[str, Any], _REMEDY)
+    return typed(content.get(_RECORDS, {}), dict[str, FoldRecord], f"{run / _FILE}, {_RECORDS}", _REMEDY)
 
 
 def _contradiction(found: _Content) -> str:

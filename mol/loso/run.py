@@ -4,32 +4,36 @@
     folds/seed0/<dataset>-<subject>/               a run folder of `mol train`, then predictions.csv and fold.json
     predictions.csv, subjects.csv, scores.*, …     made of all folds that are done (`mol.loso.scores`)
 
-The data is loaded onto the device once for all folds.
+The data is loaded onto the device once for all folds. With ``--engine ray`` they are tasks on a cluster instead
+(`mol.loso.cluster`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mol.common.errors import SettingsError
+from mol.common.cluster import connected
+from mol.common.errors import MOLError, SettingsError
 from mol.common.terminal import console, duration, say
 from mol.data.pool import Pool
 from mol.data.split import person
+from mol.loso.cluster import find_room, run_on_cluster, sole_driver
 from mol.loso.folds import Fold, choose_folds, plan_folds
-from mol.loso.plan import make_plan
-from mol.loso.results import is_done, read_result, read_results
-from mol.loso.scores import COMPOSITE, describe_scores, score_table, write_tables
+from mol.loso.plan import FoldRecord, Plan, make_plan, record_fold
+from mol.loso.progress import describe_fold, note_fold, place_of
+from mol.loso.results import is_done, read_results
+from mol.loso.scores import describe_scores, score_table, write_tables
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
-from mol.training.launch import Launched
-from mol.training.ranks import ALONE
 from mol.training.resume import TrainingInterrupted, as_begun
 from mol.training.runlog import describe_busy_share
 from mol.training.settings import read_saved_config
@@ -45,6 +49,7 @@ class LosoResult(NamedTuple):
         scores: content of scores.json; None if no fold is done yet.
         done, total: folds, over all seeds.
         busy_share: share of the time of this process's steps in which the network was at work; None if it did none.
+        failed: a line for each fold that failed while others went on.
     """
 
     run: Path
@@ -52,10 +57,11 @@ class LosoResult(NamedTuple):
     done: int
     total: int
     busy_share: float | None
+    failed: tuple[str, ...] = ()
 
 
 def run_loso(config: LosoConfig) -> None:
-    """Run the folds and print the scores."""
+    """Run the folds and print the scores; exits with code 1 if folds failed while others went on."""
     result = loso(config)
     if result.scores is not None:
         console().print(score_table(result.scores))
@@ -66,6 +72,9 @@ def run_loso(config: LosoConfig) -> None:
         others = dataclasses.replace(config, folds=None)
         say(f"{result.total - result.done} of {result.total} folds are left: {resume_command(others)}")
     say(f"written to {result.run}\nnext: mol report {result.run}")
+    if result.failed:
+        say("\n  ".join([f"error: {len(result.failed)} folds failed", *result.failed]))
+        raise SystemExit(1)
 
 
 def loso(config: LosoConfig) -> LosoResult:
@@ -77,11 +86,61 @@ def loso(config: LosoConfig) -> LosoResult:
         SettingsError: settings that cannot work, a run folder already in use, or a resumed run with other settings.
         TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
         CacheError, DataError, CheckpointError, StorageError: data, checkpoint or disk fail; the message says which.
+        NodeError, InUseError, MissingExtraError: with engine "ray", no node can be used, another driver runs the
+            folder, or Ray is not installed. A fold that fails there is in the result.
     """
     if config.resume and (Path(config.run) / "loso.yaml").is_file():
         config = as_begun(config, read_saved_config(Path(config.run) / "loso.yaml"))
+    return _on_cluster(config) if config.engine == "ray" else _here(config)
+
+
+def _here(config: LosoConfig) -> LosoResult:
+    """One fold after another in this process."""
     fabric, config = open_device(config)
-    device = Launched(fabric, ALONE)
+    begun = _begin(config)
+    pool, start = begun.pool, begun.start
+    clips = find_network(config.network).hold(pool, range(len(pool)), fabric.device, config.normalisation)
+    opened = OpenRun(config, fabric, pool, clips, begun.plan, start)
+    _greet(begun, str(fabric.device))
+    with _saying_how_to_resume(config):
+        busy = _run_folds(opened, begun.chosen)
+    return _result(begun, busy)
+
+
+def _on_cluster(config: LosoConfig) -> LosoResult:
+    """Folds at once on the nodes of a Ray cluster."""
+    with connected(config.ray_address) as cluster:
+        room = find_room(cluster, config)
+        with sole_driver(config):
+            begun = _begin(room.config)
+            _greet(begun, f"{room.config.device} of {len(room.nodes)} nodes, {room.need} a fold")
+            with _saying_how_to_resume(config):
+                failed = run_on_cluster(cluster, room, begun.pool, begun.plan, begun.chosen, begun.start)
+    return _result(begun, None, tuple(f"{place_of(fold, begun.plan)}: {error}" for fold, error in failed.items()))
+
+
+class _Begun(NamedTuple):
+    """A run whose folder is claimed.
+
+    Attributes:
+        config: the settings.
+        pool: the data.
+        plan: of the run.
+        chosen: the folds of this process.
+        start: the weights that every fold starts from, if any.
+        done: number of folds that are done, of all.
+    """
+
+    config: LosoConfig
+    pool: Pool
+    plan: Plan
+    chosen: list[Fold]
+    start: StartingWeights | None
+    done: int
+
+
+def _begin(config: LosoConfig) -> _Begun:
+    """Open the data, plan the folds, claim the run folder."""
     start = _starting_weights(config)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)
@@ -92,24 +151,36 @@ def loso(config: LosoConfig) -> LosoResult:
     plan = make_plan(config, pool, folds, start.name if start is not None else None)
     claim(config, plan)
     # Before the data is loaded: a damaged fold is named at once.
-    done = len(read_results(Path(config.run), plan))
-    network = find_network(config.network)
-    clips = network.hold(pool, range(len(pool)), fabric.device, config.normalisation)
-    opened = OpenRun(config, device, pool, clips, plan, start)
-    say(_greeting(opened, chosen, done))
+    return _Begun(config, pool, plan, chosen, start, len(read_results(Path(config.run), plan)))
+
+
+def _greet(begun: _Begun, where: str) -> None:
+    say(_greeting(begun, where))
+    pool, start = begun.pool, begun.start
     if start is not None:
         new = "" if start.classes == list(pool.classes) else "; the last layer of the emotion head is new"
         say(f"every fold begins with the starting weights {start.name}{new}")
-    for note in network.notes(pool):
+    for note in find_network(begun.config.network).notes(pool):
         say(f"note: {note}")
+
+
+@contextmanager
+def _saying_how_to_resume(config: LosoConfig) -> Iterator[None]:
     try:
-        busy = _run_folds(opened, chosen)
+        yield
     except (TrainingInterrupted, KeyboardInterrupt):
         say(f"stopped; everything is saved. Resume with:\n  {resume_command(config)}")
         raise
-    done = sum(is_done(Path(config.run), fold) for fold in folds)
-    scores = _write_tables(opened) if done else None
-    return LosoResult(Path(config.run), scores, done, len(folds), busy)
+
+
+def _result(begun: _Begun, busy: float | None, failed: tuple[str, ...] = ()) -> LosoResult:
+    run, folds = Path(begun.config.run), begun.plan.folds
+    done = sum(is_done(run, fold) for fold in folds)
+    scores = None
+    if done:
+        with locked(run, wait=True):
+            scores = write_tables(run, begun.plan, read_results(run, begun.plan))
+    return LosoResult(run, scores, done, len(folds), busy, failed)
 
 
 def _starting_weights(config: LosoConfig) -> StartingWeights | None:
@@ -120,35 +191,39 @@ def _starting_weights(config: LosoConfig) -> StartingWeights | None:
     return start
 
 
-def _write_tables(opened: OpenRun) -> dict[str, Any]:
-    """Write the tables of all folds that are done, one process at a time, so that the last to write knows all."""
-    run = Path(opened.config.run)
-    with locked(run, wait=True):
-        return write_tables(run, opened.plan, read_results(run, opened.plan))
-
-
 def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
     """Run the folds that are not done; returns the busy share of all steps, or None if there were none."""
-    config, run = opened.config, Path(opened.config.run)
+    config, plan, run = opened.config, opened.plan, Path(opened.config.run)
     seconds, data_seconds, spent = 0.0, 0.0, list[float]()
     for place, fold in enumerate(chosen):
         folder = run / fold.folder
         with holding(folder) as other:
             if other is not None:
-                say(f"{_place(fold, opened)}: {other} is running it")
+                say(f"{place_of(fold, plan)}: {other} is running it")
                 continue
             if is_done(run, fold):
                 tidy(folder, config.keep_checkpoints)
                 continue
             started = time.monotonic()
-            result = train_and_test(opened, fold)
+            try:
+                result = train_and_test(opened, fold)
+            except MOLError as error:
+                with locked(run, wait=True):
+                    record_fold(run, fold, _record(started, str(error)))
+                raise
             seconds, data_seconds = seconds + result.timing.seconds, data_seconds + result.timing.data_seconds
             spent.append(time.monotonic() - started)
             tidy(folder, config.keep_checkpoints)
-        scores = _write_tables(opened)
+        scores = note_fold(run, plan, fold, _record(started))
         left = sum(not is_done(run, other) for other in chosen[place + 1 :])
-        say(_fold_line(opened, fold, scores, spent, left))
+        rest = f", {duration(left * sum(spent) / len(spent))} left" if left else ""
+        if scores is not None:
+            say(describe_fold(run, plan, fold, scores, spent[-1], rest))
     return 1 - data_seconds / seconds if seconds else None
+
+
+def _record(started: float, error: str = "") -> FoldRecord:
+    return FoldRecord(socket.gethostname(), round(time.monotonic() - started, 3), error=error)
 
 
 def _check_sets(config: LosoConfig, pool: Pool) -> None:
@@ -163,29 +238,12 @@ def _check_sets(config: LosoConfig, pool: Pool) -> None:
         raise SettingsError(f"the caches hold {', '.join(extra)}, which --sets does not name; leave their caches out")
 
 
-def _greeting(opened: OpenRun, chosen: Sequence[Fold], done: int) -> str:
-    pool, total = opened.pool, len(opened.plan.folds)
+def _greeting(begun: _Begun, where: str) -> str:
+    pool, chosen, total = begun.pool, begun.chosen, len(begun.plan.folds)
     people = len({person(row) for row in pool.rows})
     videos = len({(person(row), row["clip"]) for row in pool.rows})
     which = f"{len(chosen)} of {total} folds" if len(chosen) < total else f"{total} folds"
     return (
         f"{pool.protocol.name}: {people} people, {videos} videos, {len(pool)} clips of {', '.join(pool.datasets)} on "
-        f"{opened.device.fabric.device}; {which} of {opened.config.steps} steps to run, {done} of {total} already done"
-    )
-
-
-def _place(fold: Fold, opened: OpenRun) -> str:
-    people = len(opened.plan.folds) // len(opened.config.seeds)
-    seed = f"seed {fold.seed}  " if len(opened.config.seeds) > 1 else ""
-    return f"{seed}{fold.number}/{people}  {fold.person}"
-
-
-def _fold_line(opened: OpenRun, fold: Fold, scores: Mapping[str, Any], spent: Sequence[float], left: int) -> str:
-    facts = read_result(Path(opened.config.run), fold, opened.plan.classes).facts
-    so_far = scores["seeds"][str(fold.seed)][COMPOSITE]
-    rest = f", {duration(left * sum(spent) / len(spent))} left" if left else ""
-    scored = f"so far UF1 {so_far['uf1']:.3f}, UAR {so_far['uar']:.3f} over {so_far['videos']} videos"
-    return (
-        f"{_place(fold, opened)}: {facts['correct']} of {facts['videos']} videos right; "
-        f"{scored}; {duration(spent[-1])}{rest}"
+        f"{where}; {which} of {begun.config.steps} steps to run, {begun.done} of {total} already done"
     )

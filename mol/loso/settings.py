@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from mol.common.checks import MOST_WORKERS, require_at_most, require_one_of, require_positive
 from mol.common.errors import SettingsError
 from mol.loso.folds import names_of
 from mol.training.ablation import apply_ablation
@@ -28,6 +31,14 @@ class LosoConfig(TrainingSettings):
         keep_checkpoints: keep the weights of each fold's chosen checkpoint, with "mol" 177 MB per fold (12 GB for 68).
             While a fold trains, its checkpoint holds the optimizer too, 530 MB.
         validate_every: steps between two evaluations of the held-out person, for the curves; 0 for none.
+        engine: "local" runs one fold after another here; "ray" runs every fold as a task on a Ray cluster and sends it
+            to another node if its own is lost (pip install "molkernels[scale]").
+        ray_address: with engine "ray", "auto" for the cluster that this machine is part of, or HOST:PORT; a cluster of
+            this machine alone, which ends with the run, when empty.
+        gpus_per_fold: with engine "ray", GPUs of a fold, or a share such as 0.25 of one; when empty 1 if a node has
+            GPUs and the device is not "cpu", else 0.
+        cpus_per_fold: with engine "ray", cores and PyTorch threads of a fold; when empty as many as a fold would use
+            here, and 1 with a GPU. With equal threads a CPU gives the numbers of engine "local" bit for bit.
     """
 
     caches: list[str] = field(kw_only=True)
@@ -39,16 +50,47 @@ class LosoConfig(TrainingSettings):
     ablation: str | None = None
     keep_checkpoints: bool = True
     validate_every: int = 0
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    gpus_per_fold: float | None = None
+    cpus_per_fold: int | None = None
 
     def __post_init__(self) -> None:
         if self.ablation is not None:  # first, because how a network is trained by default depends on what it is
             self.model, self.loss = apply_ablation(self.model, self.loss, self.ablation)
         super().__post_init__()
+        require_one_of(self, "engine", ("local", "ray"))
+        if self.engine == "local":
+            given = [name for name in ENGINE[1:] if getattr(self, name) is not None]
+            if given:
+                raise SettingsError(f"{', '.join(given)} are settings of the engine ray; add --engine ray")
+        if self.cpus_per_fold is not None:
+            require_positive(self, "cpus_per_fold")
+            require_at_most(self, cpus_per_fold=MOST_WORKERS)
+        if (gpus := self.gpus_per_fold) is not None and not (0 <= gpus <= 1 or gpus in range(1025)):
+            raise SettingsError(f"gpus_per_fold={gpus} must be a share of a GPU from 0 to 1, or a whole number of GPUs")
+        if self.engine == "ray" and self.device.startswith("cuda:"):
+            raise SettingsError(f"device={self.device!r}: Ray gives each fold its GPU; leave the number out")
         if not self.seeds or min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds={self.seeds} must be different numbers, none negative, at least one")
+
+
+ENGINE = ("engine", "ray_address", "gpus_per_fold", "cpus_per_fold")
+"""Settings that say where folds are run, and nothing of what they are."""
+
+
+def without_engine(config: LosoConfig) -> LosoConfig:
+    """The settings of the run itself, wherever it goes on."""
+    return dataclasses.replace(config, engine="local", **dict.fromkeys(ENGINE[1:]))
 
 
 def resume_command(config: LosoConfig) -> str:
     """The command that resumes a run, to be typed in the same folder."""
     chosen = f" --folds {shlex.quote(','.join(names_of(config.folds)))}" if config.folds else ""
-    return f"mol loso --config {shlex.quote(str(Path(config.run) / 'loso.yaml'))} --resume{chosen}"
+    usual = without_engine(config)
+    engine = "".join(
+        f" --{name.replace('_', '-')} {shlex.quote(str(value))}"
+        for name in ENGINE
+        if (value := getattr(config, name)) != getattr(usual, name)
+    )
+    return f"mol loso --config {shlex.quote(str(Path(config.run) / 'loso.yaml'))} --resume{chosen}{engine}"

@@ -1,4 +1,9 @@
-"""A run folder that several processes share: locks, and a check that all work on the same run."""
+"""A run folder that several processes share: locks, and a check that all work on the same run.
+
+The locks are for the processes of one machine, and of machines whose common file system passes them on
+(`mol.common.locks`): each fold is run by one, and the tables are written by one at a time. What crosses machines
+otherwise, and must outlive them, belongs to `mol.loso.cluster`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +18,15 @@ from mol.common.errors import SettingsError
 from mol.common.locks import LOCK, Other, lock
 from mol.common.storage import write_json
 from mol.loso.plan import Plan, is_planned, read_plan, write_plan
-from mol.loso.settings import LosoConfig
+from mol.loso.settings import ENGINE, LosoConfig, without_engine
 from mol.training.resume import WATCHING, changed_settings
 from mol.training.settings import read_saved_config, save_config
 
 # Settings that may differ between the processes of one run. Caches and starting weights must have the same content.
-_FREE = ("caches", "init", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints")
+_FREE = (
+    *("caches", "init", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *ENGINE,
+)
 
 
 def claim(config: LosoConfig, plan: Plan) -> None:
@@ -36,7 +44,7 @@ def claim(config: LosoConfig, plan: Plan) -> None:
             _require_same_run(config, plan)
             write_json(run / "environment-resumed.json", describe_environment())
             return
-        save_config(dataclasses.replace(config, resume=False, folds=None), run / "loso.yaml")
+        save_config(without_engine(dataclasses.replace(config, resume=False, folds=None)), run / "loso.yaml")
         write_json(run / "environment.json", describe_environment())
         write_plan(run, plan)
 

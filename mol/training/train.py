@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -71,6 +71,10 @@ class TrainResult(NamedTuple):
     step: int
     split: Split
     timing: Timing
+
+
+Steps = Generator[None, None, TrainResult]
+"""A training, step by step; its value is the result."""
 
 
 class TakeRows(Protocol):
@@ -173,6 +177,29 @@ def train_on(
     return fit(config, device, data, open_log, start)
 
 
+def steps_on(
+    config: TrainConfig,
+    device: Launched,
+    cache: ClipSet,
+    take: TakeRows,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
+    """`train_on` step by step, so that trainings can go on side by side.
+
+    The caller sets the number of threads (`Network.threads`), restores random numbers, and keeps each training's to
+    itself on a GPU; on a CPU every step begins with a seed of its own.
+
+    Args:
+        config, device, cache, take, open_log, start: as for `train_on`.
+        stop: open; once it is requested the training saves and ends.
+    """
+    checkpoint_to_resume(config)  # before the data is loaded
+    data = device.ranks.together(lambda: _load_data(config, cache, take))
+    return _guarded_steps(config, device, data, open_log, start, stop)
+
+
 def fit(
     config: RunSettings,
     device: Launched,
@@ -188,38 +215,64 @@ def fit(
     Raises:
         MOLError, TrainingInterrupted: as `train`.
     """
+    fabric, network = device.fabric, find_network(config.network)
+    # The caller's random numbers are not affected.
+    own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
+    with StopSignal() as stop, own_numbers, cpu_threads(network.threads):
+        return last_of(_guarded_steps(config, device, data, open_log, start, stop))
+
+
+def last_of(steps: Steps) -> TrainResult:
+    """Do all steps of a training."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(TrainResult, end.value)
+
+
+def _guarded_steps(
+    config: RunSettings,
+    device: Launched,
+    data: Data,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
     with device.ranks.guard(config.resume_command()):
-        return _fit_guarded(config, device, data, open_log, start)
+        return (yield from _steps(config, device, data, open_log, start, stop))
 
 
-def _fit_guarded(
-    config: RunSettings, device: Launched, data: Data, open_log: Callable[..., RunLog], start: StartingWeights | None
-) -> TrainResult:
+def _steps(
+    config: RunSettings,
+    device: Launched,
+    data: Data,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
     run, (fabric, ranks) = Path(config.run), device
     ranks.first(lambda: finish_replacing(run / "checkpoints"))
     resumed = checkpoint_to_resume(config)
     network = find_network(config.network)
-    # The caller's random numbers are not affected.
-    own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
-    with own_numbers, cpu_threads(network.threads):
-        model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
-        state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
-        if resumed:
-            saved = load_checkpoint(resumed, model, optimizer)
-            state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
-        ranks.first(lambda: _describe_run(run, config, resumed is not None))
-        about = (run, network, config.steps, state["step"], config.batch_size, console())
-        with StopSignal() as stop, open_log(*about, ranks) as log:
-            log.say(_greeting(config, data, state["step"], fabric.device))
-            if start is not None and started is not None:
-                log.say(describe_start(start, started["new_parameters"], data.classes))
-            elif config.init is not None:
-                log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
-            for note in absent_classes(state["classes"], state["training_videos"]):
-                log.note(note)
-            if note := too_few_videos(data.set_aside):
-                log.say(note)
-            _fit(config, device, data, model, optimizer, state, log, stop)
+    model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
+    state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
+    if resumed:
+        saved = load_checkpoint(resumed, model, optimizer)
+        state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
+    ranks.first(lambda: _describe_run(run, config, resumed is not None))
+    about = (run, network, config.steps, state["step"], config.batch_size, console())
+    with open_log(*about, ranks) as log:
+        log.say(_greeting(config, data, state["step"], fabric.device))
+        if start is not None and started is not None:
+            log.say(describe_start(start, started["new_parameters"], data.classes))
+        elif config.init is not None:
+            log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
+        for note in absent_classes(state["classes"], state["training_videos"]):
+            log.note(note)
+        if note := too_few_videos(data.set_aside):
+            log.say(note)
+        yield from _fit(config, device, data, model, optimizer, state, log, stop)
     return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
 
@@ -232,7 +285,7 @@ def _fit(
     state: dict[str, Any],
     log: RunLog,
     stop: StopSignal,
-) -> None:
+) -> Iterator[None]:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
     fabric, ranks = device
     network = find_network(config.network)
@@ -293,6 +346,7 @@ def _fit(
                 ranks.first(validate_and_save)
         if stopped:
             raise _interrupted(config, log, stopped, done, ranks)
+        yield
     if stopped := ranks.stopped_by(stop.requested):
         raise _interrupted(config, log, stopped, config.steps, ranks)
 

@@ -1,6 +1,6 @@
 """Train for some steps on several processes with gloo and write the weights: run as a program, once for each number.
 
-    python many_devices.py OUT --devices 2 --variant paper --dtype float64 --batch 5 --steps 20 …
+python many_devices.py OUT --devices 2 --variant paper --dtype float64 --batch 5 --steps 20 …
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tiny_cache import write_tiny_cache
-
 
 from mol.networks.interface import Batch, Part
 from mol.networks.registry import find_network
@@ -68,7 +67,15 @@ def main() -> None:
         if hasattr(model, "recognise"):
             wrapped.mark_forward_method("recognise")
         rates = LearningRates(optimizer, fabric.device)
-        common: tuple[Any, ...] = (network, wrapped, optimizer, loss, config.clip_norm, fabric.autocast, fabric.backward)
+        common: tuple[Any, ...] = (
+            network,
+            wrapped,
+            optimizer,
+            loss,
+            config.clip_norm,
+            fabric.autocast,
+            fabric.backward,
+        )
         for step in range(config.steps):
             torch.manual_seed(step)
             rates.set(config.learning_rate)
@@ -86,7 +93,9 @@ def main() -> None:
 def taken(network: Any, clips: Any, config: TrainConfig, dtype: torch.dtype, step: int, part: Part | None) -> Batch:
     """The batch of a step, or a part of it, in a precision."""
     batch: Any = network.training_batch(clips, step, 0, config.batch_size, config.flow_pairs, part)
-    floats = {n: x.to(dtype) for n, x in batch._asdict().items() if isinstance(x, torch.Tensor) and x.is_floating_point()}
+    floats = {
+        n: x.to(dtype) for n, x in batch._asdict().items() if isinstance(x, torch.Tensor) and x.is_floating_point()
+    }
     return batch._replace(**floats)  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""What the workers of tests/mol/common/test_workers.py do; a module of its own, so that they can import it."""
+"""What workers do in tests/mol/common, here and on a cluster; a module of its own, so that they can import it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+
+from mol.common.cluster import fetch
+from mol.common.errors import StorageError
 
 
 def double(value: int, seconds: float = 0.0) -> int:
@@ -91,3 +94,18 @@ def announce(folder: str, value: int) -> int:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(60)
     return value
+
+
+def refuse_here(folder: str, times: int) -> str:
+    """As a node with a full disk, as often as is said."""
+    before = len(list(Path(folder).glob(f"{times}-*")))
+    (Path(folder) / f"{times}-{before}").touch()
+    if before < times:
+        raise StorageError("the disk is full")
+    return "done"
+
+
+def sum_of_shared(shared: tuple[Any]) -> tuple[float, bool]:
+    """The sum of a shared array, and whether it can be written to."""
+    array = fetch(shared[0])["array"]
+    return float(array.sum()), array.flags.writeable

@@ -38,9 +38,7 @@ def test_one_process_computes_what_batch_norm_does(axes, affine):
     ours = SyncBatchNorm.convert(nn.Sequential(plain))[0]
     expected = KINDS[axes](5, affine=affine).double()
     expected.load_state_dict(plain.state_dict())
-    for found, wanted in zip(
-        gradients(ours, x, weight), gradients(expected, x.double(), weight.double()), strict=True
-    ):
+    for found, wanted in zip(gradients(ours, x, weight), gradients(expected, x.double(), weight.double()), strict=True):
         torch.testing.assert_close(found, wanted.float(), atol=2e-4, rtol=1e-4)
     for name in ("running_mean", "running_var", "num_batches_tracked"):
         torch.testing.assert_close(getattr(ours, name).double(), getattr(expected, name).double(), atol=1e-6, rtol=1e-5)

@@ -12,6 +12,8 @@ import numpy as np
 from mol.common.errors import CacheError
 from mol.data.cache.clip_set import ClipSet, video_of
 from mol.data.cache.format import (
+    ROW_ARRAYS,
+    CacheSettings,
     layouts,
     open_arrays,
     read_interpolated,
@@ -124,8 +126,20 @@ class Cache(ClipSet):
             raise CacheError(f"{path / 'checksums.npy'} marks rows that were never written; make the cache again.")
         if not np.isfinite(arrays["landmarks"]).all():
             raise CacheError(f"{path / 'landmarks.npy'} holds NaN or infinite values; make the cache again.")
+        return cls._of(path, settings, rows, arrays, read_skipped(path), read_interpolated(path))
+
+    @classmethod
+    def _of(
+        cls,
+        path: Path,
+        settings: CacheSettings,
+        rows: list[dict[str, Any]],
+        arrays: Mapping[str, np.ndarray],
+        skipped: list[dict[str, str]],
+        interpolated: list[dict[str, Any]],
+    ) -> Cache:
         check = RowCheck(path, rows, arrays, arrays["checksums"])
-        frames, flow, landmarks = (CheckedRows(arrays[name], check) for name in ("frames", "flow", "landmarks"))
+        frames, flow, landmarks = (CheckedRows(arrays[name], check) for name in ROW_ARRAYS)
         return cls(
             path,
             settings,
@@ -134,6 +148,23 @@ class Cache(ClipSet):
             flow=flow,
             landmarks=landmarks,
             checksums=arrays["checksums"],
-            skipped=read_skipped(path),
-            interpolated=read_interpolated(path),
+            skipped=skipped,
+            interpolated=interpolated,
         )
+
+    def packed(self) -> dict[str, Any]:
+        """All of it, to be sent to where the folder is not seen; `unpacked` is the inverse. Nothing is copied."""
+        arrays = {name: getattr(self, name).unchecked for name in ROW_ARRAYS} | {"checksums": self.checksums}
+        return {
+            "path": self.path,
+            "settings": self.settings,
+            "rows": self.rows,
+            "arrays": {name: np.asarray(array).view(np.ndarray) for name, array in arrays.items()},
+            "skipped": self.skipped,
+            "interpolated": self.interpolated,
+        }
+
+    @classmethod
+    def unpacked(cls, packed: Mapping[str, Any]) -> Cache:
+        """The cache that was `packed`; its rows are still compared with their checksums."""
+        return cls._of(**packed)

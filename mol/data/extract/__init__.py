@@ -6,7 +6,8 @@ Modules:
     frames     which frames of a clip go into the cache, from file names alone
     clip       one clip: read, detect, align, TV-L1
     work       the clips of a manifest and the rows of the cache that they give
-    run        the extraction itself, in several processes
+    cluster    clips as tasks on a Ray cluster
+    run        the extraction itself, in several processes or on a cluster
     result     what an extraction produced
     estimate   how long it would take, and how much space
     report     what the command prints

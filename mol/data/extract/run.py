@@ -1,10 +1,10 @@
-"""Run an extraction: from a manifest to a cache, in several processes, continued after any interruption."""
+"""Run an extraction: from a manifest to a cache, in processes or on a cluster, continued after any interruption."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, closing
 
 from mol.common.environment import available_cores
 from mol.common.errors import DataError
@@ -12,6 +12,7 @@ from mol.common.terminal import counting, say, saying_when_stopped
 from mol.common.workers import WORKER_DIED, in_processes
 from mol.data.cache import Cache, CacheWriter, sole_cache_writer
 from mol.data.extract.clip import Extracted, Failed, Stopwatch, attempt_clip
+from mol.data.extract.cluster import crew_for, extract_on
 from mol.data.extract.estimate import plan_extraction
 from mol.data.extract.frames import Job
 from mol.data.extract.report import command_of, describe_plan, describe_result
@@ -32,7 +33,8 @@ def extract(config: ExtractConfig, progress: Callable[[int, int], object] | None
         CacheSettingsError: `out` was made with other settings or from another manifest; the differences are shown.
         InUseError: another process fills the cache.
         StorageError: the disk is full or failed; the extracted clips are kept.
-        MissingExtraError: dlib, OpenCV or the landmark predictor is not installed.
+        MissingExtraError: dlib, OpenCV or the landmark predictor is not installed, or Ray for engine "ray".
+        SettingsError, NodeError: with engine "ray", no cluster answers, or none of its nodes can extract.
     """
     with sole_cache_writer(config.out, "mol extract"):
         return _extract(config, progress or (lambda done, total: None))
@@ -43,24 +45,21 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
     work = plan_work(config)
     stage, failures, outside = Stopwatch(), work.known_failures(), {}
     warnings, noted = work.warnings(), {}
-    workers = config.workers or available_cores()
     extracted = 0
-    with CacheWriter(config.out, work.cache_settings, work.rows) as writer:
+    with ExitStack() as stack:
+        crew = stack.enter_context(crew_for(config, work)) if config.engine == "ray" else None
+        workers = crew.workers if crew else config.workers or available_cores()
+        writer = stack.enter_context(CacheWriter(config.out, work.cache_settings, work.rows))
         pending = set(writer.pending())
         todo = [
             index for index, rows in enumerate(work.rows_of) if index not in failures and not pending.isdisjoint(rows)
         ]
         done, total = len(work.jobs) - len(todo), len(work.jobs)
         report(done, total)
-        tasks = ((work.jobs[index], config.settings(), work.given(index)) for index in todo)
-        outcomes = in_processes(
-            attempt_clip,
-            tasks,
-            workers,
-            kept="The extracted clips are kept.",
-            retried=lambda places: warnings.append(_retry_warning([work.jobs[todo[place]] for place in places])),
-            given_up=lambda place: Failed(f"{WORKER_DIED}; try fewer workers."),
-        )
+        if crew:
+            outcomes = extract_on(crew, config, work, todo, warnings.append)
+        else:
+            outcomes = _extract_here(config, work, todo, workers, warnings.append)
         with closing(outcomes):
             for place, outcome in outcomes:
                 index = todo[place]
@@ -99,14 +98,32 @@ def _extract(config: ExtractConfig, report: Callable[[int, int], object]) -> Ext
     )
 
 
+def _extract_here(
+    config: ExtractConfig, work: Work, todo: Sequence[int], workers: int, warn: Callable[[str], object]
+) -> Generator[tuple[int, Extracted | Failed], None, None]:
+    """`attempt_clip` for some clips in processes of this machine; arguments and results as of `extract_on`."""
+    return in_processes(
+        attempt_clip,
+        ((work.jobs[index], config.settings(), work.given(index)) for index in todo),
+        workers,
+        kept="The extracted clips are kept.",
+        retried=lambda places: warn(_retry_warning([work.jobs[todo[place]] for place in places])),
+        given_up=lambda place: Failed(f"{WORKER_DIED}; try fewer workers."),
+    )
+
+
 def run_extract(config: ExtractConfig) -> None:
     """Extract a manifest and print the result, or with ``plan`` an estimate of time and space."""
     if config.plan:
         say(describe_plan(plan_extraction(config)))
         return
     how = f"stopped; the extracted clips are kept. To continue: {command_of(config)}"
-    with saying_when_stopped(how), counting("extracting clips") as count:
-        result = extract(config, count)
+    with saying_when_stopped(how):
+        if config.engine == "ray":  # which has a display of its own
+            result = extract(config)
+        else:
+            with counting("extracting clips") as count:
+                result = extract(config, count)
     say(describe_result(result, config))
 
 

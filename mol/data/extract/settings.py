@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
-from mol.common.checks import MOST_WORKERS, require_at_most, require_plain_numbers, require_positive
+from mol.common.checks import MOST_WORKERS, require_at_most, require_one_of, require_plain_numbers, require_positive
 from mol.common.errors import SettingsError
 from mol.vision.tracking import MAX_GAP
 from mol.vision.tvl1 import TVL1Settings
@@ -75,13 +75,17 @@ class ExtractConfig(ExtractionSettings):
     Attributes:
         manifest: folder made by `mol prepare`.
         out: folder of the cache; if empty, cache/ and the name of the manifest's folder.
-        workers: number of processes, each with one thread; 0 for one per core.
+        workers: number of processes, each with one thread; 0 for one per core, with engine "ray" of all nodes.
         on_error: "raise" extracts all other clips and then ends with an error that lists those that cannot be used;
             "skip" finishes the cache without them and lists them in its skipped.json.
         landmarks: CSV or NPZ file of landmarks to use instead of dlib's: one row per frame with the columns subject,
             clip, frame, x_0, y_0, …, x_67, y_67; or for each clip arrays "subject/clip" (frames, 68, 2) and
             "subject/clip/frames".
         plan: extract nothing, but estimate rows, disk space, memory and time from 3 clips.
+        engine: "local" extracts in processes of this machine; "ray" extracts every clip as a task on a Ray cluster, on
+            the nodes that see the pictures under the same path (pip install "molkernels[scale]"), into the same cache.
+        ray_address: with engine "ray", "auto" for the cluster that this machine is part of, or HOST:PORT; a cluster of
+            this machine alone, which ends with the run, when empty.
     """
 
     manifest: str
@@ -90,6 +94,8 @@ class ExtractConfig(ExtractionSettings):
     on_error: Literal["raise", "skip"] = "raise"
     landmarks: str | None = None
     plan: bool = False
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +104,9 @@ class ExtractConfig(ExtractionSettings):
         if self.workers < 0:
             raise SettingsError(f"workers={self.workers} must not be negative; 0 means one per core")
         require_at_most(self, workers=MOST_WORKERS)
+        require_one_of(self, "engine", ("local", "ray"))
+        if self.ray_address is not None and self.engine != "ray":
+            raise SettingsError("ray_address is a setting of the engine ray; add --engine ray")
         if self.on_error not in ("raise", "skip"):
             raise SettingsError(f"on_error={self.on_error!r} must be 'raise' or 'skip'")
 

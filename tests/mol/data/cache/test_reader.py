@@ -1,5 +1,6 @@
 """Opening a cache: every row as it was written, and damage is noticed."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,15 @@ def test_verification_reads_the_rows_again(tmp_path):
 def test_missing_cache_says_how_to_make_one(tmp_path):
     with pytest.raises(CacheError, match="mol synth"):
         Cache.open(tmp_path / "nothing")
+
+
+def test_a_cache_that_was_sent_is_the_same_and_still_checked(tmp_path):
+    path = write_small_cache(tmp_path / "set")
+    invert(path / "flow.npy", row=2)
+    cache = Cache.open(path)
+    sent = Cache.unpacked(pickle.loads(pickle.dumps(cache.packed(), protocol=5)))
+    assert (sent.path, sent.settings, sent.rows, sent.skipped) == (path, cache.settings, cache.rows, cache.skipped)
+    np.testing.assert_array_equal(sent.frames[[0, 3]], cache.frames[[0, 3]])
+    assert not isinstance(sent.frames.unchecked, np.memmap)
+    with pytest.raises(CacheError, match=r"row 2 of .*set"):
+        sent.landmarks[2]
