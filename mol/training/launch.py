@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mol.common.devices import PRECISIONS, automatic_precision, start_fabric
@@ -91,6 +92,25 @@ def launched(config: Settings) -> Iterator[tuple[Launched, Settings]]:
     finally:
         dist.destroy_process_group()
         ranks.end_started()
+
+
+def in_precision(device: Launched, module: nn.Module) -> nn.Module:
+    """A network to be asked in the precision of the device, by one of its processes alone."""
+    if device.ranks.world == 1:
+        return cast(nn.Module, device.fabric.setup_module(module))
+    return _InPrecision(module.to(device.fabric.device), device.fabric._precision)
+
+
+class _InPrecision(nn.Module):
+    """What a Fabric makes of a module, without the processes."""
+
+    def __init__(self, module: nn.Module, precision: Any) -> None:
+        super().__init__()
+        self.module, self._precision = module, precision
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        with self._precision.forward_context():
+            return self._precision.convert_output(self.module(self._precision.convert_input(inputs)))
 
 
 def _number_of_devices(config: TrainingSettings, outside: _Outside | None) -> int:

@@ -68,6 +68,10 @@ class StopSignal:
         for number in list(self._before):
             self._restore(number)
 
+    def request(self, reason: str) -> None:
+        """Ask for the stop without a signal."""
+        self.requested = self.requested or reason
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = self.requested or signal.Signals(number).name
         self._restore(signal.SIGINT)

@@ -81,6 +81,7 @@ class RunLog:
 
     title = "training"
     transient = False
+    has_bar = True
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class RunLog:
         self._batches: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
         self._board: Any = None
         ranks.first(self._open_files)
-        self._bar = _progress_bar(console, self.transient) if ranks.is_first else None
+        self._bar = _progress_bar(console, self.transient) if self.has_bar and ranks.is_first else None
         self._task = self._bar.add_task(self.title, total=steps, completed=first_step, losses="") if self._bar else None
 
     def _open_files(self) -> None:
@@ -285,6 +286,12 @@ class FoldLog(RunLog):
     def note(self, text: str) -> None:
         """Print which fold must be read with what in mind."""
         self._print(f"note: fold {self._path.parent.name}: {text}")
+
+
+class BarelessFoldLog(FoldLog):
+    """The log of one of several folds that go on at once, for which a terminal has no bars."""
+
+    has_bar = False
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:

@@ -110,7 +110,7 @@ def test_shares_of_dropout_are_those_of_one_process():
 def test_dropout_that_can_not_be_shared_is_refused():
     ranks = Ranks()
     ranks.world = 2
-    with pytest.raises(SettingsError, match="Dropout2d.*--devices 1"):
+    with pytest.raises(SettingsError, match=r"Dropout2d.*--devices 1"):
         ranks.synchronise(nn.Sequential(nn.Dropout2d(0.1)))
 
 
@@ -153,7 +153,8 @@ def start(cache: Path, run: Path, *options: str) -> subprocess.Popen[str]:
     )
     until = time.monotonic() + 120
     while "step 20/" not in shown_by(run):
-        assert process.poll() is None and time.monotonic() < until, shown_by(run)
+        assert process.poll() is None, shown_by(run)
+        assert time.monotonic() < until, shown_by(run)
         time.sleep(0.1)
     return process
 
