@@ -244,6 +244,7 @@ def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig
     assert float(last["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_real_network_resumes_bit_for_bit(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(real_config, steps=2, checkpoint_every=1)
     other = replace(config, run=config.run + "-resumed", resume=True)
