@@ -193,14 +193,14 @@ def _separated(path: Path) -> Iterator[Cells]:
 
 def _cells(path: Path, source: str, rows: Iterator[Iterator[Any]]) -> Cells:
     filled: dict[int, list[Any]] = {}
-    listed = 0
+    listed = 0  # rows of a workbook that are parsed; a spreadsheet may end a CSV file in a million blank ones
     for number, row in enumerate(rows, 1):
         cells = [usable(cell) for cell in row]
-        listed += bool(cells)
-        if listed > MOST_ROWS:
-            raise DataError(f"{path} has more than {MOST_ROWS:,} filled rows; is it the annotation sheet?")
+        listed += bool(cells) and path.suffix.lower() in _BOOKS
         if any(cell is not None for cell in cells):
             filled[number] = cells
+        if max(listed, len(filled)) > MOST_ROWS:
+            raise DataError(f"{path} has more than {MOST_ROWS:,} filled rows; is it the annotation sheet?")
     return Cells(source, filled)
 
 
@@ -237,7 +237,7 @@ def _unpacked(path: Path) -> tuple[io.BytesIO, bool]:
     content, formulas = io.BytesIO(), False
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(content, "w") as unpacked:
         parts = {part.filename: part for part in archive.infolist()}
-        read = {name for name in parts if name.endswith((".xml", ".rels")) and not name.startswith(_LEFT_OUT)}
+        read = {name for name in parts if name.lower().endswith((".xml", ".rels")) and not name.startswith(_LEFT_OUT)}
         if (size := sum(parts[name].file_size for name in read)) > LARGEST_FILE:
             raise DataError(
                 f"{path} unpacks to {size / 2**20:.0f} MB of cells, a table has at most {LARGEST_FILE / 2**20:.0f}; "

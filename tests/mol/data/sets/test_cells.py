@@ -149,6 +149,8 @@ def test_rows_of_cells_that_hold_only_blanks_are_refused_past_a_number(tmp_path:
     path = book_of(tmp_path / "codes.xlsx", [HEADER, *[(" ",)] * 30])
     assert read_sheet(path, COLUMNS) == []
     monkeypatch.setattr(cells, "MOST_ROWS", 20)
+    (tmp_path / "codes.csv").write_text(",".join(HEADER) + "\n,," * 30 + "\nEP01,46,59\n")
+    assert len(read_sheet(tmp_path / "codes.csv", COLUMNS)) == 1
     with pytest.raises(DataError, match="more than 20 filled rows"):
         read_sheet(path, COLUMNS)
 
