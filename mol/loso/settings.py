@@ -6,7 +6,7 @@ import dataclasses
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mol.common.checks import MOST_WORKERS, require_at_most, require_one_of, require_positive
 from mol.common.errors import SettingsError
@@ -93,7 +93,8 @@ ENGINE = ("engine", "ray_address", "gpus_per_fold", "cpus_per_fold")
 
 def without_engine(config: LosoConfig) -> LosoConfig:
     """The settings of the run itself, wherever it goes on."""
-    return dataclasses.replace(config, engine="local", **dict.fromkeys(ENGINE[1:]))
+    nothing: dict[str, Any] = dict.fromkeys(ENGINE[1:])
+    return dataclasses.replace(config, engine="local", **nothing)
 
 
 def resume_command(config: LosoConfig) -> str:
