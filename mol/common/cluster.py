@@ -29,6 +29,7 @@ from mol.common.errors import MOLError, NodeError, SettingsError
 from mol.common.extras import require
 from mol.common.signals import STOP_SIGNALS
 from mol.common.stopping import held
+from mol.common.terminal import say
 from mol.common.watch import Watch
 from mol.common.workers import picklable
 
@@ -44,6 +45,14 @@ _LOOK, _NODES = 0.5, 2.0
 _NO_NODE, _GRACE = 300.0, 300.0
 # How an HTTP/2 connection begins, which gRPC runs over: the client's preface and an empty SETTINGS frame.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+
+
+class TaskStoppedError(MOLError):
+    """A task was stopped by a signal and has saved what it had, to go on from there."""
+
+
+class LostNodeError(NodeError):
+    """A node that does not answer."""
 
 
 class Need(NamedTuple):
@@ -171,9 +180,10 @@ class Cluster:
         """
         asked = [self.send(node, need, "look at the node", work, *arguments) for node in nodes]
         self.ray.wait(asked, num_returns=len(asked), timeout=_NODE_ANSWER)
-        return [self._answer(node, reference) for node, reference in zip(nodes, asked, strict=True)]
+        return [self.answer(node, reference) for node, reference in zip(nodes, asked, strict=True)]
 
-    def _answer(self, node: Node, reference: Any) -> Any:
+    def answer(self, node: Node, reference: Any) -> Any:
+        """What a node has answered: its result, or the `MOLError` that it gave or that kept it from answering."""
         try:
             error, result = self.ray.get(reference, timeout=0)
         except self.ray.exceptions.RayTaskError as failure:
@@ -181,7 +191,7 @@ class Cluster:
         except self.ray.exceptions.RayError as failure:
             silent = isinstance(failure, self.ray.exceptions.GetTimeoutError)
             why = f"it has not answered for {_NODE_ANSWER:.0f} s" if silent else _first_line(failure)
-            return NodeError(f"node {node.name} does not answer: {why}")
+            return LostNodeError(f"node {node.name} does not answer: {why}")
         if error is None or isinstance(error, MOLError):
             return result if error is None else error
         raise error from _Remote(result)
@@ -233,11 +243,13 @@ def connected(address: str | None) -> Iterator[Cluster]:
         SettingsError: the address is none, does not answer within 30 s, or is of a cluster that can't be joined.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     place = _answering(address) if address else None
     ray = require("ray", "scale")
     require("ray.util.scheduling_strategies", "scale")
     if ray.is_initialized():
+        joined = ray.get_runtime_context().gcs_address
+        if place not in (None, joined):
+            raise SettingsError(f"this process has joined the Ray cluster at {joined} and cannot use that at {place}")
         yield Cluster(ray, "")
         return
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -324,6 +336,22 @@ def require_room(nodes: Sequence[Node], need: Need, option: str) -> list[Node]:
     raise SettingsError(f"{option}: no node has {need}; the nodes have: {'; '.join(map(str, nodes)) or 'nothing'}")
 
 
+def answering(nodes: Sequence[Node], answers: Sequence[Any]) -> tuple[list[Node], list[Any]]:
+    """The nodes that have answered, with their answers; of the others it is said that they are not used.
+
+    Raises:
+        LostNodeError: none has.
+    """
+    pairs = list(zip(nodes, answers, strict=True))
+    for _, answer in pairs:
+        if isinstance(answer, LostNodeError):
+            say(f"{answer}; it is not used")
+    found = [pair for pair in pairs if not isinstance(pair[1], LostNodeError)]
+    if not found:
+        raise LostNodeError("no node of the cluster answers; look at them with ray status")
+    return [node for node, _ in found], [answer for _, answer in found]
+
+
 def require_versions(nodes: Sequence[Node], answers: Sequence[Any], own: Mapping[str, str]) -> None:
     """Refuse nodes on which something has another version than here.
 
@@ -407,8 +435,8 @@ def on_cluster(
         admit: (function, arguments …), called on a node that joins later; a `MOLError` means that it is not fit.
         elsewhere: errors of `work` after which other nodes are tried; `NodeError` rules the node out for all tasks.
         most: number of tasks under way at most; 0 for as many as there is room for.
-        stopped: whether to stop: nothing more is sent out, what runs is interrupted (KeyboardInterrupt in `work`), and
-            what it still gives within 5 minutes is yielded.
+        stopped: whether to stop: nothing more is sent out, what runs is interrupted (as by Ctrl-C, to which `work` may
+            answer with `TaskStoppedError`), and what it still gives within 5 minutes is yielded.
     Yields:
         (index of the task, what became of it), in order of completion.
     Raises:
@@ -533,8 +561,24 @@ class _Run:
             elif (over := self._over(sent.task, sent.node, reference)) is not None:
                 yield sent.task.index, over
 
+    def _doubt(self, node: Node, failure: Exception) -> None:
+        """Leave out a node that is gone, which the cluster may notice only later, until it answers again."""
+        exceptions = self._ray.exceptions
+        gone = (exceptions.NodeDiedError, exceptions.LocalRayletDiedError, exceptions.TaskUnschedulableError)
+        if isinstance(failure, gone):
+            self._known.discard(node.key)
+            if self._fit.pop(node.key, None):
+                self._watch.say(f"node {node.name} is gone; what ran there is run again")
+
     def _welcome(self, node: Node, reference: Any) -> None:
-        answer = self._cluster._answer(node, reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError:
+            pass  # named below
+        except self._ray.exceptions.RayError:
+            self._known.discard(node.key)  # it is asked again as long as the cluster lists it
+            return
+        answer = self._cluster.answer(node, reference)
         if isinstance(answer, MOLError):
             self._watch.say(f"the new node {node.name} is not used: {answer}")
         else:
@@ -546,32 +590,47 @@ class _Run:
         label = self._name(task.index)
         try:
             error, result = self._ray.get(reference)
-        except self._ray.exceptions.TaskCancelledError:
-            self._watch.dropped(label, node.name)
-            return None
         except self._ray.exceptions.RayTaskError as failure:
             error, result = _not_ours(node, failure), ""
         except self._ray.exceptions.RayError as failure:
-            if self._stopping:
-                self._watch.dropped(label, node.name)
-                return None
-            task.shunned.add(node.key)
-            task.reason = f"{LOST} ({type(failure).__name__})"
-            if task.retries >= _RETRIES:
-                return self._give_up(task, node, f"{task.reason}, {task.retries + 1} times in a row")
-            return self._retry(task, node)
+            self._doubt(node, failure)
+            return self._lost(task, node, failure)
+        if isinstance(error, TaskStoppedError):
+            return self._lost(task, node, error)
         if error is None:
             self._watch.ended(label, node.name)
             return Done(result, node.name, task.retries)
         if not isinstance(error, self._elsewhere):
             raise error from _Remote(result)
+        if self._stopping:
+            return self._lost(task, node, error)
         task.shunned.add(node.key)
         task.reason = str(error)
         if isinstance(error, NodeError) and self._fit.pop(node.key, None):
             self._watch.say(f"node {node.name} is not used any more: {error}")
         if task.shunned.issuperset(self._fit) and (self._fit or task.retries >= _RETRIES):
             return self._give_up(task, node, task.reason)
-        return self._retry(task, node)
+        self._retry(task, node)
+        return None
+
+    def _lost(self, task: _Task, node: Node, failure: Exception) -> Done | None:
+        """Run a task again that has not ended by itself."""
+        label, stopped = self._name(task.index), isinstance(failure, TaskStoppedError)
+        if self._stopping:
+            self._watch.dropped(label, node.name)
+            if isinstance(failure, MOLError):
+                self._watch.say(f"{label}: {failure}")
+            return None
+        if isinstance(failure, self._ray.exceptions.TaskUnschedulableError):  # it never began
+            self._watch.dropped(label, node.name)
+            self._again.append(task)
+            return None
+        task.shunned.add(node.key)
+        task.reason = str(failure) if stopped else f"{LOST} ({type(failure).__name__})"
+        if task.retries >= _RETRIES:
+            return self._give_up(task, node, f"{task.reason}, {task.retries + 1} times in a row")
+        self._retry(task, node)
+        return None
 
     def _retry(self, task: _Task, node: Node) -> None:
         task.retries += 1

@@ -18,7 +18,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +30,8 @@ from mol.common.cluster import (
     Done,
     Need,
     Node,
+    TaskStoppedError,
+    answering,
     fetch,
     on_cluster,
     require_room,
@@ -118,14 +120,12 @@ class _Ended(NamedTuple):
 
     Attributes:
         seconds: that it took there.
-        error: why it failed, or what of it is not saved; empty if it did not and all is.
-        interrupted: whether it was stopped and has saved.
+        error: why it failed; empty if it did not.
         files: the fold's folder by relative path, if the driver's is not seen there.
     """
 
     seconds: float = 0.0
     error: str = ""
-    interrupted: bool = False
     files: Mapping[str, np.ndarray] | None = None
 
 
@@ -172,7 +172,8 @@ def find_room(cluster: Cluster, config: LosoConfig) -> Room:
     cpus = config.cpus_per_fold or (find_network(config.network).threads or threads if device == "cpu" else 1)
     require_room(nodes, Need(0, gpus), f"gpus_per_fold={gpus:g}")
     able = require_room(nodes, Need(cpus, gpus), f"cpus_per_fold={cpus}")
-    require_versions(able, cluster.ask(able, look_at_versions), look_at_versions())
+    able, answers = answering(able, cluster.ask(able, look_at_versions))
+    require_versions(able, answers, look_at_versions())
     precision, last = config.precision, config.channels_last
     if precision == "auto":
         precision = _common_precision(cluster, able, gpus) if device == "cuda" else "32"
@@ -230,15 +231,22 @@ def run_on_cluster(
     with ExitStack() as stack, StopSignal() as stop:
         stack.callback((run / _SEEN).unlink, missing_ok=True)
         write_text(run / _SEEN, job.token)
-        mine = _take_folds(run, plan, chosen, room.config.keep_checkpoints, stack)
-        common = cluster.share(job)
-        watch = stack.enter_context(Watch("folds", len(chosen), len(chosen) - len(mine)))
+        common, mine = cluster.share(job), list[Fold]()
+        watch = stack.enter_context(Watch("folds", len(chosen), sum(is_done(run, fold) for fold in chosen)))
+        held = stack.enter_context(_Held(run, plan, room.config.keep_checkpoints))
+
+        def tasks() -> Iterator[tuple[Any, Fold]]:
+            for fold in chosen:
+                if held.take(fold):
+                    mine.append(fold)
+                    yield common, fold
+
         ended = on_cluster(
             cluster,
             room.nodes,
             room.need,
             run_fold,
-            ((common, fold) for fold in mine),
+            tasks(),
             watch=watch,
             name=lambda index: _name(mine[index], plan),
             given_up=lambda index, reason: _Ended(error=reason),
@@ -247,12 +255,9 @@ def run_on_cluster(
             stopped=lambda: stop.requested is not None,
         )
         for index, done in stack.enter_context(closing(ended)):
-            if done.result.interrupted:
-                if done.result.error:
-                    watch.say(f"{place_of(mine[index], plan)}: {done.node} {done.result.error}")
-                continue
             if error := _finish(run, plan, mine[index], done, watch):
                 failed[mine[index]] = error
+            held.release(mine[index])
         if stop.requested:
             raise TrainingInterrupted(run, 0, resume_command(room.config))
     return failed
@@ -262,9 +267,9 @@ def _make_job(cluster: Cluster, room: Room, pool: Pool, plan: Plan, start: Start
     """What is common to all folds, with the caches that some nodes do not see put into the object store."""
     config = room.config
     caches = [_Cache(str(cache.path.absolute()), fingerprint(cache)) for cache in pool.caches]
-    answers = cluster.ask(room.nodes, look_at_caches, [(cache.path, cache.fingerprint) for cache in caches])
+    looked = cluster.ask(room.nodes, look_at_caches, [(cache.path, cache.fingerprint) for cache in caches])
     absent: set[str] = set()
-    for node, answer in zip(room.nodes, answers, strict=True):
+    for node, answer in zip(*answering(room.nodes, looked), strict=True):
         if isinstance(answer, CacheError):
             raise CacheError(f"node {node.name}: {answer}")
         if isinstance(answer, MOLError):
@@ -289,18 +294,35 @@ def _make_job(cluster: Cluster, room: Room, pool: Pool, plan: Plan, start: Start
     )
 
 
-def _take_folds(run: Path, plan: Plan, chosen: Sequence[Fold], keep: bool, stack: ExitStack) -> list[Fold]:
-    """The folds that are left to do, locked until the stack is closed."""
-    mine = []
-    for fold in chosen:
-        other = stack.enter_context(holding(run / fold.folder))
-        if other is not None:
-            say(f"{place_of(fold, plan)}: {other} is running it")
-        elif is_done(run, fold):
-            tidy(run / fold.folder, keep)
+class _Held(ExitStack):
+    """The locks of the folds that are under way.
+
+    Args:
+        run, plan, keep: the run folder, its plan, whether checkpoints are kept.
+    """
+
+    def __init__(self, run: Path, plan: Plan, keep: bool) -> None:
+        super().__init__()
+        self._run, self._plan, self._keep = run, plan, keep
+        self._locks: dict[Fold, ExitStack] = {}
+
+    def take(self, fold: Fold) -> bool:
+        """Lock a fold that is neither done nor being run by another process."""
+        own = self.enter_context(ExitStack())
+        other = own.enter_context(holding(self._run / fold.folder))
+        if other is None and not is_done(self._run, fold):
+            self._locks[fold] = own
+            return True
+        if other is None:
+            tidy(self._run / fold.folder, self._keep)
         else:
-            mine.append(fold)
-    return mine
+            say(f"{place_of(fold, self._plan)}: {other} is running it")
+        own.close()
+        return False
+
+    def release(self, fold: Fold) -> None:
+        """Let others see that it has ended."""
+        self._locks.pop(fold).close()
 
 
 def _name(fold: Fold, plan: Plan) -> str:
@@ -342,7 +364,8 @@ def _appears(run: Path, fold: Fold) -> bool:
     while not is_done(run, fold):
         if time.monotonic() > end:
             return False
-        os.listdir(run / fold.folder)  # which makes it look
+        with suppress(OSError):
+            os.listdir(run / fold.folder)  # which makes it look
         time.sleep(0.1)
     return True
 
@@ -390,7 +413,8 @@ def run_fold(job: _Job, fold: Fold) -> _Ended:
     """On a node: train and test a fold, or go on with it.
 
     Raises:
-        NodeError, StorageError, NotEnoughMemoryError, InUseError: another node may be able to.
+        NodeError, StorageError, NotEnoughMemoryError, InUseError, CacheError: another node may be able to.
+        TaskStoppedError: after a stop signal.
     """
     started = time.monotonic()
     try:
@@ -402,10 +426,10 @@ def run_fold(job: _Job, fold: Fold) -> _Ended:
                     train_and_test(opened, fold)
             tidy(folder, config.keep_checkpoints)
             files = None if config.run == job.config.run else _read_files(folder)
-    except TrainingInterrupted:
-        lost = "" if _sees(Path(job.config.run), job.token) else "does not see the run folder, so it begins anew"
-        return _Ended(time.monotonic() - started, lost, interrupted=True)
-    except (*_ELSEWHERE, NodeError):
+    except TrainingInterrupted as stopped:
+        kept = "" if _sees(Path(job.config.run), job.token) else " on a node that does not see the run folder"
+        raise TaskStoppedError(f"it was stopped after step {stopped.step} and has saved{kept}") from stopped
+    except (*_ELSEWHERE, NodeError, TaskStoppedError):
         raise
     except MOLError as error:
         return _Ended(time.monotonic() - started, str(error))

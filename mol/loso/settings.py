@@ -93,8 +93,8 @@ ENGINE = ("engine", "ray_address", "gpus_per_fold", "cpus_per_fold")
 
 def without_engine(config: LosoConfig) -> LosoConfig:
     """The settings of the run itself, wherever it goes on."""
-    nothing: dict[str, Any] = dict.fromkeys(ENGINE[1:])
-    return dataclasses.replace(config, engine="local", **nothing)
+    usual: dict[str, Any] = {**dict.fromkeys(ENGINE), "engine": "local"}
+    return dataclasses.replace(config, **usual)
 
 
 def resume_command(config: LosoConfig) -> str:

@@ -137,6 +137,10 @@ def family(pid: int) -> list[int]:
     return found
 
 
+# The agents belong to the raylet, which ends without them.
+_NOT_AT_A_TASK = tuple(f"ray::{name}" for name in ("IDLE", "DashboardAgent", "RuntimeEnvAgent", "look at the node"))
+
+
 def working(raylet: int) -> list[int]:
     """Worker processes of a raylet that are at a task."""
     found = []
@@ -146,7 +150,7 @@ def working(raylet: int) -> list[int]:
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
             except OSError:
                 continue
-            if title.startswith("ray::") and not title.startswith("ray::IDLE") and "look at" not in title:
+            if title.startswith("ray::") and not title.startswith(_NOT_AT_A_TASK):
                 found.append(pid)
     return found
 

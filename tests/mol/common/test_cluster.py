@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from worker_tasks import die_of, die_once, double, refuse, refuse_here
 from mol.common import cluster as module
 from mol.common.cluster import Cluster, Need, Node, connected, on_cluster, require_room, require_versions
 from mol.common.errors import NodeError, SettingsError, StorageError
+from mol.common.signals import STOP_SIGNALS
 from mol.common.watch import Watch
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """A connection to two nodes of one core each."""
-    with nodes_here(1, 1) as nodes, connected(nodes.address) as connection:
-        yield connection
+    with nodes_here(1, 1) as nodes:
+        before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        with connected(nodes.address) as connection:
+            assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before  # Ray sets its own
+            yield connection
 
 
 def results_of(cluster: Cluster, work: Any, tasks: list[tuple[Any, ...]], **options: Any) -> dict[int, Any]:
@@ -136,8 +140,14 @@ def test_arrays_are_shared_read_only(cluster: Cluster) -> None:
     assert cluster.ask(cluster.nodes(), sum_of_shared, (shared,)) == [(499500.0, False)] * 2
 
 
-def test_processes_of_ray_leave_the_signals_alone(cluster: Cluster) -> None:
-    import signal
-
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+def test_a_process_joins_one_cluster_only(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = cluster.ray.get_runtime_context().gcs_address
+    with connected(joined) as again:
+        assert again.nodes() == cluster.nodes()
+    assert cluster.ray.is_initialized()
+    monkeypatch.setattr(module, "_answering", lambda address: address)
+    with (
+        pytest.raises(SettingsError, match=rf"joined the Ray cluster at {joined} and cannot use that at 10\.0\.0\.1:1"),
+        connected("10.0.0.1:1"),
+    ):
+        pass

@@ -37,6 +37,7 @@ from tiny_cache import write_tiny_cache
 
 import mol.cli
 import mol.common.cluster
+from mol.common.cluster import connected
 from mol.common.devices import cpu_threads
 from mol.common.errors import CacheError, InUseError, MissingExtraError, SettingsError
 from mol.loso.cluster import sole_driver
@@ -53,8 +54,8 @@ needs_namespaces = pytest.mark.skipif(bool(why_no_namespaces()), reason=f"no mou
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of one core each."""
-    with nodes_here(1, 1) as nodes:
+    """Two nodes of one core each; this process stays connected, so that workers import PyTorch once for all tests."""
+    with nodes_here(1, 1) as nodes, connected(nodes.address):
         yield nodes
 
 
@@ -64,7 +65,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def local_config(cache: str, run: Path, **changes: Any) -> LosoConfig:
-    usual = {"network": "apex-difference", "steps": 30, "batch_size": 4, "checkpoint_every": 5, "device": "cpu"}
+    usual = {"network": "apex-difference", "steps": 12, "batch_size": 4, "checkpoint_every": 5, "device": "cpu"}
     return LosoConfig(caches=[cache], protocol="as-labelled", run=str(run), **{**usual, **changes})
 
 
@@ -277,6 +278,13 @@ def driver(config: LosoConfig, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def assert_succeeds(process: subprocess.Popen[str]) -> str:
+    """What it said."""
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    return said
+
+
 @pytest.mark.slow
 def test_a_killed_driver_started_again_goes_on(cluster: Any, cache: str, long: Path, tmp_path: Path) -> None:
     config = on(cluster, local_config(cache, tmp_path / "run", **LONG))
@@ -287,10 +295,21 @@ def test_a_killed_driver_started_again_goes_on(cluster: Any, cache: str, long: P
     done = {path: path.stat().st_mtime_ns for path in Path(config.run).glob("folds/*/*/fold.json")}
     assert done
     assert len(done) < PEOPLE
-    second = driver(config, "--resume")
-    said, _ = second.communicate(timeout=180)
-    assert second.returncode == 0, said
+    assert_succeeds(driver(config, "--resume"))
     assert all(path.stat().st_mtime_ns == moment for path, moment in done.items())  # was not done again
+    assert_same(config.run, long)
+
+
+@pytest.mark.slow
+def test_a_driver_that_lost_the_whole_cluster_goes_on_with_the_next(cache: str, long: Path, tmp_path: Path) -> None:
+    with nodes_here(1, 1) as first:
+        config = on(first, local_config(cache, tmp_path / "run", **LONG))
+        process = driver(config)
+        until(lambda: list(Path(config.run).glob("folds/*/*/fold.json")) and under_way(config.run))
+    said, _ = process.communicate(timeout=180)
+    assert process.returncode not in (None, 0), said
+    with nodes_here(1) as second:
+        assert_succeeds(driver(on(second, local_config(cache, tmp_path / "run", **LONG)), "--resume"))
     assert_same(config.run, long)
 
 
@@ -310,6 +329,7 @@ def test_a_stopped_driver_lets_the_folds_save_and_says_how_to_go_on(
     saved = [json.loads(path.read_text())["step"] for path in under_way(config.run)]
     assert saved
     assert all(0 < step < LONG["steps"] for step in saved)
+    assert len(re.findall(r"tiny/s\d: it was stopped after step \d+ and has saved\n", said)) == len(saved)
     assert "everything is saved. Resume with:\n  mol loso --config" in said
     assert f"--engine ray --ray-address {cluster.address}" in said
     assert loso(replace(config, resume=True)).failed == ()
@@ -323,12 +343,11 @@ def test_a_full_disk_on_one_node_is_left_to_the_other(cache: str, straight: Path
         until(lambda: len(live(nodes)) == 2)
         for pid in family(strange.pid):  # files of its later workers can't grow beyond what their logs take
             subprocess.run(["prlimit", "--pid", str(pid), "--fsize=40000:40000"], check=True)
-        config = on(nodes, local_config(cache, tmp_path / "run"))
-        result = loso(config)
-    assert result.failed == ()
-    assert_same(result.run, straight)
-    assert any(record.retries for record in read_records(result.run).values())
-    assert len({record.node for record in read_records(result.run).values()}) == 1
+        assert_succeeds(driver(on(nodes, local_config(cache, tmp_path / "run"))))
+    assert_same(tmp_path / "run", straight)
+    records = read_records(tmp_path / "run").values()
+    assert any(record.retries for record in records)
+    assert len({record.node for record in records}) == 1
 
 
 # What nodes see
@@ -336,18 +355,14 @@ def test_a_full_disk_on_one_node_is_left_to_the_other(cache: str, straight: Path
 
 @pytest.mark.slow
 @needs_namespaces
-def test_a_node_that_sees_neither_run_nor_cache_is_sent_them(
-    tmp_path: Path, straight: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_node_that_sees_neither_run_nor_cache_is_sent_them(tmp_path: Path, straight: Path) -> None:
     (tmp_path / "here").mkdir()
     cache = str(write_tiny_cache(tmp_path / "here" / "tiny", PEOPLE).path)
     with nodes_here(0) as nodes, strange_node(nodes.address, f"mount -t tmpfs none {tmp_path / 'here'}", cpus=2):
         until(lambda: len(live(nodes)) == 2)
-        config = on(nodes, local_config(cache, tmp_path / "here" / "run"))
-        result = loso(config)
-    assert result.failed == ()
-    assert_same(result.run, straight)
-    assert f"does not see {cache}, which is sent there" in capsys.readouterr().out
+        said = assert_succeeds(driver(on(nodes, local_config(cache, tmp_path / "here" / "run"))))
+    assert_same(tmp_path / "here" / "run", straight)
+    assert f"does not see {cache}, which is sent there" in said
     assert not list(Path("/tmp").glob("mol-*/folds"))
 
 
@@ -491,8 +506,7 @@ def test_without_ray_the_extra_is_named(cache: str, tmp_path: Path, monkeypatch:
 def test_a_cluster_of_this_machine_alone_ends_with_the_run(cache: str, straight: Path, tmp_path: Path) -> None:
     process = driver(local_config(cache, tmp_path / "run"))
     raylets = until(lambda: [pid for pid in family(process.pid) if _is_raylet(pid)])
-    said, _ = process.communicate(timeout=180)
-    assert process.returncode == 0, said
+    assert_succeeds(process)
     assert_same(tmp_path / "run", straight)
     until(lambda: not any(map(runs, raylets)), 20)
 
