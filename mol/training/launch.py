@@ -77,6 +77,7 @@ def launched(config: Settings) -> Iterator[tuple[Launched, Settings]]:
         raise SettingsError(
             "graph=true: the steps of several devices can't be captured in a CUDA graph; use --graph auto"
         )
+    require("lightning_fabric", "train")  # which sets the level of its own messages
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # of every process it says that it starts
     fabric = _fabric_of_many(config, devices)
     try:

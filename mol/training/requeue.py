@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 
+from mol.common.signals import ignore_stop_signals
+
 _SECONDS = 30
 
 
@@ -23,6 +25,7 @@ def requeue() -> str:
     program = shutil.which("scontrol")
     if program is None:
         return f"requeue: job {job} can't be requeued, because scontrol is not on the PATH of this node"
+    ignore_stop_signals()  # Slurm ends the job before it queues it, and everything is saved
     try:
         asked = subprocess.run([program, "requeue", job], capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
