@@ -1,6 +1,7 @@
 """The command line of `python -m bench.plan`, and the plan in Markdown."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,15 +11,20 @@ import torch
 from bench import counts, plan
 from bench.network import FRAMES
 from bench.plan.check import check, check_table
-from bench.plan.cost import Estimate, Settings, estimate, fold_waves
+from bench.plan.cluster import Recovery
+from bench.plan.cost import Estimate, Settings, estimate
 from bench.plan.datasets import DataSet, find_dataset, names
 from bench.plan.devices import DATASHEETS, PRECISIONS, Device, find_device
+from bench.plan.links import LINKS, Interconnect, find_link
 from bench.plan.measured import MAKE_RESULTS, Measured, load_measured
+from bench.plan.parallel import fixed_part
 from bench.plan.sources import Range, Sources
+from bench.plan.spread import failures_table, spread_table
 from bench.record import RESULTS
 from bench.tables import duration, markdown_table, span
 from mol.common.environment import available_cores
 from mol.common.errors import MOLError, SettingsError
+from mol.training.settings import TrainConfig
 
 
 def plan_table(arguments: argparse.Namespace, results: Sequence[Measured]) -> str:
@@ -32,16 +38,35 @@ def plan_table(arguments: argparse.Namespace, results: Sequence[Measured]) -> st
     settings = Settings(arguments.batch, arguments.steps, dataset.people, arguments.precision, arguments.variant)
     device = find_device(arguments.device, results)
     cost = estimate(settings, dataset, device, results, sources)
+    fixed, fixed_marks = fixed_part(settings, device, cost.step, results, sources)
     _add_remarks(settings, sources)
-    waves = [(devices, fold_waves(settings.folds, devices)) for devices in arguments.devices]
-    times = ([str(n), str(k), duration(k * cost.fold[0], k * cost.fold[1])] for n, k in waves)
+    joined = Interconnect(
+        find_link(arguments.link or device.link), find_link(arguments.network), arguments.devices_per_node
+    )
+    rows = _cost_rows(cost, device)
+    rows.insert(1, ["of it fixed, however many devices share a step", duration(*fixed), fixed_marks])
     parts = [
         _heading(arguments, settings, dataset),
-        markdown_table(["", "", "from"], _cost_rows(cost, device)),
-        markdown_table(["devices", "folds one after another", "time"], times),
+        markdown_table(["", "", "from"], rows),
+        spread_table(cost, fixed, settings, arguments.devices, joined, sources),
+        *([] if arguments.mtbf is None else [_with_failures(arguments, settings, cost)]),
         "\n".join(f"{number}. {line}" for number, line in enumerate(sources.lines, 1)),
     ]
     return "\n\n".join(parts)
+
+
+def _with_failures(arguments: argparse.Namespace, settings: Settings, cost: Estimate) -> str:
+    recovery = Recovery(arguments.detect, arguments.start, arguments.checkpoint_every * cost.step[1])
+    return failures_table(
+        cost,
+        settings,
+        arguments.devices,
+        arguments.devices_per_node,
+        3600 * arguments.mtbf,
+        60 * arguments.repair,
+        recovery,
+        arguments.repetitions,
+    )
 
 
 def _heading(arguments: argparse.Namespace, settings: Settings, dataset: DataSet) -> str:
@@ -80,8 +105,7 @@ def _fits(device: Device, needed: float) -> str:
 def _add_remarks(settings: Settings, sources: Sources) -> None:
     sources.add(
         "assumed",
-        "folds are independent, each on one device; one data loader per device adds no time, because the crops are "
-        "cut on the device",
+        "one data loader per device adds no time, because the crops are cut on the device",
     )
     sources.add("assumed", "left out: start-up, compilation, checkpoints, evaluation during training")
     if settings.variant != "released":
@@ -101,7 +125,26 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dataset", default="casme2", metavar="NAME", help=f"a set or protocol: {', '.join(names())}")
     parser.add_argument("--protocol", choices=("loso",), default="loso", help="leave one subject out")
     parser.add_argument("--device", default="cpu", help=f'{", ".join(DATASHEETS)}, "cpu" or a folder of results')
-    parser.add_argument("--devices", nargs="+", type=_positive, default=[1, 2, 4, 8], help="numbers of devices")
+    parser.add_argument("--devices", nargs="+", type=_positive, default=[1, 2, 4, 8, 64], help="numbers of devices")
+    parser.add_argument("--devices-per-node", type=_positive, default=8, metavar="N", help="devices in one machine")
+    parser.add_argument(
+        "--link",
+        help=f"between the devices of a node: {', '.join(LINKS)}, or GB/s:µs; by default the device's own",
+    )
+    parser.add_argument("--network", default="100gbe", help="between nodes, likewise")
+    failures = parser.add_argument_group("a cluster that fails", "simulated if --mtbf is given")
+    failures.add_argument("--mtbf", type=_above_zero, metavar="HOURS", help="mean time between two failures of a node")
+    failures.add_argument("--repair", type=_above_zero, default=10.0, metavar="MINUTES", help="until a node is back")
+    failures.add_argument("--detect", type=_above_zero, default=30.0, metavar="S", help="until a loss is noticed")
+    failures.add_argument("--start", type=_above_zero, default=30.0, metavar="S", help="of an attempt before it trains")
+    failures.add_argument(
+        "--checkpoint-every",
+        type=_positive,
+        default=TrainConfig.checkpoint_every,
+        metavar="STEPS",
+        help="as of mol loso",
+    )
+    failures.add_argument("--repetitions", type=_positive, default=1000, metavar="N", help="of each simulation")
     parser.add_argument("--variant", choices=("released", "paper"), default="released", help="of the network")
     parser.add_argument("--batch", type=_positive, default=Settings.batch, help="clips per step")
     parser.add_argument("--steps", type=_positive, default=Settings.steps, help="steps per fold")
@@ -119,6 +162,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be a positive whole number")
     return int(text)
+
+
+def _above_zero(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number above zero")
+    return value
 
 
 def main(argv: Sequence[str]) -> int:

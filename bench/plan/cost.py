@@ -1,11 +1,10 @@
 """The cost model: seconds and bytes of a training step, and of the whole run made of them."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-from bench.hours import measured_steps, step_seconds
+from bench.hours import Durations, measured_steps, step_seconds
 from bench.machine import BYTES_PER_ELEMENT
 from bench.network import FRAMES
 from bench.plan.counted import OVER_SAVED, clip_bytes, held_bytes, training_work
@@ -107,16 +106,26 @@ def training_step(
     settings: Settings, device: Device, results: Sequence[Measured], sources: Sources
 ) -> tuple[Range, str]:
     """Seconds of a training step, fast and slow end, and the marks of their sources."""
-    batch = settings.batch
+    batch, measured = settings.batch, measured_durations(settings, device, results)
+    if measured is None:
+        return _roofline(settings, device, results, sources)
+    result, key, durations = measured
+    seconds, own = cast(tuple[float, bool], step_seconds(batch, durations))
+    how = f"steps at batch {batch}" if own else f"a line through batches {', '.join(durations)}"
+    count = measured_steps({key: durations})
+    return (seconds, seconds), sources.add("measured", f"{key}, {how}, {count} steps; {result.label}")
+
+
+def measured_durations(
+    settings: Settings, device: Device, results: Sequence[Measured]
+) -> tuple[Measured, str, Durations] | None:
+    """The device's newest measured steps that give one of this batch size: the result, the contender, the seconds."""
     for result in (r for r in results if r.folder == device.folder):
         for key in (f"{name}-{settings.dtype}" for name in BACKENDS):
             durations = result.durations.get(key, {})
-            found = step_seconds(batch, durations)
-            if found:
-                how = f"steps at batch {batch}" if found[1] else f"a line through batches {', '.join(durations)}"
-                count = measured_steps({key: durations})
-                return (found[0], found[0]), sources.add("measured", f"{key}, {how}, {count} steps; {result.label}")
-    return _roofline(settings, device, results, sources)
+            if step_seconds(settings.batch, durations):
+                return result, key, durations
+    return None
 
 
 def _roofline(settings: Settings, device: Device, results: Sequence[Measured], sources: Sources) -> tuple[Range, str]:
@@ -175,11 +184,6 @@ def _newest(
             if found:
                 return result, contender, found
     return None
-
-
-def fold_waves(folds: int, devices: int) -> int:
-    """The number of folds that the busiest device runs one after another."""
-    return math.ceil(folds / devices)
 
 
 # Memory

@@ -81,7 +81,7 @@ def load_measured(paths: Sequence[Path]) -> list[Measured]:
         SettingsError: a file cannot be read or has another format.
     """
     results = [Measured(path, record.read(path)) for path in paths]
-    results = [result for result in results if "pretraining" not in result.data]
+    results = [result for result in results if not {"pretraining", "cluster"} & result.data.keys()]
     kept = [result for result in results if not result.data.get("loso", {}).get("draft")]
     return sorted(kept, key=lambda result: str(result.data["machine"]["date"]), reverse=True)
 

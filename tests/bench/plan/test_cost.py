@@ -4,7 +4,7 @@ import pytest
 from bench_results import FOLDER, network_row, save_result, save_steps
 
 from bench import counts
-from bench.plan.cost import Settings, estimate, fold_waves, peak_memory, training_step
+from bench.plan.cost import Settings, estimate, peak_memory, training_step
 from bench.plan.counted import held_bytes
 from bench.plan.datasets import find_dataset
 from bench.plan.devices import DATASHEETS, find_device
@@ -17,11 +17,6 @@ from mol.data.cache import row_bytes
 def results(tmp_path):
     """What is saved in `tmp_path` when it is called."""
     return lambda: load_measured(sorted(tmp_path.glob("*/*.json")))
-
-
-@pytest.mark.parametrize(("devices", "waves"), [(1, 24), (5, 5), (8, 3), (24, 1), (100, 1)])
-def test_the_busiest_device_runs_the_folds_that_do_not_divide(devices, waves):
-    assert fold_waves(24, devices) == waves
 
 
 def test_a_datasheet_device_is_planned_from_its_roofline_and_an_assumed_share(tmp_path, results):

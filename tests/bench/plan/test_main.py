@@ -25,11 +25,43 @@ def test_a_measured_device_is_planned_from_its_own_steps(tmp_path, printed):
     status, text = printed("--device", FOLDER)
     assert status == 0
     assert "| training step | 36.0 s; 0.0278 steps/s | [1] |" in text
-    assert "| 1 | 24 | 240 hours |" in text
-    assert "| 8 | 3 | 30.0 hours |" in text
+    assert "| 1 | 1 | 24 | 240 hours | 36.0 s |  | 240 hours |" in text
+    assert "| 8 | 1 | 3 | 30.0 hours | 4.50 s | 1.33 ms | 30.0 to 30.1 hours |" in text
+    assert "| 64 | 8 | 1 | 10.0 hours | no: fewer clips in a batch, 32 |" in text
     assert f"measured: cpu-float32, steps at batch 32, 2 steps; {FOLDER}/2026-01-02-abc-loso.json, commit abc" in text
     evaluation = "evaluation of every held-out clip, all folds together"
     assert f"| {evaluation} | 0.483 to 5.80 minutes |" in text  # 145 and 1740 × 0.4 s / 2
+
+
+def test_links_and_nodes_are_chosen(tmp_path, printed):
+    """At 1 MB/s, 176.4 MB of gradients take 176.4 s, of which 0.8 × 2/3 × 16 s hide."""
+    save_steps(tmp_path, cpu_float32={"2": [2.0], "32": [32.0]})  # all of it divides
+    given = ("--device", FOLDER, "--devices", "1", "2", "--devices-per-node", "1", "--network")
+    status, text = printed(*given, "0.001:0")
+    assert status == 0
+    assert "between nodes, 0.001:0: 0.001 GB/s in each direction, 0 µs per hop (given)" in text
+    assert "| 2 | 2 | 12 | 107 hours | 3.06 minutes | 2.80 minutes | 1226 hours |" in text
+    assert "pcie4" not in text  # joins nothing where a node has one device
+    status, text = printed(*given, "slow")
+    assert status == 2
+    assert "link 'slow' is not known; choose from nvlink3" in text
+
+
+def test_a_cluster_that_fails_is_simulated(tmp_path, printed):
+    """Folds of 10 hours on nodes that fail every 20: anew, each needs e^(10/20) − 1 = 0.65 retries."""
+    save_steps(tmp_path, cpu_float32={"32": [36.0]})
+    given = ("--device", FOLDER, "--devices", "8", "--devices-per-node", "1", "--start", "1e-9")
+    assert "Simulated" not in printed(*given)[1]
+    few = ("--repetitions", "200")
+    status, text = printed(*given, *few, "--mtbf", "20", "--checkpoint-every", "10")
+    assert status == 0
+    assert "every node fails at random after 20.0 hours on average, and is replaced after 10.0 minutes" in text
+    assert "a checkpoint is saved every 6.00 minutes of training" in text
+    anew, resumed = (line.split(" | ") for line in text.splitlines() if line.startswith("| 8 | 8 | 30.0 hours |"))
+    assert (anew[3], resumed[3]) == ("anew", "from a checkpoint")
+    assert float(anew[5].split()[0]) == pytest.approx(24 * 0.649, rel=0.08)
+    assert float(anew[4].split()[0]) > float(resumed[4].split()[0]) > 30
+    assert "not simulated: over 100 attempts before anything is kept" in printed(*given, "--mtbf", "2")[1]
 
 
 def test_memory_that_does_not_fit_is_said(tmp_path, printed):
