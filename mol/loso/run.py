@@ -77,7 +77,7 @@ def run_loso(config: LosoConfig) -> None:
         say(f"{result.total - result.done} of {result.total} folds are left: {resume_command(others)}")
     say(f"written to {result.run}\nnext: mol report {result.run}")
     if result.failed:
-        say("\n  ".join([f"error: {len(result.failed)} folds failed", *result.failed]))
+        say("\n  ".join([f"error: {len(result.failed)} of {result.total} folds failed", *result.failed]))
         raise SystemExit(1)
 
 

@@ -265,16 +265,20 @@ def test_a_node_that_joins_during_the_run_takes_part(
     assert len({record.node for record in read_records(result.run).values()}) == 3
 
 
-def driver(config: LosoConfig, *more: str) -> subprocess.Popen[str]:
-    """The command line with these settings, as a process of its own."""
+def arguments(config: LosoConfig) -> list[str]:
+    """The command line with these settings."""
     options = [
         *("--protocol", config.protocol, "--run", config.run, "--network", config.network, "--steps", config.steps),
         *("--batch_size", config.batch_size, "--checkpoint_every", config.checkpoint_every, "--device", "cpu"),
         *("--engine", "ray", "--cpus-per-fold", 1),
         *(("--ray-address", config.ray_address) if config.ray_address else ()),
-        *more,
     ]
-    command = [sys.executable, "-m", "mol", "loso", *config.caches, *map(str, options)]
+    return ["loso", *config.caches, *map(str, options)]
+
+
+def driver(config: LosoConfig, *more: str) -> subprocess.Popen[str]:
+    """The command line with these settings, as a process of its own."""
+    command = [sys.executable, "-m", "mol", *arguments(config), *more]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -405,10 +409,11 @@ def test_a_fold_that_always_fails_is_named_and_the_others_go_on(
     folder = tmp_path / "run" / fold.folder
     other = alone(local_config(cache, tmp_path / "other", learning_rate=0.5, folds="2"))
     shutil.copytree(other / fold.folder / "checkpoints", folder / "checkpoints")
-    process = driver(on(cluster, config))
-    said, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, said
-    assert "error: 1 folds failed\n  2/4  tiny/s2: " in said
+    with pytest.raises(SystemExit) as ended:
+        mol.cli.main(arguments(on(cluster, config)))
+    assert ended.value.code == 1
+    said = capsys.readouterr().out
+    assert "error: 1 of 4 folds failed\n  2/4  tiny/s2: " in said
     assert "learning_rate: 0.5 → " in said
     records = read_records(Path(config.run))
     assert [bool(records[one.folder].error) for one in read_plan(straight).folds] == [False, True, False, False]

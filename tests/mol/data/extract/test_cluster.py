@@ -79,6 +79,7 @@ def test_a_killed_worker_costs_its_clip_under_way_only(
     assert [warning for warning in result.warnings if "was lost; extracted again: casme2/sub0" in warning]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(why_no_namespaces()), reason=f"no mount namespaces: {why_no_namespaces()}")
 def test_a_node_that_does_not_see_the_pictures_is_named_and_not_used(
     manifest: Path, straight: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
