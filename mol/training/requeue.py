@@ -8,6 +8,10 @@ import subprocess
 
 from mol.common.signals import ignore_stop_signals
 
+REQUEUED = ("SIGUSR1", "SIGUSR2")
+"""Signals of ``#SBATCH --signal``. SIGTERM is that of scancel, after which a job must not come back, and of a
+pre-emption, after which Slurm queues the job by itself."""
+
 _SECONDS = 30
 
 

@@ -156,7 +156,8 @@ class TrainingSettings:
         strategy: how devices work together: "ddp" gives each a part of the batch; "auto" is the same.
         accumulate: parts of the batch that are computed one after another, for less memory; each has its own batch
             statistics.
-        requeue: under Slurm, put the job back into the queue when its time is up; with --resume in its script.
+        requeue: under Slurm, put the job back into the queue when SIGUSR1 or SIGUSR2 (#SBATCH --signal) says that its
+            time is up; with --resume in its script.
         log_every: steps between two lines of log.csv.
         validate_every: steps between two validations, on people not trained on; 0 for none.
         validation_clips: maximum number of clips per validation ("test-peek" takes all).

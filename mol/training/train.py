@@ -34,7 +34,7 @@ from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
 from mol.training.launch import Launched, launched
 from mol.training.ranks import ALONE, Ranks
-from mol.training.requeue import requeue
+from mol.training.requeue import REQUEUED, requeue
 from mol.training.resume import StopSignal, TrainingInterrupted, as_it_began, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import RunSettings, TrainConfig, save_config
@@ -387,7 +387,7 @@ def communication_share(model: Any) -> float | None:
 def _interrupted(config: RunSettings, log: RunLog, name: str, step: int, ranks: Ranks) -> BaseException:
     interrupted = TrainingInterrupted(Path(config.run), step, config.resume_command())
     log.say(f"{name}: stopped after step {step}, everything is saved. Resume with:\n  {interrupted.command}")
-    if config.requeue and name != "SIGINT":
+    if config.requeue and name in REQUEUED:
         ranks.first(lambda: log.say(requeue()))
     return interrupted
 
