@@ -606,7 +606,8 @@ class _Run:
             return self._lost(task, node, error)
         task.shunned.add(node.key)
         task.reason = str(error)
-        if isinstance(error, NodeError) and self._fit.pop(node.key, None):
+        if isinstance(error, NodeError) and node.key in self._fit:
+            del self._fit[node.key]
             self._watch.say(f"node {node.name} is not used any more: {error}")
         if task.shunned.issuperset(self._fit) and (self._fit or task.retries >= _RETRIES):
             return self._give_up(task, node, task.reason)

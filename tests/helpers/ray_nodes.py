@@ -59,7 +59,7 @@ def raylet_of(node: Any) -> int:
 
 @contextmanager
 def strange_node(address: str, *setup: str, cpus: int = 1, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A node in a mount namespace of its own.
+    """A node that is started as users start theirs; one with mounts is in a mount namespace of its own.
 
     Args:
         address: of the cluster.
@@ -75,7 +75,7 @@ def strange_node(address: str, *setup: str, cpus: int = 1, **variables: str) -> 
     ]
     script = "; ".join(["set -e", *setup, "exec " + " ".join(start)])
     process = subprocess.Popen(
-        ["unshare", *_PRIVATE, "sh", "-c", script],
+        [*(["unshare", *_PRIVATE] if setup else []), "sh", "-c", script],
         env=environment(**variables),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -163,7 +163,7 @@ def runs(pid: int) -> bool:
         return False
 
 
-def until(met: Callable[[], Any], seconds: float = 60) -> Any:
+def until(met: Callable[[], Any], seconds: float = 240) -> Any:
     """Wait until a condition is met, and give what it gave."""
     end = time.monotonic() + seconds
     while not (found := met()):
