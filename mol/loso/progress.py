@@ -13,7 +13,7 @@ from mol.loso.scores import COMPOSITE, write_tables
 from mol.loso.sharing import locked
 
 
-def note_fold(run: Path, plan: Plan, fold: Fold, record: FoldRecord | None) -> dict[str, Any] | None:
+def note_fold(run: Path, plan: Plan, fold: Fold, record: FoldRecord) -> dict[str, Any] | None:
     """Note how a fold was run, and write the tables of all folds that are done.
 
     One process does so at a time, so that the last to write knows all.
@@ -22,7 +22,7 @@ def note_fold(run: Path, plan: Plan, fold: Fold, record: FoldRecord | None) -> d
         run: the run folder.
         plan: of the run.
         fold: that has ended.
-        record: how; None if an earlier run has noted it.
+        record: how.
     Returns:
         The scores; None if no fold is done.
     Raises:
@@ -30,10 +30,19 @@ def note_fold(run: Path, plan: Plan, fold: Fold, record: FoldRecord | None) -> d
         StorageError: a table could not be written.
     """
     with locked(run, wait=True):
-        if record is not None:
-            record_fold(run, fold, record)
-        results = read_results(run, plan)
-        return write_tables(run, plan, results) if results else None
+        record_fold(run, fold, record)
+        return _write_tables(run, plan)
+
+
+def finish_tables(run: Path, plan: Plan) -> dict[str, Any] | None:
+    """Write the tables of all folds that are done, also where none has ended meanwhile; otherwise as `note_fold`."""
+    with locked(run, wait=True):
+        return _write_tables(run, plan)
+
+
+def _write_tables(run: Path, plan: Plan) -> dict[str, Any] | None:
+    results = read_results(run, plan)
+    return write_tables(run, plan, results) if results else None
 
 
 def place_of(fold: Fold, plan: Plan) -> str:

@@ -29,9 +29,9 @@ from mol.loso.at_once import Taken, run_at_once
 from mol.loso.cluster import find_room, run_on_cluster, sole_driver
 from mol.loso.folds import Fold, choose_folds, plan_folds
 from mol.loso.plan import FoldRecord, Plan, make_plan, record_fold
-from mol.loso.progress import describe_fold, note_fold, place_of
+from mol.loso.progress import describe_fold, finish_tables, note_fold, place_of
 from mol.loso.results import is_done, read_results
-from mol.loso.scores import describe_scores, score_table, write_tables
+from mol.loso.scores import describe_scores, score_table
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
@@ -184,11 +184,7 @@ def _result(begun: _Begun, busy: float | None, failed: tuple[str, ...] = (), ran
     run, folds = Path(begun.config.run), begun.plan.folds
 
     def tables() -> tuple[int, dict[str, Any] | None]:
-        done = sum(is_done(run, fold) for fold in folds)
-        if not done:
-            return 0, None
-        with locked(run, wait=True):
-            return done, write_tables(run, begun.plan, read_results(run, begun.plan))
+        return sum(is_done(run, fold) for fold in folds), finish_tables(run, begun.plan)
 
     done, scores = ranks.first(tables)
     return LosoResult(run, scores, done, len(folds), busy, failed)

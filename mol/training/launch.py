@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mol.common.devices import PRECISIONS, automatic_precision, start_fabric
+from mol.common.devices import PRECISIONS, automatic_precision, no_hints, start_fabric
 from mol.common.environment import available_cores
 from mol.common.errors import SettingsError
 from mol.common.extras import require
@@ -128,7 +128,7 @@ def _number_of_devices(config: TrainingSettings, outside: _Outside | None) -> in
             f"device={config.device!r} is one device, but devices={devices}; use --device cuda, and "
             "CUDA_VISIBLE_DEVICES to choose among them"
         )
-    if on_gpu and devices > count:
+    if on_gpu and devices > max(1, count):
         raise SettingsError(f"devices={devices}, but this machine has {count} CUDA device(s); use --devices auto")
     return devices
 
@@ -181,10 +181,11 @@ def _fabric_of_many(config: TrainingSettings, devices: int) -> Any:
     strategy = strategies.DDPStrategy(
         timeout=_LOST_COMPILED if config.compile else _LOST, gradient_as_bucket_view=True, **_without_buffers()
     )
-    return fabric.Fabric(
-        accelerator=kind,
-        devices=devices,
-        num_nodes=config.num_nodes,
-        strategy=strategy,
-        precision=PRECISIONS[precision],
-    )
+    with no_hints():
+        return fabric.Fabric(
+            accelerator=kind,
+            devices=devices,
+            num_nodes=config.num_nodes,
+            strategy=strategy,
+            precision=PRECISIONS[precision],
+        )

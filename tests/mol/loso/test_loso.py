@@ -26,6 +26,7 @@ from places import ROOT, environment
 from tiny_cache import moving_clip
 from tiny_model import TinyMOL, instead_of_mol
 
+import mol.loso.progress
 import mol.loso.run
 import mol.loso.train_fold
 import mol.network.checkpoint
@@ -580,7 +581,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(
         (mol.loso.train_fold, "load_model", 2),
         (mol.loso.train_fold, "write_predictions", 2),
         (mol.loso.train_fold, "write_json", 3),  # each fold writes fold.json, then the list of its checkpoint's files
-        (mol.loso.run, "write_tables", 2),
+        (mol.loso.progress, "write_tables", 2),
     ],
     ids=["model", "predictions", "fold", "tables"],
 )

@@ -214,10 +214,10 @@ def test_a_signal_while_the_log_is_written_is_not_taken_for_saved(
     """Whoever is told that everything is saved finds a checkpoint of that very step."""
     write = mol.training.train.RunLog.write_training
 
-    def interrupted(log: mol.training.train.RunLog, step: int, rate: float) -> None:
+    def interrupted(log: mol.training.train.RunLog, step: int, *values: float | None) -> None:
         if step == at:
             signal.raise_signal(signal.SIGINT)
-        write(log, step, rate)
+        write(log, step, *values)
 
     monkeypatch.setattr(mol.training.train.RunLog, "write_training", interrupted)
     with pytest.raises(TrainingInterrupted) as stopped:
