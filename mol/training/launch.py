@@ -139,7 +139,9 @@ def _started_outside() -> _Outside | None:
     if "TORCHELASTIC_RUN_ID" in environ:
         return _Outside("torchrun", int(environ["WORLD_SIZE"]), int(environ["LOCAL_WORLD_SIZE"]))
     environments = require("lightning_fabric.plugins.environments", "train")
-    if environments.SLURMEnvironment.detect() and "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ:
+    with no_hints():
+        in_slurm = environments.SLURMEnvironment.detect()
+    if in_slurm and "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ:
         world, nodes = int(environ["SLURM_NTASKS"]), int(environ.get("SLURM_NNODES", "1"))
         return _Outside("srun", world, world // nodes)
     return None

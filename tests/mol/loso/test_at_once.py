@@ -57,7 +57,7 @@ def weights(run: Path | str) -> dict[str, np.ndarray]:
     }
 
 
-@pytest.mark.parametrize("count", [2, 3, 9])
+@pytest.mark.parametrize("count", [3, *(pytest.param(count, marks=pytest.mark.slow) for count in (2, 9))])
 def test_folds_at_once_have_the_weights_of_folds_one_by_one(config, alone, tmp_path, count):
     run = loso(replace(config, run=str(tmp_path / "run"), folds_at_once=count)).run
     assert contents(run) == contents(alone)

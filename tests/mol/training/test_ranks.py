@@ -179,6 +179,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc 
 
 
 @needs_proc
+@pytest.mark.slow
 def test_a_signal_to_any_process_stops_all_after_one_step_and_the_run_goes_on_elsewhere(tmp_path, cache):
     run = tmp_path / "run"
     process = start(cache, run)
