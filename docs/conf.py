@@ -27,6 +27,7 @@ NAV = {
         "docs/baselines",
         "docs/datasets",
         "docs/protocols",
+        "docs/scale",
         "docs/released-training",
     ],
     "Reference": [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from molkernels import checks, dispatch, functional, reference
+from molkernels.batch_norm import SyncBatchNorm, update_running_statistics
 from molkernels.functional import EdgeParameters, FCCParameters, MixParameters
 
 VARIANTS = ("paper", "released")
@@ -37,6 +37,8 @@ class FCC(nn.Module):
 
     `norm` is an ordinary `nn.BatchNorm2d` and its own settings count: with ``norm.eval()`` it is frozen, whatever the
     mode of the block. Any other module in its place, and one with hooks or a parametrization, is called as a module.
+    After `nn.SyncBatchNorm.convert_sync_batchnorm` the statistics are those of all processes; as in PyTorch that needs
+    GPUs. `molkernels.batch_norm.SyncBatchNorm.convert` does the same on every device.
     Raises:
         ValueError, TypeError: an argument is wrong; the message names it.
 
@@ -131,9 +133,7 @@ class FCC(nn.Module):
         _check_size(x, self.size)
         checks.integer("groups", groups)
         residual = self.variant == "released"
-        if not _is_plain(self.norm, nn.BatchNorm2d):
-            y = self._with_called_norm(functional.block_input(x), groups, residual)
-        elif self.uses_running_statistics():
+        if _is_batch_norm(self.norm) and self.uses_running_statistics():
             y = functional.fcc(
                 x,
                 self.parameters_for_axes(),
@@ -142,6 +142,8 @@ class FCC(nn.Module):
                 residual=residual,
                 backend=self.backend,
             )
+        elif not _is_plain(self.norm, nn.BatchNorm2d):
+            y = self._with_called_norm(functional.block_input(x), groups, residual)
         else:
             y, mean, var = functional.fcc_train(
                 x, self.parameters_for_axes(), groups=groups, eps=self.norm.eps, residual=residual, backend=self.backend
@@ -170,7 +172,10 @@ class FCC(nn.Module):
         checks.groups(groups, x.shape[0], 2)
         own, half = self.parameters_for_axes(), self.channels // 2
         placed = reference.add_position(x, own.pe_h, own.pe_w)
-        normalised = torch.stack([self.norm(placed[group::groups]) for group in range(groups)], 1).flatten(0, 1)
+        if isinstance(self.norm, SyncBatchNorm):
+            normalised = self.norm(placed, groups)
+        else:
+            normalised = torch.stack([self.norm(placed[group::groups]) for group in range(groups)], 1).flatten(0, 1)
         one, zero = torch.ones_like(own.bias_h), torch.zeros_like(own.bias_h)
         second = own._replace(  # the embedding of each branch's first axis is in `normalised`
             gamma=one,
@@ -187,43 +192,6 @@ class FCC(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, size={self.size}, variant={self.variant!r}"
-
-
-@torch.no_grad()
-def update_running_statistics(
-    norm: nn.BatchNorm2d, mean: Tensor, var: Tensor, order: Sequence[int] | None = None
-) -> None:
-    """Fold several batches' statistics into a batch norm's running ones, one after another, in closed form.
-
-    running ← (1 − m)^L · running + Σ_i m (1 − m)^(L − 1 − i) · batch[order[i]],   i = 0 … L − 1
-
-    With momentum None, running is the mean over all batches ever seen. A norm that tracks no statistics stays as it is.
-
-    Args:
-        norm: the batch norm; its running statistics and its counter are updated.
-        mean, var: (G, C); the variance is unbiased.
-        order: rows of `mean` and `var` in the order in which they were seen; by default each once, from the first.
-    """
-    groups = mean.shape[0]
-    seen = range(groups) if order is None else order
-    momentum, counter = norm.momentum, norm.num_batches_tracked
-    if not norm.track_running_stats or norm.running_mean is None or len(seen) == 0:
-        return
-    keep: float | Tensor = 1.0 if momentum is None else (1 - momentum) ** len(seen)
-    weights = [0.0] * groups
-    for age, group in enumerate(reversed(seen)):
-        weights[group] += 1.0 if momentum is None else momentum * (1 - momentum) ** age
-    # The weights are arguments of a kernel: a tensor of them would be a copy to the device, in each call.
-    weighted = torch._foreach_mul((*mean.unbind(0), *var.unbind(0)), weights * 2)
-    sums = torch.stack(weighted).view(2, groups, -1).sum(1)
-    if momentum is None:
-        before = cast(Tensor, counter).to(mean.dtype)
-        total = before + len(seen)
-        keep, sums = before / total, sums / total
-    for running, batch in zip((norm.running_mean, norm.running_var), sums, strict=True):
-        cast(Tensor, running).mul_(keep).add_(batch)
-    if counter is not None:
-        counter.add_(len(seen))
 
 
 class CCC(nn.Module):
@@ -362,7 +330,7 @@ class F5C(nn.Module):
         return (
             not self.training
             and _is_plain(fcc, FCC)
-            and _is_plain(fcc.norm, nn.BatchNorm2d)
+            and _is_batch_norm(fcc.norm)
             and fcc.uses_running_statistics()
             and _is_plain(ccc, CCC)
             and fcc.variant == variant
@@ -431,6 +399,11 @@ def _is_plain(module: object, kind: type[nn.Module]) -> bool:
         and not module._backward_hooks
         and not _has_any_global_hook()
     )
+
+
+def _is_batch_norm(norm: nn.Module) -> bool:
+    """Whether evaluation of this norm is that of `nn.BatchNorm2d`."""
+    return any(_is_plain(norm, kind) for kind in (nn.BatchNorm2d, SyncBatchNorm, nn.SyncBatchNorm))
 
 
 def _is_mix(conv: nn.Conv2d | None) -> bool:

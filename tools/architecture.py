@@ -38,6 +38,7 @@ ORDER = {
         "ops",
         "functional",
         "devices",
+        "batch_norm",
         "modules",
     ),
     "mol": (
@@ -61,7 +62,13 @@ FACES = {
     "mol": ("__init__", "__main__", "arguments", "cli", "commands", "demo", "info"),
 }
 # `mol` calls the operators by their public names; nothing in it depends on how they are dispatched or compiled.
-DOORS = ("molkernels", "molkernels.functional", "molkernels.modules", "molkernels.installation")
+DOORS = (
+    "molkernels",
+    "molkernels.functional",
+    "molkernels.modules",
+    "molkernels.batch_norm",
+    "molkernels.installation",
+)
 
 # Folders whose modules the packages never import.
 _OUTSIDE = ("tests", "tools", "torture", "docs", "examples")

@@ -8,25 +8,29 @@ import math
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torture import materials, reproducers
 from torture.full_disk import namespace
-from torture.unit import PARTS, Session, Unit
+from torture.unit import PARTS, REPORT, Part, Session, Unit
 from torture.units import all_units
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_MINUTES = 30.0
-# What the materials and the start of the processes take is not there for examples; none begins in the last minutes.
-_USABLE, _LAST = 0.75, 0.95
-_DONE = "done"
+# What is left of the time is for the last examples to end in.
+_LAST = 0.95
+# Seconds after its share in which a unit may end its last example; then it hangs, and is killed.
+_GRACE: dict[Part, float] = {"readers": 60.0, "operators": 120.0, "kills": 400.0, "disk": 400.0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not made.is_dir() and any(unit.part != "operators" for unit in units):
             materials.make(made)
             print(f"materials made in {time.monotonic() - started:.0f} s", flush=True)
-        reports = _run_all(units, made, Path(work), options.out, seed, options.minutes, options.jobs)
+        ends = started + options.minutes * 60 * _LAST
+        reports = _run_all(units, made, Path(work), options.out, seed, options.minutes, options.jobs, ends)
     print(table(reports))
     print(f"{sum(report['done'] for report in reports)} examples in {(time.monotonic() - started) / 60:.1f} minutes")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -89,57 +94,120 @@ def _chosen(only: Sequence[str] | None) -> list[Unit]:
     return wanted
 
 
+class _Time:
+    """What is left of a campaign's time, shared among the units that have not ended, by their weights.
+
+    A unit that takes longer than its share, in a last example or its preparation, leaves all others a little less; one
+    that needs less leaves them more.
+    """
+
+    def __init__(self, units: Sequence[Unit], jobs: int, ends: float) -> None:
+        self._weights = {unit.title: unit.seconds for unit in units}
+        self._jobs, self._ends = jobs, ends
+
+    def share(self, unit: Unit) -> float:
+        """Seconds for a unit that begins now."""
+        left = max(self._ends - time.monotonic(), 0.0)
+        return min(left, left * self._jobs * unit.seconds / sum(self._weights.values()))
+
+    def ended(self, unit: Unit) -> None:
+        """A unit needs no more time."""
+        del self._weights[unit.title]
+
+
 def _run_all(
-    units: Sequence[Unit], made: Path, work: Path, out: Path, seed: int, minutes: float, jobs: int
+    units: Sequence[Unit], made: Path, work: Path, out: Path, seed: int, minutes: float, jobs: int, ends: float
 ) -> list[dict[str, Any]]:
-    """Every unit in a process of its own, as many at a time as there are jobs, the longest first."""
-    share = minutes / FULL_MINUTES
-    whole = sum(unit.seconds for unit in units) or 1.0
-    usable, deadline = minutes * 60 * jobs * _USABLE, time.time() + minutes * 60 * _LAST
+    """Every unit in a process of its own, as many at a time as there are jobs.
+
+    Units of short examples come first: they end with their share, so that all come to theirs.
+    """
+    ratio = min(1.0, minutes / FULL_MINUTES)
+    shared, running = _Time(units, jobs, ends), _Running()
 
     def run(unit: Unit) -> dict[str, Any]:
         # Fewer units have more time each, but never more examples than a whole campaign's.
-        target = max(1, math.ceil(unit.target * min(1.0, share)))
-        budget = usable * unit.seconds / whole
         order: dict[str, Any] = {
             "title": unit.title,
             "materials": str(made.resolve()),
             "work": str(work / unit.title.replace("/", "-")),
+            "failures": str(out.resolve() / "failures"),
+            "seed": seed,
+            "target": max(1, math.ceil(unit.target * ratio)),
+            "budget": shared.share(unit),
         }
-        order |= {"failures": str(out.resolve() / "failures"), "seed": seed, "target": target, "budget": budget}
-        order["deadline"] = deadline
-        report = _in_process(unit, order)
+        report = _in_process(unit, order, running)
+        shared.ended(unit)
         print(_line(report), flush=True)
         return report
 
     with ThreadPoolExecutor(jobs) as pool:
-        by_length = sorted(units, key=lambda unit: -unit.seconds)
-        found = dict(zip((unit.title for unit in by_length), pool.map(run, by_length), strict=True))
+        by_length = sorted(units, key=lambda unit: (unit.part in ("kills", "disk"), -unit.seconds))
+        try:
+            found = dict(zip((unit.title for unit in by_length), pool.map(run, by_length), strict=True))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.end()
+            raise
     return [found[unit.title] for unit in units]
 
 
-def _in_process(unit: Unit, order: dict[str, Any]) -> dict[str, Any]:
+class _Running:
+    """The processes of units, each the first of a group that ends as a whole."""
+
+    def __init__(self) -> None:
+        self._processes: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+
+    def run(self, command: Sequence[str], seconds: float, **options: Any) -> tuple[int | None, str]:
+        """Run a command; its status, None if it had to be killed after some seconds, and what it wrote as errors."""
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace",
+            start_new_session=True, **options,
+        )  # fmt: skip
+        with self._lock:
+            self._processes.add(process)
+        try:
+            words = process.communicate(timeout=seconds)[1]
+            return process.returncode, words
+        except subprocess.TimeoutExpired:
+            _kill_group(process)
+            return None, process.communicate()[1]
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+
+    def end(self) -> None:
+        """Kill all of them."""
+        with self._lock:
+            for process in self._processes:
+                _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _in_process(unit: Unit, order: dict[str, Any], running: _Running) -> dict[str, Any]:
     work = Path(order["work"])
     work.mkdir(parents=True)
     prefix = namespace() if unit.part == "disk" else []
     # With one thread each, two units on two cores do not fight over them; and a fork finds no other threads.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     environment["HYPOTHESIS_STORAGE_DIRECTORY"] = str(work.parent / "hypothesis")
-    done = subprocess.run(
-        [*prefix, sys.executable, "-m", "torture", "--unit", json.dumps(order)],
-        cwd=work,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    report = work / f"{_DONE}.json"
-    if done.returncode or not report.is_file():
-        words = f"the unit itself ended with status {done.returncode}:\n{done.stderr[-1500:]}"
-        empty: dict[str, Any] = {"done": 0, "kinds": {}, "seconds": 0.0, "processor": 0.0, "notes": [], "faults": []}
-        return {"unit": unit.title, "target": order["target"], **empty, "error": words}
-    return dict(json.loads(report.read_text()))
+    command = [*prefix, sys.executable, "-m", "torture", "--unit", json.dumps(order)]
+    seconds = order["budget"] + _GRACE[unit.part]
+    status, words = running.run(command, seconds, cwd=work, env=environment)
+    file = work / REPORT
+    nothing: dict[str, Any] = {"done": 0, "kinds": {}, "seconds": 0.0, "processor": 0.0, "notes": [], "faults": []}
+    report = json.loads(file.read_text()) if file.is_file() else nothing
+    if status is None:
+        subprocess.run(["umount", "--lazy", work / "disk"], capture_output=True, check=False)
+        report["error"] = f"the unit hung in an edit or an example: killed after {seconds:.0f} s"
+    elif status or not report["done"]:
+        report["error"] = f"the unit itself ended with status {status}:\n{words[-1500:]}"
+    return {"unit": unit.title, "target": order["target"], **report}
 
 
 def _run_unit(order: Mapping[str, Any]) -> int:
@@ -153,10 +221,9 @@ def _run_unit(order: Mapping[str, Any]) -> int:
         order["seed"],
         order["target"],
         order["budget"],
-        order["deadline"],
     )
     unit.run(session)
-    (work / f"{_DONE}.json").write_text(json.dumps(session.report()))
+    session.save()
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

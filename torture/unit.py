@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+import json
+import os
 import resource
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from torture.outcome import Outcome
 
 Part = Literal["readers", "kills", "disk", "operators"]
 PARTS: tuple[Part, ...] = ("readers", "kills", "disk", "operators")
+REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,12 @@ class Session:
         failures: folder for reproducers.
         seed: of everything that is drawn.
         target: examples asked for.
-        budget: seconds that its examples may take.
-        deadline: time of day, in seconds since the epoch, after which no unit begins another example.
+        budget: seconds that it may take from now on, preparation included; its first example is tried in any case.
         done: examples tried.
         kinds: how many of each outcome.
         faults: by `Outcome.key`.
         notes: what a reader of the table must know.
-        seconds: taken.
+        seconds: taken by its examples.
     """
 
     unit: Unit
@@ -85,27 +86,31 @@ class Session:
     seed: int
     target: int
     budget: float
-    deadline: float = math.inf
     done: int = 0
     kinds: dict[str, int] = field(default_factory=dict)
     faults: dict[str, Fault] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    _made: float = field(default_factory=time.monotonic)
     _started: float = field(default_factory=time.monotonic)
+    _saved: float = 0.0
 
     def begin(self) -> None:
-        """Start the clock again: imports and valid folders are ready, examples follow."""
+        """Start the clock of the examples: imports and valid folders are ready."""
         self._started = time.monotonic()
 
     def goes_on(self) -> bool:
         """Whether examples are still asked for and time is left."""
-        self.seconds = time.monotonic() - self._started
-        return self.done < self.target and self.seconds < self.budget and time.time() < self.deadline
+        now = time.monotonic()
+        self.seconds = now - self._started
+        return not self.done or (self.done < self.target and now - self._made < self.budget)
 
     def count(self, outcome: Outcome) -> bool:
         """Count one example; returns whether it is a fault that was not seen before."""
         self.done += 1
         self.kinds[outcome.kind] = self.kinds.get(outcome.kind, 0) + 1
+        if time.monotonic() - self._saved > 1:
+            self.save()
         if not outcome.is_fault:
             return False
         if seen := self.faults.get(outcome.key):
@@ -118,6 +123,14 @@ class Session:
         described = {"outcome": str(outcome), "key": outcome.key, "seed": self.seed, **case}
         path = reproducers.save(self.failures, self.unit.title, described, files)
         self.faults[outcome.key] = Fault(outcome, path)
+        self.save()
+
+    def save(self) -> None:
+        """Write the report, which outlives a unit that hangs or crashes."""
+        self._saved = time.monotonic()
+        new = self.work / f"{REPORT}.new"
+        new.write_text(json.dumps(self.report()))
+        os.replace(new, self.work / REPORT)
 
     def note(self, text: str) -> None:
         """Something that a reader of the table must know."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -39,9 +40,18 @@ def start_fabric(device: str, precision: str) -> Any:
     if precision == "auto":
         precision = automatic_precision(torch.device(kind))
     fabric = require("lightning_fabric", "train")
-    return fabric.Fabric(
-        accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
-    )
+    with no_hints():
+        return fabric.Fabric(
+            accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
+        )
+
+
+@contextmanager
+def no_hints() -> Iterator[None]:
+    """Leave out what Fabric says on every machine that has Slurm."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*command is available on your system but is not used")
+        yield
 
 
 def automatic_precision(device: torch.device) -> str:

@@ -63,3 +63,7 @@ class NodeError(MOLError, RuntimeError):
 
 class MissingExtraError(MOLError, ImportError):
     """An optional dependency that is not installed; the message contains the command that installs it."""
+
+
+class RankLostError(MOLError, RuntimeError):
+    """A process of a training on several devices has ended; the message says which, why, and how to go on."""

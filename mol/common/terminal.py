@@ -26,6 +26,15 @@ def printable(text: str) -> str:
     return text.translate(_VISIBLE)
 
 
+_quiet = False
+
+
+def be_quiet() -> None:
+    """Show nothing from here on: another process of the same command does."""
+    global _quiet
+    _quiet = True
+
+
 def console(**options: Any) -> Any:
     """A `rich.console.Console` that takes nothing in a text for a command: no [markup], :emoji:, control characters.
 
@@ -40,7 +49,7 @@ def console(**options: Any) -> Any:
         def render_str(self, text: str, **styles: Any) -> Any:
             return super().render_str(printable(text), **styles)
 
-    return Literal(markup=False, emoji=False, highlight=False, **options)
+    return Literal(markup=False, emoji=False, highlight=False, quiet=_quiet, **options)
 
 
 def styled(text: str, style: str) -> Any:

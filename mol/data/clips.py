@@ -21,7 +21,7 @@ from mol.common.devices import upload
 from mol.common.errors import ClipError, SettingsError
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
-from mol.data.order import CROPS, ClipOrder
+from mol.data.order import CROPS, WHOLE, ClipOrder
 from mol.data.split import person
 from mol.vision.points import FLIP_PERMUTATION
 
@@ -260,13 +260,14 @@ class ResidentClips:
         landmarks = self._held.landmarks[self._positions, 1:].double()
         return (landmarks.mean(dim=(0, 1)) - self.margin // 2).float().cpu()
 
-    def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
+    def training_batch(self, step: int, seed: int, batch_size: int, cut: slice = WHOLE) -> Batch:
         """Batch of one training step: random crops, randomly mirrored; equal for equal (seed, step).
 
         Args:
             step: counted from 0.
             seed: of the run.
             batch_size: number of clips.
+            cut: which of them; how each varies does not depend on it.
         Raises:
             SettingsError: the batch is larger than the data set.
         """
@@ -279,9 +280,9 @@ class ResidentClips:
                 generator.integers(0, 2, batch_size) * self.augmentation.flip,
             ]
         )
-        index, top, left, flip = upload(torch.from_numpy(drawn.astype(np.int64)), self.device).unbind(0)
-        light = upload(torch.from_numpy(generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)), self.device)
-        return self._crop(index, top, left, flip, light)
+        index, top, left, flip = upload(torch.from_numpy(drawn[:, cut].astype(np.int64)), self.device).unbind(0)
+        light = generator.uniform(-1, 1, (2, batch_size)).astype(np.float32)[:, cut]
+        return self._crop(index, top, left, flip, upload(torch.from_numpy(light), self.device))
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """Centre crops, never mirrored or varied.

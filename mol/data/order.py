@@ -10,6 +10,8 @@ from mol.common.errors import SettingsError
 _ORDER = 1
 CROPS = 2
 """The stream of random numbers of crops and mirroring: ``np.random.default_rng((seed, CROPS, step))``."""
+WHOLE = slice(None)
+"""All clips of a batch."""
 
 
 class ClipOrder:

@@ -64,6 +64,8 @@ from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import holding
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
+from mol.training.launch import Launched
+from mol.training.ranks import ALONE
 from mol.training.resume import StopSignal, TrainingInterrupted
 from mol.training.starting import StartingWeights
 
@@ -504,7 +506,7 @@ def _open_run(job: _Job) -> OpenRun:
         pool = Pool.join(caches, protocol_for(config.protocol, videos), config.counts)
         clips = find_network(config.network).hold(pool, range(len(pool)), fabric.device, config.normalisation)
         start = None if job.start is None else fetch(job.start)
-        _kept[job.token] = OpenRun(config, fabric, pool, clips, job.plan, start)
+        _kept[job.token] = OpenRun(config, Launched(fabric, ALONE), pool, clips, job.plan, start)
     return _kept[job.token]
 
 

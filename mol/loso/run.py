@@ -15,7 +15,8 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from mol.common.errors import MOLError, SettingsError
 from mol.common.terminal import console, duration, say
 from mol.data.pool import Pool
 from mol.data.split import person
+from mol.loso.at_once import Taken, run_at_once
 from mol.loso.cluster import find_room, run_on_cluster, sole_driver
 from mol.loso.folds import Fold, choose_folds, plan_folds
 from mol.loso.plan import FoldRecord, Plan, make_plan, record_fold
@@ -34,11 +36,13 @@ from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
+from mol.training.launch import launched
+from mol.training.ranks import ALONE, Ranks
 from mol.training.resume import TrainingInterrupted, as_begun
 from mol.training.runlog import describe_busy_share
 from mol.training.settings import read_saved_config
 from mol.training.starting import StartingWeights, read_starting_weights, require_network, require_strangers
-from mol.training.step import open_device
+from mol.training.train import TrainResult
 
 
 class LosoResult(NamedTuple):
@@ -95,16 +99,17 @@ def loso(config: LosoConfig) -> LosoResult:
 
 
 def _here(config: LosoConfig) -> LosoResult:
-    """One fold after another in this process."""
-    fabric, config = open_device(config)
-    begun = _begin(config)
-    pool, start = begun.pool, begun.start
-    clips = find_network(config.network).hold(pool, range(len(pool)), fabric.device, config.normalisation)
-    opened = OpenRun(config, fabric, pool, clips, begun.plan, start)
-    _greet(begun, str(fabric.device))
-    with _saying_how_to_resume(config):
-        busy = _run_folds(opened, begun.chosen)
-    return _result(begun, busy)
+    """Folds in this process, one after another or some at once; or in several that train each fold together."""
+    with launched(config) as (device, config):
+        begun = device.ranks.together(partial(_begin, config, device.ranks))
+        pool = begun.pool
+        clips = find_network(config.network).hold(pool, range(len(pool)), device.fabric.device, config.normalisation)
+        opened = OpenRun(config, device, pool, clips, begun.plan, begun.start)
+        _greet(begun, str(device.fabric.device))
+        run_folds = _run_folds_at_once if config.folds_at_once > 1 else _run_folds
+        with _saying_how_to_resume(config):
+            busy = run_folds(opened, begun.chosen)
+        return _result(begun, busy, ranks=device.ranks)
 
 
 def _on_cluster(config: LosoConfig) -> LosoResult:
@@ -112,7 +117,7 @@ def _on_cluster(config: LosoConfig) -> LosoResult:
     with connected(config.ray_address) as cluster:
         room = find_room(cluster, config)
         with sole_driver(config):
-            begun = _begin(room.config)
+            begun = _begin(room.config, ALONE)
             _greet(begun, f"{room.config.device} of {len(room.nodes)} nodes, {room.need} a fold")
             with _saying_how_to_resume(config):
                 failed = run_on_cluster(cluster, room, begun.pool, begun.plan, begun.chosen, begun.start)
@@ -139,8 +144,8 @@ class _Begun(NamedTuple):
     done: int
 
 
-def _begin(config: LosoConfig) -> _Begun:
-    """Open the data, plan the folds, claim the run folder."""
+def _begin(config: LosoConfig, ranks: Ranks) -> _Begun:
+    """Open the data, plan the folds; the first process claims the run folder."""
     start = _starting_weights(config)
     pool = Pool.load(config.caches, config.protocol, config.counts)
     _check_sets(config, pool)
@@ -149,6 +154,8 @@ def _begin(config: LosoConfig) -> _Begun:
     folds = plan_folds(pool, config.seeds)
     chosen = choose_folds(folds, config.folds)
     plan = make_plan(config, pool, folds, start.name if start is not None else None)
+    if not ranks.is_first:
+        return _Begun(config, pool, plan, chosen, start, 0)
     claim(config, plan)
     # Before the data is loaded: a damaged fold is named at once.
     return _Begun(config, pool, plan, chosen, start, len(read_results(Path(config.run), plan)))
@@ -173,10 +180,14 @@ def _saying_how_to_resume(config: LosoConfig) -> Iterator[None]:
         raise
 
 
-def _result(begun: _Begun, busy: float | None, failed: tuple[str, ...] = ()) -> LosoResult:
+def _result(begun: _Begun, busy: float | None, failed: tuple[str, ...] = (), ranks: Ranks = ALONE) -> LosoResult:
     run, folds = Path(begun.config.run), begun.plan.folds
-    done = sum(is_done(run, fold) for fold in folds)
-    return LosoResult(run, finish_tables(run, begun.plan), done, len(folds), busy, failed)
+
+    def tables() -> tuple[int, dict[str, Any] | None]:
+        return sum(is_done(run, fold) for fold in folds), finish_tables(run, begun.plan)
+
+    done, scores = ranks.first(tables)
+    return LosoResult(run, scores, done, len(folds), busy, failed)
 
 
 def _starting_weights(config: LosoConfig) -> StartingWeights | None:
@@ -187,35 +198,103 @@ def _starting_weights(config: LosoConfig) -> StartingWeights | None:
     return start
 
 
-def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
-    """Run the folds that are not done; returns the busy share of all steps, or None if there were none."""
-    config, plan, run = opened.config, opened.plan, Path(opened.config.run)
-    seconds, data_seconds, spent = 0.0, 0.0, list[float]()
-    for place, fold in enumerate(chosen):
-        folder = run / fold.folder
-        with holding(folder) as other:
+class _Tally:
+    """The folds that this process has run, and what it says of each."""
+
+    def __init__(self, opened: OpenRun, chosen: Sequence[Fold]) -> None:
+        self._opened, self._chosen = opened, chosen
+        self._run, self._ranks = Path(opened.config.run), opened.device.ranks
+        self._seconds, self._data_seconds, self._begun = 0.0, 0.0, time.monotonic()
+        self._finished = 0
+
+    @property
+    def busy_share(self) -> float | None:
+        """Of all steps; None if there were none."""
+        return 1 - self._data_seconds / self._seconds if self._seconds else None
+
+    def take(self, fold: Fold, held: ExitStack) -> bool:
+        """Hold the lock of a fold in the first process; False if the fold is done, or another process runs it."""
+        return self._ranks.first(partial(self._take, fold, held))
+
+    def _take(self, fold: Fold, held: ExitStack) -> bool:
+        folder, plan = self._run / fold.folder, self._opened.plan
+        with ExitStack() as stack:
+            other = stack.enter_context(holding(folder))
             if other is not None:
                 say(f"{place_of(fold, plan)}: {other} is running it")
-                continue
-            if is_done(run, fold):
-                tidy(folder, config.keep_checkpoints)
+                return False
+            if is_done(self._run, fold):
+                tidy(folder, self._opened.config.keep_checkpoints)
+                return False
+            held.push(stack.pop_all())
+        return True
+
+    def done(self, fold: Fold, result: TrainResult, started: float) -> None:
+        """Note a fold that is done, and say so."""
+        self._seconds += result.timing.seconds
+        self._data_seconds += result.timing.data_seconds
+        self._finished += 1
+        self._ranks.first(partial(self._note, fold, started))
+
+    def _note(self, fold: Fold, started: float) -> None:
+        run, plan = self._run, self._opened.plan
+        scores = note_fold(run, plan, fold, _record(started))
+        place = self._chosen.index(fold)
+        left = sum(not is_done(run, other) for other in self._chosen[place + 1 :])
+        each = (time.monotonic() - self._begun) / self._finished
+        rest = f", {duration(left * each)} left" if left else ""
+        if scores is not None:
+            say(describe_fold(run, plan, fold, scores, time.monotonic() - started, rest))
+
+    @contextmanager
+    def noting_failure(self, fold: Fold, started: float) -> Iterator[None]:
+        """Keep on record why a fold failed."""
+        try:
+            yield
+        except MOLError as error:
+            if self._ranks.is_first:
+                with locked(self._run, wait=True):
+                    record_fold(self._run, fold, _record(started, str(error)))
+            raise
+
+
+def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
+    """Run the folds that are not done; returns the busy share of all steps, or None if there were none."""
+    tally, run = _Tally(opened, chosen), Path(opened.config.run)
+    for fold in chosen:
+        with ExitStack() as held:
+            if not tally.take(fold, held):
                 continue
             started = time.monotonic()
-            try:
+            with tally.noting_failure(fold, started):
                 result = train_and_test(opened, fold)
-            except MOLError as error:
-                with locked(run, wait=True):
-                    record_fold(run, fold, _record(started, str(error)))
-                raise
-            seconds, data_seconds = seconds + result.timing.seconds, data_seconds + result.timing.data_seconds
-            spent.append(time.monotonic() - started)
-            tidy(folder, config.keep_checkpoints)
-        scores = note_fold(run, plan, fold, _record(started))
-        left = sum(not is_done(run, other) for other in chosen[place + 1 :])
-        rest = f", {duration(left * sum(spent) / len(spent))} left" if left else ""
-        if scores is not None:
-            say(describe_fold(run, plan, fold, scores, spent[-1], rest))
-    return 1 - data_seconds / seconds if seconds else None
+            opened.device.ranks.first(partial(tidy, run / fold.folder, opened.config.keep_checkpoints))
+        tally.done(fold, result, started)
+    return tally.busy_share
+
+
+def _run_folds_at_once(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
+    """`_run_folds`, some at a time."""
+    tally, waiting, started = _Tally(opened, chosen), iter(chosen), dict[Fold, float]()
+
+    def take() -> Taken | None:
+        for fold in waiting:
+            held = ExitStack()
+            if tally.take(fold, held):
+                started[fold] = time.monotonic()
+                return fold, held
+        return None
+
+    def done(fold: Fold, result: TrainResult) -> None:
+        tidy(Path(opened.config.run) / fold.folder, opened.config.keep_checkpoints)
+        tally.done(fold, result, started[fold])
+
+    def failed(fold: Fold, error: MOLError) -> None:
+        with suppress(MOLError), tally.noting_failure(fold, started[fold]):
+            raise error
+
+    run_at_once(opened, opened.config.folds_at_once, take, done, failed)
+    return tally.busy_share
 
 
 def _record(started: float, error: str = "") -> FoldRecord:

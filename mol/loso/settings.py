@@ -37,6 +37,8 @@ class LosoConfig(TrainingSettings):
             this machine alone, which ends with the run, when empty.
         gpus_per_fold: with engine "ray", GPUs of a fold, or a share such as 0.25 of one; when empty 1 if a node has
             GPUs and the device is not "cpu", else 0.
+        folds_at_once: with engine "local" and one device, folds that are trained side by side; their weights are those
+            of one after another.
         cpus_per_fold: with engine "ray", cores and PyTorch threads of a fold; when empty as many as a fold would use
             here, and 1 with a GPU. With equal threads a CPU gives the numbers of engine "local" bit for bit.
     """
@@ -54,6 +56,7 @@ class LosoConfig(TrainingSettings):
     ray_address: str | None = None
     gpus_per_fold: float | None = None
     cpus_per_fold: int | None = None
+    folds_at_once: int = 1
 
     def __post_init__(self) -> None:
         if self.ablation is not None:  # first, because how a network is trained by default depends on what it is
@@ -64,6 +67,15 @@ class LosoConfig(TrainingSettings):
             given = [name for name in ENGINE[1:] if getattr(self, name) is not None]
             if given:
                 raise SettingsError(f"{', '.join(given)} are settings of the engine ray; add --engine ray")
+        require_positive(self, "folds_at_once")
+        require_at_most(self, folds_at_once=MOST_WORKERS)
+        if self.folds_at_once > 1 and (self.engine == "ray" or self.devices not in (1, "auto") or self.num_nodes > 1):
+            raise SettingsError(
+                f"folds_at_once={self.folds_at_once} is for one device of this machine; leave out --engine, --devices "
+                "and --num-nodes"
+            )
+        if self.engine == "ray" and (self.devices not in (1, "auto") or self.num_nodes > 1):
+            raise SettingsError("with --engine ray every fold is trained on one device; leave out --devices")
         if self.cpus_per_fold is not None:
             require_positive(self, "cpus_per_fold")
             require_at_most(self, cpus_per_fold=MOST_WORKERS)

@@ -26,6 +26,7 @@ from mol.training.settings import read_saved_config, save_config
 _FREE = (
     *("caches", "init", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints"),
     *ENGINE,
+    *("devices", "num_nodes", "strategy", "requeue", "folds_at_once"),
 )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -23,10 +25,12 @@ from mol.networks.trained import load_model
 from mol.scoring.calibration import temperature_of
 from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, write_predictions
 from mol.scoring.metrics import recognition_scores
-from mol.training.runlog import FoldLog
+from mol.training.launch import Launched, in_precision
+from mol.training.resume import StopSignal
+from mol.training.runlog import BarelessFoldLog, FoldLog
 from mol.training.settings import TrainConfig, TrainingSettings
 from mol.training.starting import StartingWeights
-from mol.training.train import TrainResult, train_on
+from mol.training.train import Steps, TrainResult, steps_on, train_on
 
 
 class OpenRun(NamedTuple):
@@ -34,7 +38,7 @@ class OpenRun(NamedTuple):
 
     Attributes:
         config: the settings.
-        fabric: of their device and precision.
+        device: of the settings.
         pool: the data.
         clips: all of it, on the device.
         plan: of the run.
@@ -42,7 +46,7 @@ class OpenRun(NamedTuple):
     """
 
     config: LosoConfig
-    fabric: Any
+    device: Launched
     pool: Pool
     clips: HeldClips
     plan: Plan
@@ -56,24 +60,48 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
         SettingsError: the settings do not work for this fold, or its training diverges.
         TrainingInterrupted: after a stop signal (`mol.common.signals`), once everything is saved.
     """
-    config, started = opened.config, time.monotonic()
-    training = _train_config(config, fold)
+    started = time.monotonic()
+    with _naming(fold):
+        training = _train_config(opened.config, fold)
+        result = train_on(training, opened.device, opened.pool, opened.clips.part, FoldLog, opened.start)
+    opened.device.ranks.first(lambda: _test(opened, fold, result, started))
+    return result
+
+
+def training_and_testing(opened: OpenRun, fold: Fold, stop: StopSignal) -> Steps:
+    """`train_and_test` step by step, so that folds can go on side by side; see `mol.training.train.steps_on`."""
+    started = time.monotonic()
+    with _naming(fold):
+        training = _train_config(opened.config, fold)
+        result = yield from steps_on(
+            training, opened.device, opened.pool, opened.clips.part, BarelessFoldLog, opened.start, stop
+        )
+    _test(opened, fold, result, started)
+    return result
+
+
+@contextmanager
+def _naming(fold: Fold) -> Iterator[None]:
     try:
-        result = train_on(training, opened.fabric, opened.pool, opened.clips.part, FoldLog, opened.start)
+        yield
     except SettingsError as error:
         raise SettingsError(f"fold {fold.person}, seed {fold.seed}: {error}") from error
+
+
+def _test(opened: OpenRun, fold: Fold, result: TrainResult, started: float) -> None:
+    config, fabric = opened.config, opened.device.fabric
     # From the file and not from memory, so that a fold that was interrupted here gives the same numbers.
-    trained = load_model(result.checkpoint, opened.fabric.device)
+    trained = load_model(result.checkpoint, fabric.device)
     state = trained.state
     clips = opened.clips.part(result.split.held_out)
-    model = opened.fabric.setup_module(trained.model)
+    model = in_precision(opened.device, trained.model)
     mean_shape = None if state["mean_shape"] is None else torch.tensor(state["mean_shape"])
     loss = trained.network.loss(dataclasses.asdict(config.loss))
     found = estimate(model, clips, loss, mean_shape, config.batch_size)
     temperature = temperature_of(state)
     videos = by_video(clips.rows, clips.labels, found.probabilities.numpy()).at(temperature.value)
     recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
-    folder = Path(training.run)
+    folder = result.run
     write_predictions(folder, videos, opened.pool.classes)
     facts = {
         "seed": fold.seed,
@@ -93,7 +121,6 @@ def train_and_test(opened: OpenRun, fold: Fold) -> TrainResult:
         "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},
     }
     write_json(folder / FACTS, facts)
-    return result
 
 
 def _train_config(config: LosoConfig, fold: Fold) -> TrainConfig:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import molkernels as mk
 from mol.network import convolution
 from mol.network.layout import MULTIPLE, consecutive, fitted, joined
-from mol.network.norm import GroupedBatchNorm2d
+from mol.network.norm import GroupedBatchNorm2d, normalise
 
 SLOPE = 0.1
 RADIUS, STRIDE = 10, 2
@@ -36,7 +36,7 @@ class ConvNorm(nn.Module):
         """y for x (N, C, H, W); `inputs` has the indices of the input channels in x, if x holds only some."""
         weight = self.conv.weight if inputs is None else self.conv.weight.index_select(1, inputs)
         y = convolution.conv2d(x, fitted(weight, 1, x.shape[1]), self.conv.stride[0], int(self.conv.padding[0]))
-        return self.norm(y, groups, order, SLOPE)
+        return normalise(self.norm, y, groups, order, SLOPE)
 
 
 class Upsample(nn.Module):

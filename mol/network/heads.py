@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mol.network.normal_flow import NormalFlow
 from mol.vision.points import POINTS
+from molkernels.batch_norm import SYNCHRONISED
 
 
 def conv_stack() -> nn.Sequential:
@@ -75,7 +76,7 @@ class MotionHead(nn.Module):
         hidden = F.relu(self.norm1(self.conv(motion.permute(0, 2, 3, 4, 1))))
         pooled = F.avg_pool3d(hidden, 2).flatten(1)
         linear = self.fc1(self.dropout(pooled))
-        if self.training and batch == 1:
+        if self.training and batch == 1 and not isinstance(self.norm2, SYNCHRONISED):
             norm = self.norm2
             mean, var = norm.running_mean, norm.running_var
             linear = F.batch_norm(linear, mean, var, norm.weight, norm.bias, eps=norm.eps)

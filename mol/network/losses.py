@@ -78,22 +78,26 @@ class MOLLoss:
         """
         emotion = F.cross_entropy(_wide(_watched(output.logits, self.w_me)), targets.label)
         flow = landmarks = None
-        weighted = [(self.w_me, emotion)]
-        if output.flow is not None and output.flow.numel():
-            pairs = getattr(targets, "pairs", None)
+        pairs = getattr(targets, "pairs", None)
+        if output.flow is not None and (output.flow.numel() or getattr(targets, "pairs_at_once", 0)):
             wanted = targets.flow if pairs is None else targets.flow[pairs[0], pairs[1]]
             flow = flow_loss(_watched(output.flow, self.w_of), wanted)
-            weighted.append((self.w_of, flow))
         if output.landmarks is not None:
             landmarks = landmark_loss(_watched(output.landmarks, self.w_ldm), targets.landmarks)
-            weighted.append((self.w_ldm, landmarks))
+        return self.weighted(emotion, flow, landmarks)
+
+    def weighted(self, emotion: Tensor, flow: Tensor | None, landmarks: Tensor | None) -> LossTerms:
+        """The terms with their weighted sum."""
         # A sum of the terms that weigh something: 0 · NaN is NaN.
-        total = sum((weight * term for weight, term in weighted if weight), torch.zeros_like(emotion))
-        return LossTerms(total, emotion, flow, landmarks)
+        terms = ((self.w_me, emotion), (self.w_of, flow), (self.w_ldm, landmarks))
+        weighted = (weight * term for weight, term in terms if weight and term is not None)
+        return LossTerms(sum(weighted, torch.zeros_like(emotion)), emotion, flow, landmarks)
 
 
 def flow_loss(flow: Tensor, target: Tensor) -> Tensor:
     """L_of: the mean over clips, pairs, components and pixels of (flow − target)², px²."""
+    if not flow.numel():  # this process has no pair of those that are trained
+        return _wide(flow).sum()
     return F.mse_loss(_wide(flow), _wide(target))
 
 

@@ -123,7 +123,7 @@ class MOL(nn.Module):
         elif not self._departures():
             self.unused = UnusedEntries()
 
-    def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput:
+    def forward(self, clips: Tensor, pairs: Tensor | None = None, elsewhere: bool = False) -> MOLOutput:
         """Logits, flow and landmarks of clips (B, 1, 8, 128, 128).
 
         Args:
@@ -132,6 +132,8 @@ class MOL(nn.Module):
                 The flow network is nine tenths of the work and the pairs of a clip are alike, so training on a few
                 pairs of many clips learns more in the same time. All are computed with ``batch_stats="frame"``, whose
                 statistics need them.
+            elsewhere: other processes compute pairs at the same time, so the flow network takes part in their batch
+                statistics even without a pair here.
         Raises:
             ClipError: clips or pairs that the network cannot take.
         """
@@ -143,7 +145,7 @@ class MOL(nn.Module):
         stacked = self._stacked(clips)
         second = self._second(stacked)
         landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
-        if pairs is None or (self.batch_stats == "frame" and pairs.shape[1]):
+        if pairs is None or (self.batch_stats == "frame" and (pairs.shape[1] or elsewhere)):
             first = self._first(stacked)
             logits = self.emotion(first, second, self._groups)
             met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
@@ -156,7 +158,7 @@ class MOL(nn.Module):
         else:
             every = self._first(stacked)
             logits, first = self.emotion(every, second, self._groups), every[clip, start]
-        if not len(clip):
+        if not (len(clip) or elsewhere):
             return MOLOutput(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks)
         frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
         return MOLOutput(logits, self.flow(frames, self._meet(first, second[clip, start]), 2, False), landmarks)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mol.network.layout import is_channels_last
-from molkernels.modules import update_running_statistics
+from molkernels.batch_norm import SYNCHRONISED, SyncBatchNorm, synchronised_batch_norm, update_running_statistics
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
@@ -43,6 +43,19 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         # Before the view: autograd copies the whole map if a view is changed in place.
         y = _activate(y, slope)
         return _one_after_another(y, groups) if last else y.view_as(x)
+
+
+def normalise(
+    norm: GroupedBatchNorm2d | SyncBatchNorm | nn.SyncBatchNorm,
+    x: Tensor,
+    groups: int = 1,
+    order: Sequence[int] | None = None,
+    slope: float = 1.0,
+) -> Tensor:
+    """What `GroupedBatchNorm2d` computes, by one or by what several processes have in its place."""
+    if isinstance(norm, SYNCHRONISED):
+        return _activate(synchronised_batch_norm(norm, x, groups, order), slope)
+    return norm(x, groups, order, slope)  # type: ignore[no-any-return]
 
 
 def _side_by_side(x: Tensor, groups: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mol.network.norm import GroupedBatchNorm2d
+from mol.network.norm import GroupedBatchNorm2d, normalise
 
 
 class NormalFlow(nn.Module):
@@ -46,7 +46,7 @@ class NormalFlow(nn.Module):
         """y; in training, samples n with equal n mod `groups` share their batch statistics."""
         wide = torch.promote_types(first.dtype, torch.float32)
         first, second = first.to(wide), second.to(wide)
-        slope = self.slope(self.norm_slope((first + second) / 2, groups)).to(wide)
-        change = self.change(self.norm_change(second - first, groups)).to(wide)
+        slope = self.slope(normalise(self.norm_slope, (first + second) / 2, groups)).to(wide)
+        change = self.change(normalise(self.norm_change, second - first, groups)).to(wide)
         energy = slope.square().mean(1, keepdim=True) + self.log_floor.exp()
-        return self.norm(slope * change / energy, groups)
+        return normalise(self.norm, slope * change / energy, groups)

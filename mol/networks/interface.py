@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mol.data.cache import ClipSet
 from mol.data.clips import Augmentation
+from mol.data.order import WHOLE
 
 FLOW, LANDMARKS = "flow", "landmarks"
 """What a network can estimate besides the emotion."""
@@ -42,6 +43,32 @@ class Batch(Protocol):
     @property
     def row(self) -> Tensor:
         """(B,) int64, row of the cache."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The clips of a step's batch that one process computes at once.
+
+    Attributes:
+        first, last: positions in the batch, `last` excluded.
+        wholes: first and last of what all processes compute at once, one after another: the batch, or parts of it.
+        place: which of these this belongs to.
+    """
+
+    first: int
+    last: int
+    wholes: tuple[tuple[int, int], ...]
+    place: int
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """First and last of the clips that all processes compute at once."""
+        return self.wholes[self.place]
+
+    @property
+    def share(self) -> float:
+        """Of the batch."""
+        return (self.last - self.first) / self.wholes[-1][1]
 
 
 class TrainingClips(Protocol):
@@ -79,6 +106,9 @@ class HeldClips(TrainingClips, Protocol):
         self, rows: Sequence[int] | np.ndarray, augmentation: Augmentation | None = None, balanced: bool = False
     ) -> HeldClips:
         """Some of these clips, given by their positions; nothing is copied or computed again."""
+
+    def training_batch(self, step: int, seed: int, batch_size: int, cut: slice = WHOLE) -> Batch:
+        """As `TrainingClips` has it, of some positions of the batch only; how a clip varies does not depend on them."""
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray) -> Batch:
         """The clips at these positions, not varied."""
@@ -272,7 +302,13 @@ class Network(ABC):
         return [{"params": list(module.parameters()), "rate": 1.0}]
 
     def training_batch(
-        self, clips: TrainingClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
+        self,
+        clips: TrainingClips,
+        step: int,
+        seed: int,
+        batch_size: int,
+        flow_pairs: int | str | None,
+        part: Part | None = None,
     ) -> Batch:
         """The batch of a training step, and what of it is trained on; equal for equal (seed, step).
 
@@ -282,8 +318,24 @@ class Network(ABC):
             seed: of the run.
             batch_size: number of clips.
             flow_pairs: the setting, for a network that estimates flow.
+            part: which of the clips; all by default. How each varies does not depend on it.
         """
-        return clips.training_batch(step, seed, batch_size)
+        if part is None:
+            return clips.training_batch(step, seed, batch_size)
+        return cast(HeldClips, clips).training_batch(step, seed, batch_size, slice(part.first, part.last))
+
+    def shared(self, loss: Loss, terms: Terms, batch: Batch, part: Part) -> Terms:
+        """The share of a part of a batch in the losses of the whole: their sum over the parts is that loss.
+
+        Every loss is taken for a mean over clips; a network with others overrides this.
+
+        Args:
+            loss: of the network.
+            terms: of the part.
+            batch: the part.
+            part: which it is.
+        """
+        return cast(Terms, type(terms)(*(None if term is None else term * part.share for term in terms)))
 
     def run(self, model: Any, batch: Batch, loss: Loss) -> Output:
         """The estimates that the losses of a training batch need.

@@ -24,7 +24,7 @@ from mol.common.terminal import silently, tracking
 from mol.common.workers import one_thread
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, checked_labels
-from mol.data.order import CROPS, ClipOrder
+from mol.data.order import CROPS, WHOLE, ClipOrder
 
 Item = TypeVar("Item")
 
@@ -149,13 +149,14 @@ class HeldMaps:
         part._vary(augmentation, balanced)
         return part
 
-    def training_batch(self, step: int, seed: int, batch_size: int) -> MapBatch:
+    def training_batch(self, step: int, seed: int, batch_size: int, cut: slice = WHOLE) -> MapBatch:
         """Batch of one training step: random crops, randomly mirrored; equal for equal (seed, step).
 
         Args:
             step: counted from 0.
             seed: of the run.
             batch_size: number of clips.
+            cut: which of them; how each varies does not depend on it.
         Raises:
             SettingsError: the batch is larger than the data set.
         """
@@ -167,7 +168,7 @@ class HeldMaps:
                 generator.integers(0, 2, batch_size) * self._flip,
             ]
         )
-        return self._crop(*upload(torch.from_numpy(drawn.astype(np.int64)), self.device).unbind(0))
+        return self._crop(*upload(torch.from_numpy(drawn[:, cut].astype(np.int64)), self.device).unbind(0))
 
     def evaluation_batch(self, indices: Sequence[int] | np.ndarray) -> MapBatch:
         """Centre crops, never mirrored.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
 from mol.network.losses import LossTerms, MOLLoss
 from mol.network.model import FRAMES, MOL
-from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, TrainingClips
+from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, Part, Terms, TrainingClips
 
 OWN = Defaults(
     steps=1000,
@@ -40,6 +40,29 @@ PUBLISHED = Defaults(
 
 # This module's stream of random numbers; 1 to 3 belong to mol.data.
 _PAIRS = 4
+
+
+class PartBatch(NamedTuple):
+    """A part of a step's batch, as `mol.data.clips.Batch`, with what the other parts have.
+
+    Attributes:
+        pairs_at_once: pairs that all processes train at once.
+        pairs_of_step: pairs of the step.
+    """
+
+    clips: Tensor
+    flow: Tensor
+    landmarks: Tensor
+    label: Tensor
+    row: Tensor
+    pairs: Tensor
+    pairs_at_once: int
+    pairs_of_step: int
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the network is called with: the clips."""
+        return self.clips
 
 
 class MOLNetwork(Network):
@@ -113,10 +136,16 @@ class MOLNetwork(Network):
         return [{"params": members, "rate": given[part]} for part, members in groups.items() if members]
 
     def training_batch(
-        self, clips: TrainingClips, step: int, seed: int, batch_size: int, flow_pairs: int | str | None
-    ) -> Batch:
+        self,
+        clips: TrainingClips,
+        step: int,
+        seed: int,
+        batch_size: int,
+        flow_pairs: int | str | None,
+        part: Part | None = None,
+    ) -> Batch | PartBatch:
         """Random crops, and the pairs whose flow is trained: as evenly over the clips as their number allows."""
-        batch = cast(ResidentClips, clips).training_batch(step, seed, batch_size)
+        batch = cast(Batch, super().training_batch(clips, step, seed, batch_size, flow_pairs, part))
         if flow_pairs == "all":
             return batch
         every = (FRAMES - 1) * batch_size
@@ -127,15 +156,47 @@ class MOLNetwork(Network):
         clip = order.flatten()
         start = starts[order, np.arange(FRAMES - 1)[:, None]].flatten()
         chosen = np.stack([clip, start])[:, : min(int(cast(int, flow_pairs)), every)]
-        return batch._replace(pairs=upload(torch.from_numpy(chosen), batch.clips.device))
+        if part is None:
+            return batch._replace(pairs=upload(torch.from_numpy(chosen), batch.clips.device))
+        every_whole = _spread(np.stack([clip, start]), chosen.shape[1], part.wholes)
+        at_once = every_whole[part.place]
+        here = at_once[:, (part.first <= at_once[0]) & (at_once[0] < part.last)]
+        pairs = upload(torch.from_numpy(here - np.array([[part.first], [0]])), batch.clips.device)
+        return PartBatch(*batch[:-1], pairs, at_once.shape[1], sum(some.shape[1] for some in every_whole))
+
+    def shared(self, loss: Loss, terms: Terms, batch: Any, part: Part) -> LossTerms:
+        """The flow's loss is a mean over pairs, the others are means over clips."""
+        weights, found = cast(MOLLoss, loss), cast(LossTerms, terms)
+        emotion, landmarks, flow = found.emotion * part.share, found.landmarks, found.flow
+        if landmarks is not None:
+            landmarks = landmarks * part.share
+        if flow is not None:
+            flow = flow * (part.share if batch.pairs is None else batch.pairs.shape[1] / batch.pairs_of_step)
+        return weights.weighted(emotion, flow, landmarks)
 
     def run(self, model: Any, batch: Any, loss: Loss) -> Output:
         """All three outputs; the emotion alone if no flow is trained and landmarks weigh nothing."""
         if batch.pairs is None:
             return cast(Output, model(batch.clips))
-        if not batch.pairs.shape[1] and not cast(MOLLoss, loss).w_ldm:
+        elsewhere = getattr(batch, "pairs_at_once", 0) > 0
+        if not (batch.pairs.shape[1] or elsewhere or cast(MOLLoss, loss).w_ldm):
             return Emotion(model.recognise(batch.clips))
+        if elsewhere:
+            return cast(Output, model(batch.clips, batch.pairs, elsewhere))
         return cast(Output, model(batch.clips, batch.pairs))
+
+
+def _spread(pairs: np.ndarray, count: int, wholes: Sequence[tuple[int, int]]) -> list[np.ndarray]:
+    """The first `count` of all pairs (2, n), as evenly as possible over parts of the batch, the last never with fewer.
+
+    Gradients are exchanged with the last part, so that none may be missing there.
+    """
+    found = []
+    for place, (first, last) in enumerate(wholes):
+        share = count * (place + 1) // len(wholes) - count * place // len(wholes)
+        inside = (first <= pairs[0]) & (pairs[0] < last)
+        found.append(pairs[:, inside][:, :share])
+    return found
 
 
 NETWORK = MOLNetwork()

@@ -36,6 +36,8 @@ from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import TERMS, FaceImage, load_faces
 from mol.synth.rendered_clips import RenderedClips
 from mol.synth.synthetic_set import GENERATOR, recorded, synthesize
+from mol.training.launch import Launched
+from mol.training.ranks import ALONE
 from mol.training.resume import as_it_began, checkpoint_to_resume
 from mol.training.runlog import Timing, describe_busy_share
 from mol.training.settings import RunSettings
@@ -105,6 +107,10 @@ class PretrainConfig(RunSettings):
                 f"mol pretrain has no setting {', '.join(foreign)}: every clip is new, the classes are equally "
                 "frequent, and nobody is set aside; leave it out"
             )
+        if (self.devices, self.num_nodes, self.accumulate) not in ((1, 1, 1), ("auto", 1, 1)):
+            raise SettingsError(
+                "mol pretrain trains on one device, with whole batches; leave out devices, num_nodes and accumulate"
+            )
         if self.synth.frames != FRAMES or self.synth.size < CROP:
             raise SettingsError(
                 f"synth.frames={self.synth.frames}, synth.size={self.synth.size}: networks take {FRAMES} frames and "
@@ -161,6 +167,7 @@ def pretrain(config: PretrainConfig) -> PretrainResult:
 
 def _pretrain(config: PretrainConfig) -> PretrainResult:
     fabric, config = open_device(as_it_began(config))
+    device = Launched(fabric, ALONE)
     start = starting_weights(config)
     if checkpoint_to_resume(config) is None:
         if config.weights.exists():
@@ -180,7 +187,7 @@ def _pretrain(config: PretrainConfig) -> PretrainResult:
         config.steps,
     ) as training:
         data = _data(config, network, fabric.device, training, people, [faces[i] for i in people.held_out])
-        result = fit(config, fabric, data, start=start)
+        result = fit(config, device, data, start=start)
     evaluation = evaluate(
         EvaluateConfig(
             weights=config.run,

@@ -25,7 +25,7 @@ _Run = TypeVar("_Run", bound=RunSettings)
 _FREE = (
     *("cache", "run", "resume", "log_every", "checkpoint_every", "device"),
     *("out", "workers", "ahead", "tvl1_pairs"),
-    "graph",
+    *("graph", "devices", "num_nodes", "strategy", "requeue"),
 )
 # What runs did that were begun before these settings existed.
 _BEFORE: dict[str, Any] = {"model.meeting": "side-by-side", "rates.predictors": None, "flow_pairs": "all"}
@@ -67,6 +67,10 @@ class StopSignal:
     def __exit__(self, *exception: object) -> None:
         for number in list(self._before):
             self._restore(number)
+
+    def request(self, reason: str) -> None:
+        """Ask for the stop without a signal."""
+        self.requested = self.requested or reason
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = self.requested or signal.Signals(number).name

@@ -22,7 +22,9 @@ from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
 from mol.common.typed import Count, typed
 from mol.networks.interface import FLOW, LANDMARKS, Network, Terms
+from mol.training.ranks import ALONE, Ranks
 
+COMMUNICATION = "communication_share"
 _ERRORS = {FLOW: ("epe", "zero_flow_epe"), LANDMARKS: ("nme", "mean_shape_nme")}
 
 
@@ -72,16 +74,29 @@ class RunLog:
         first_step: where this process starts; later rows, left by an interrupted process, are removed.
         batch_size: for clips per second.
         console: a `rich.console.Console`; a progress bar on a terminal, plain lines elsewhere.
+        ranks: the processes of the training; losses are added up over them, and the first one writes.
     Raises:
         StorageError: the log cannot be written.
     """
 
     title = "training"
     transient = False
+    has_bar = True
 
-    def __init__(self, run: Path, network: Network, steps: int, first_step: int, batch_size: int, console: Any) -> None:
+    def __init__(
+        self,
+        run: Path,
+        network: Network,
+        steps: int,
+        first_step: int,
+        batch_size: int,
+        console: Any,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.console = console
-        self._network, self._columns = network, log_columns(network)
+        self._ranks = ranks
+        self._network = network
+        self._columns = log_columns(network) + ((COMMUNICATION,) if ranks.world > 1 else ())
         self._path = run / "log.csv"
         self._steps, self._batch_size = steps, batch_size
         self._sums: Tensor | None = None
@@ -94,12 +109,17 @@ class RunLog:
         self._paused = 0.0
         self._steps_done, self._step_seconds, self._data_seconds = 0, 0.0, 0.0
         self._batches: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        _keep_rows_until(self._path, self._columns, first_step)
+        self._board: Any = None
+        ranks.first(self._open_files)
+        self._bar = _progress_bar(console, self.transient) if self.has_bar and ranks.is_first else None
+        self._task = self._bar.add_task(self.title, total=steps, completed=first_step, losses="") if self._bar else None
+
+    def _open_files(self) -> None:
+        run = self._path.parent
+        _keep_rows_until(self._path, self._columns, self._first_step)
         with _storage_errors(run):
             tensorboard = require("torch.utils.tensorboard", "train")
-            self._board = tensorboard.SummaryWriter(str(run / "tensorboard"), purge_step=first_step + 1)
-        self._bar = _progress_bar(console, self.transient)
-        self._task = self._bar.add_task(self.title, total=steps, completed=first_step, losses="") if self._bar else None
+            self._board = tensorboard.SummaryWriter(str(run / "tensorboard"), purge_step=self._first_step + 1)
 
     def __enter__(self) -> RunLog:
         if self._bar:
@@ -109,8 +129,9 @@ class RunLog:
     def __exit__(self, *exception: object) -> None:
         if self._bar:
             self._bar.stop()
-        with _storage_errors(self._path.parent):
-            self._board.close()
+        if self._board is not None:
+            with _storage_errors(self._path.parent):
+                self._board.close()
 
     def add(self, losses: Terms, gradient_norm: Tensor) -> None:
         """Add one step's losses without waiting for the device; a loss that is None was not estimated."""
@@ -125,8 +146,13 @@ class RunLog:
         if self._bar:
             self._bar.advance(self._task)
 
-    def write_training(self, step: int, learning_rate: float) -> None:
+    def write_training(self, step: int, learning_rate: float, communication: float | None = None) -> None:
         """Write the means since the last call as the row of `step` (steps done).
+
+        Args:
+            step: steps done.
+            learning_rate: of the last one.
+            communication: share of the time in which several devices waited for each other's gradients.
 
         Raises:
             SettingsError: the total loss or the gradient is no longer finite: the training has diverged. The message
@@ -135,14 +161,17 @@ class RunLog:
         """
         if self._sums is None or self._sound is None:
             return
-        sums, sound = torch.stack([self._sums, self._sound]).tolist()
         columns = training_columns(self._network)
+        sums, sound = torch.stack([self._ranks.summed(self._sums), self._ranks.least(self._sound)]).tolist()
+        # The norm of the whole gradient, which every process knows; the losses are shares.
+        sums[columns.index("gradient_norm")] /= self._ranks.world
         self._require_convergence(step, dict(zip(columns, sound, strict=True)))
         given = {name: total for name, total in zip(columns, sums, strict=True) if self._given[name]}
         values = {name: total / self._given[name] for name, total in given.items()}
         now = time.monotonic()
         rate = self._count * self._batch_size / max(now - self._interval - self._paused, 1e-9)
-        self._write(step, "train", {**values, "learning_rate": learning_rate, "clips_per_second": rate})
+        measured = {} if communication is None else {COMMUNICATION: communication}
+        self._write(step, "train", {**values, "learning_rate": learning_rate, "clips_per_second": rate, **measured})
         self._say_training(step, values, rate, now)
         self._close_interval(now)
 
@@ -235,6 +264,8 @@ class RunLog:
         self.say(f"step {step}/{self._steps}  {text}  {duration(left)} left")
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        if not self._ranks.is_first:
+            return
         row = {"step": step, "split": split, **{name: f"{value:.6g}" for name, value in values.items()}}
         with _storage_errors(self._path), open(self._path, "a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, self._columns, restval="", lineterminator="\n").writerow(row)
@@ -255,6 +286,12 @@ class FoldLog(RunLog):
     def note(self, text: str) -> None:
         """Print which fold must be read with what in mind."""
         self._print(f"note: fold {self._path.parent.name}: {text}")
+
+
+class BarelessFoldLog(FoldLog):
+    """The log of one of several folds that go on at once, for which a terminal has no bars."""
+
+    has_bar = False
 
 
 def read_log(path: Path) -> dict[str, list[tuple[int, float]]]:

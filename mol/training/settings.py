@@ -150,6 +150,14 @@ class TrainingSettings:
         channels_last: keep convolution weights and maps in channels-last order; "auto" does so on a GPU.
         graph: capture the training step in one CUDA graph, which a GPU replays without waiting for the program; "auto"
             does so for "mol" on a GPU.
+        devices: processes on each machine that train the network together, each on a GPU of its own, or on the CPU;
+            "auto" takes all GPUs, and on the CPU one process. They learn what one device would.
+        num_nodes: machines that take part; the command is started on each with torchrun or srun.
+        strategy: how devices work together: "ddp" gives each a part of the batch; "auto" is the same.
+        accumulate: parts of the batch that are computed one after another, for less memory; each has its own batch
+            statistics.
+        requeue: under Slurm, put the job back into the queue when SIGUSR1 or SIGUSR2 (#SBATCH --signal) says that its
+            time is up; with --resume in its script.
         log_every: steps between two lines of log.csv.
         validate_every: steps between two validations, on people not trained on; 0 for none.
         validation_clips: maximum number of clips per validation ("test-peek" takes all).
@@ -181,6 +189,11 @@ class TrainingSettings:
     compile: bool = False
     channels_last: bool | Literal["auto"] = "auto"
     graph: bool | Literal["auto"] = "auto"
+    devices: int | Literal["auto"] = 1
+    num_nodes: int = 1
+    strategy: Literal["auto", "ddp"] = "auto"
+    accumulate: int = 1
+    requeue: bool = False
     log_every: int = 10
     validate_every: int = 250
     validation_clips: int = 256
@@ -196,6 +209,11 @@ class TrainingSettings:
             self, "steps", "batch_size", "learning_rate", "log_every", "validation_clips", "checkpoint_every"
         )
         require_not_negative(self, "weight_decay", "clip_norm", "warmup_steps", "validate_every")
+        require_positive(self, "num_nodes", "accumulate", *(() if self.devices == "auto" else ("devices",)))
+        require_at_most(
+            self, num_nodes=10**5, accumulate=10**6, **({} if self.devices == "auto" else {"devices": 10**4})
+        )
+        require_one_of(self, "strategy", ("auto", "ddp"))
         require_at_most(self, learning_rate=100, weight_decay=1e6, steps=10**9, batch_size=10**6)
         if self.flow_pairs is not None:
             _check_flow_pairs(self.flow_pairs, self.loss)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from mol.common.devices import automatic_precision, start_fabric
 from mol.common.errors import SettingsError
 from mol.common.terminal import say
-from mol.networks.interface import Batch, Loss, Network, Terms
+from mol.networks.interface import Batch, Loss, Network, Part, Terms
 from mol.networks.registry import find_network
+from mol.training.ranks import Ranks
 from mol.training.settings import TrainingSettings
 
 Settings = TypeVar("Settings", bound=TrainingSettings)
@@ -105,6 +106,63 @@ class TrainingStep:
         return StepResult(_map(lambda term: term.detach(), terms), norm.detach())
 
 
+class DividedStep:
+    """The step on a batch in parts, one after another here and side by side in other processes.
+
+    Gradients are those of the whole batch. They are exchanged in the backward pass of the last part, in buckets, while
+    it goes on.
+
+    Args:
+        network, model, optimizer, loss, clip_norm, autocast: as for `TrainingStep`; the model is of a Fabric.
+        backward: as for `TrainingStep`.
+        ranks: the processes.
+        unsynchronised: makes the context of a backward pass whose gradients are only added up.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        model: Any,
+        optimizer: torch.optim.Optimizer,
+        loss: Loss,
+        clip_norm: float,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        backward: Callable[[Tensor], None],
+        ranks: Ranks,
+        unsynchronised: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self._network, self._model, self._optimizer, self._loss = network, model, optimizer, loss
+        self._clip_norm, self._autocast, self._backward = clip_norm or math.inf, autocast, backward
+        self._ranks, self._unsynchronised = ranks, unsynchronised
+        self._parameters = list(model.parameters())
+
+    def __call__(self, parts: Sequence[Part], take: Callable[[Part], Batch]) -> StepResult:
+        """Train on a batch.
+
+        Args:
+            parts: of it, for this process.
+            take: gives the clips of one.
+        Returns:
+            The share of this process in the losses: their sum over the processes are those of the batch.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        found: list[Terms] = []
+        for part in parts:
+            batch = take(part)
+            self._ranks.part = part
+            together = part is parts[-1]
+            with nullcontext() if together else self._unsynchronised():
+                with self._autocast():
+                    output = self._network.run(self._model, batch, self._loss)
+                terms = self._network.shared(self._loss, self._loss(output, batch), batch, part)
+                # The processes' gradients are averaged, and wanted is their sum.
+                self._backward(terms.total * self._ranks.world)
+            found.append(_map(lambda term: term.detach(), terms))
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        return StepResult(_added(found), norm.detach())
+
+
 class GraphedStep(TrainingStep):
     """The same as one CUDA graph: a single launch in the place of some two thousand.
 
@@ -173,9 +231,14 @@ def open_device(config: Settings) -> tuple[Any, Settings]:
     """
     fabric = start_fabric(config.device, config.precision)
     require_graph(config.graph, find_network(config.network), fabric.device)
-    precision = automatic_precision(fabric.device) if config.precision == "auto" else config.precision
-    last = fabric.device.type == "cuda" if config.channels_last == "auto" else config.channels_last
-    return fabric, dataclasses.replace(config, precision=precision, channels_last=last)
+    return fabric, with_automatic_settings(config, fabric.device)
+
+
+def with_automatic_settings(config: Settings, device: torch.device) -> Settings:
+    """The settings with what "auto" means on a device."""
+    precision = automatic_precision(device) if config.precision == "auto" else config.precision
+    last = device.type == "cuda" if config.channels_last == "auto" else config.channels_last
+    return dataclasses.replace(config, precision=precision, channels_last=last)
 
 
 def why_not_graphed(network: Network, device: torch.device) -> str | None:
@@ -228,6 +291,13 @@ def _capturable(optimizer: torch.optim.Optimizer) -> Iterator[None]:
 
 
 def _map(function: Callable[..., Tensor], *tuples: Any) -> Any:
-    """A named tuple of what `function` makes of the tensors of others; where they have None, it has None."""
+    """A named tuple of what `function` makes of the tensors of others; what is no tensor stays as it is."""
     first = tuples[0]
-    return type(first)(*(None if parts[0] is None else function(*parts) for parts in zip(*tuples, strict=True)))
+    parts = zip(*tuples, strict=True)
+    return type(first)(*(function(*part) if isinstance(part[0], Tensor) else part[0] for part in parts))
+
+
+def _added(terms: Sequence[Any]) -> Any:
+    """A named tuple of the sums of the tensors that named tuples have; None where none of them has one."""
+    present = ([term for term in column if term is not None] for column in zip(*terms, strict=True))
+    return type(terms[0])(*(torch.stack(column).sum(0) if column else None for column in present))

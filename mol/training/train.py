@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from mol.common.devices import cpu_threads
 from mol.common.environment import describe_environment, versions
@@ -27,9 +29,12 @@ from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, save_checkpoint
 from mol.network.layout import lay_out_channels_last
-from mol.networks.interface import LANDMARKS, HeldClips, TrainingClips
+from mol.networks.interface import LANDMARKS, Batch, HeldClips, Loss, Network, Part, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
+from mol.training.launch import Launched, launched
+from mol.training.ranks import ALONE, Ranks
+from mol.training.requeue import REQUEUED, requeue
 from mol.training.resume import StopSignal, TrainingInterrupted, as_it_began, checkpoint_to_resume
 from mol.training.runlog import RunLog, Timing
 from mol.training.settings import RunSettings, TrainConfig, save_config
@@ -41,7 +46,7 @@ from mol.training.starting import (
     require_strangers,
     start_from,
 )
-from mol.training.step import LearningRates, make_step, open_device
+from mol.training.step import DividedStep, LearningRates, StepResult, make_step
 from mol.training.temperature import calibration_facts, too_few_videos
 
 # Which validation score chooses the checkpoint in checkpoints/best, and whether lower is better.
@@ -66,6 +71,10 @@ class TrainResult(NamedTuple):
     step: int
     split: Split
     timing: Timing
+
+
+Steps = Generator[None, None, TrainResult]
+"""A training, step by step; its value is the result."""
 
 
 class TakeRows(Protocol):
@@ -97,25 +106,36 @@ def train(config: TrainConfig) -> TrainResult:
     """
     if (Path(config.run) / "loso.yaml").is_file():
         raise SettingsError(f"{config.run} holds a run of mol loso; choose another --run")
-    with sole_writer(config):
-        config = as_it_began(config)
-        fabric, config = open_device(config)
-        start = starting_weights(config)  # before the data is read, which takes longer
-        cache = open_clips(config.cache, config.protocol, config.counts)
-        network = find_network(config.network)
-        for note in network.notes(cache):
-            say(f"note: {note}")
-        take = partial(network.hold, cache, device=fabric.device, normalisation=config.normalisation)
-        return train_on(config, fabric, cache, take, start=start)
+    with launched(as_it_began(config)) as (device, config), sole_writer(config, device.ranks):
+        return device.ranks.together(partial(_open_data, config, device))()
 
 
-def sole_writer(config: RunSettings) -> AbstractContextManager[None]:
-    """Keep other processes from writing the run folder meanwhile.
+def _open_data(config: TrainConfig, device: Launched) -> Callable[[], TrainResult]:
+    """Open what a run needs; gives the training."""
+    start = starting_weights(config)  # before the data is read, which takes longer
+    cache = open_clips(config.cache, config.protocol, config.counts)
+    network = find_network(config.network)
+    for note in network.notes(cache):
+        say(f"note: {note}")
+    take = partial(network.hold, cache, device=device.fabric.device, normalisation=config.normalisation)
+    return partial(train_on, config, device, cache, take, start=start)
+
+
+@contextmanager
+def sole_writer(config: RunSettings, ranks: Ranks | None = None) -> Iterator[None]:
+    """Keep other programs from writing the run folder meanwhile; of several processes the first holds the lock.
 
     Raises:
-        InUseError: another process writes it.
+        InUseError: another program writes it.
     """
-    return only_one(Path(config.run) / LOCK, config.run, config.command, "choose another --run")
+    ranks = ranks or ALONE
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            stack.enter_context(only_one(Path(config.run) / LOCK, config.run, config.command, "choose another --run"))
+
+        ranks.first(hold)
+        yield
 
 
 def starting_weights(config: RunSettings) -> StartingWeights | None:
@@ -134,7 +154,7 @@ def starting_weights(config: RunSettings) -> StartingWeights | None:
 
 def train_on(
     config: TrainConfig,
-    fabric: Any,
+    device: Launched,
     cache: ClipSet,
     take: TakeRows,
     open_log: Callable[..., RunLog] = RunLog,
@@ -144,7 +164,7 @@ def train_on(
 
     Args:
         config: as for `train`.
-        fabric: of the configuration's device and precision.
+        device: of the configuration.
         cache: what the configuration names.
         take: gives its rows on the device.
         open_log: makes the log of the run; called as `RunLog`.
@@ -153,12 +173,36 @@ def train_on(
         MOLError, TrainingInterrupted: as `train`.
     """
     checkpoint_to_resume(config)  # before the data is loaded
-    return fit(config, fabric, _load_data(config, cache, take), open_log, start)
+    data = device.ranks.together(lambda: _load_data(config, cache, take))
+    return fit(config, device, data, open_log, start)
+
+
+def steps_on(
+    config: TrainConfig,
+    device: Launched,
+    cache: ClipSet,
+    take: TakeRows,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
+    """`train_on` step by step, so that trainings can go on side by side.
+
+    The caller sets the number of threads (`Network.threads`), restores random numbers, and keeps each training's to
+    itself on a GPU; on a CPU every step begins with a seed of its own.
+
+    Args:
+        config, device, cache, take, open_log, start: as for `train_on`.
+        stop: open; once it is requested the training saves and ends.
+    """
+    checkpoint_to_resume(config)  # before the data is loaded
+    data = device.ranks.together(lambda: _load_data(config, cache, take))
+    return _guarded_steps(config, device, data, open_log, start, stop)
 
 
 def fit(
     config: RunSettings,
-    fabric: Any,
+    device: Launched,
     data: Data,
     open_log: Callable[..., RunLog] = RunLog,
     start: StartingWeights | None = None,
@@ -166,69 +210,103 @@ def fit(
     """Train on clips wherever they come from, or resume that: the one loop of all runs.
 
     Args:
-        config, fabric, open_log, start: as for `train_on`.
+        config, device, open_log, start: as for `train_on`.
         data: what to train and validate on.
     Raises:
         MOLError, TrainingInterrupted: as `train`.
     """
-    run = Path(config.run)
-    finish_replacing(run / "checkpoints")
-    resumed = checkpoint_to_resume(config)
-    network = find_network(config.network)
+    fabric, network = device.fabric, find_network(config.network)
     # The caller's random numbers are not affected.
     own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
-    with own_numbers, cpu_threads(network.threads):
-        model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
-        state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
-        if resumed:
-            saved = load_checkpoint(resumed, model, optimizer)
-            state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
-        _describe_run(run, config, resumed is not None)
-        about = (run, network, config.steps, state["step"], config.batch_size, console())
-        with StopSignal() as stop, open_log(*about) as log:
-            log.say(_greeting(config, data, state["step"], fabric.device))
-            if start is not None and started is not None:
-                log.say(describe_start(start, started["new_parameters"], data.classes))
-            elif config.init is not None:
-                log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
-            for note in absent_classes(state["classes"], state["training_videos"]):
-                log.note(note)
-            if note := too_few_videos(data.set_aside):
-                log.say(note)
-            _fit(config, fabric, data, model, optimizer, state, log, stop)
+    with StopSignal() as stop, own_numbers, cpu_threads(network.threads):
+        return last_of(_guarded_steps(config, device, data, open_log, start, stop))
+
+
+def last_of(steps: Steps) -> TrainResult:
+    """Do all steps of a training."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(TrainResult, end.value)
+
+
+def _guarded_steps(
+    config: RunSettings,
+    device: Launched,
+    data: Data,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
+    with device.ranks.guard(config.resume_command()):
+        return (yield from _steps(config, device, data, open_log, start, stop))
+
+
+def _steps(
+    config: RunSettings,
+    device: Launched,
+    data: Data,
+    open_log: Callable[..., RunLog],
+    start: StartingWeights | None,
+    stop: StopSignal,
+) -> Steps:
+    run, (fabric, ranks) = Path(config.run), device
+    ranks.first(lambda: finish_replacing(run / "checkpoints"))
+    resumed = checkpoint_to_resume(config)
+    network = find_network(config.network)
+    model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
+    state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
+    if resumed:
+        saved = load_checkpoint(resumed, model, optimizer)
+        state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
+    ranks.first(lambda: _describe_run(run, config, resumed is not None))
+    about = (run, network, config.steps, state["step"], config.batch_size, console())
+    with open_log(*about, ranks) as log:
+        log.say(_greeting(config, data, state["step"], fabric.device))
+        if start is not None and started is not None:
+            log.say(describe_start(start, started["new_parameters"], data.classes))
+        elif config.init is not None:
+            log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
+        for note in absent_classes(state["classes"], state["training_videos"]):
+            log.note(note)
+        if note := too_few_videos(data.set_aside):
+            log.say(note)
+        yield from _fit(config, device, data, model, optimizer, state, log, stop)
     return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
 
 def _fit(
     config: RunSettings,
-    fabric: Any,
+    device: Launched,
     data: Data,
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     log: RunLog,
     stop: StopSignal,
-) -> None:
+) -> Iterator[None]:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
-    model = fabric.setup_module(torch.compile(module) if config.compile else module)
+    fabric, ranks = device
     network = find_network(config.network)
     loss = network.loss(dataclasses.asdict(config.loss))
+    if ranks.world > 1:
+        trial = (data.training, 0, config.seed, min(2, config.batch_size), config.flow_pairs)
+        freeze_unused(module, network, loss, network.training_batch(*trial))
+    module = ranks.synchronise(module)
+    model = fabric.setup_module(torch.compile(module) if config.compile else module)
     calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
     if hasattr(module, "recognise"):
         model.mark_forward_method("recognise")
     rates = LearningRates(optimizer, fabric.device)
-    train_step = make_step(
-        config.graph,
-        network,
-        fabric.device,
-        model,
-        optimizer,
-        loss,
-        config.clip_norm,
-        # On one device Fabric's own autocast is of `forward` only.
-        autocast=fabric.autocast,
-        backward=fabric.backward,
-    )
+    # Fabric's own autocast is of `forward` only.
+    step_of = (model, optimizer, loss, config.clip_norm, fabric.autocast, fabric.backward)
+    train_step: Callable[..., StepResult]
+    if ranks.world > 1 or config.accumulate > 1:
+        train_step = DividedStep(network, *step_of, ranks, _unsynchronised(fabric, model, ranks))
+    else:
+        train_step = make_step(config.graph, network, fabric.device, *step_of)
+    parts = ranks.parts(config.batch_size, config.accumulate)
     checkpoints = Path(config.run) / "checkpoints"
     for step in range(state["step"], config.steps):
         # At every step, because validation leaves the network in evaluation mode.
@@ -236,17 +314,22 @@ def _fit(
         torch.manual_seed(_random_seed(config.seed, _STEP, step))
         rate = learning_rate(config, step)
         rates.set(rate)
-        with log.preparing(fabric.device):
-            batch = network.training_batch(data.training, step, config.seed, config.batch_size, config.flow_pairs)
-        log.add(*train_step(batch))
+
+        def take(part: Part | None = None, step: int = step) -> Batch:
+            with log.preparing(fabric.device):
+                of_step = (data.training, step, config.seed, config.batch_size, config.flow_pairs)
+                return network.training_batch(*of_step, *([] if part is None else [part]))
+
+        log.add(*(train_step(parts, take) if isinstance(train_step, DividedStep) else train_step(take())))
 
         done = state["step"] = step + 1
         # Read once per step: a signal that arrives later is for the next step, which then saves.
-        stopped = stop.requested
+        stopped = ranks.stopped_by(stop.requested)
         saving = done % config.checkpoint_every == 0 or done == config.steps or stopped is not None
         if done % config.log_every == 0 or saving:
-            log.write_training(done, rate)
-        with log.pause():
+            log.write_training(done, rate, communication_share(model))
+
+        def validate_and_save(done: int = done, saving: bool = saving) -> None:
             if data.watched and (done % config.validate_every == 0 or done == config.steps):
                 scores = validation_scores(model, data.watched, loss, data.mean_shape, config.batch_size)
                 log.write_validation(done, data.watched_name, scores)
@@ -257,15 +340,55 @@ def _fit(
             if saving:
                 last = calibrate() if done == config.steps else {}
                 save_checkpoint(checkpoints / "last", module, optimizer, state | last)
+
+        if saving or (data.watched and (done % config.validate_every == 0 or done == config.steps)):
+            with log.pause():
+                ranks.first(validate_and_save)
         if stopped:
-            raise _interrupted(config, log, stopped, done)
-    if stop.requested:
-        raise _interrupted(config, log, stop.requested, config.steps)
+            raise _interrupted(config, log, stopped, done, ranks)
+        yield
+    if stopped := ranks.stopped_by(stop.requested):
+        raise _interrupted(config, log, stopped, config.steps, ranks)
 
 
-def _interrupted(config: RunSettings, log: RunLog, name: str, step: int) -> TrainingInterrupted:
+def _unsynchronised(fabric: Any, model: Any, ranks: Ranks) -> Callable[[], AbstractContextManager[Any]]:
+    return partial(fabric.no_backward_sync, model) if ranks.world > 1 else nullcontext
+
+
+def freeze_unused(module: nn.Module, network: Network, loss: Loss, batch: Batch) -> None:
+    """Take parameters without a gradient, such as those of a head whose loss weighs nothing, out of the exchange.
+
+    On one device, too, the optimizer leaves them as they are. A copy of the network finds out which they are.
+
+    Args:
+        module: on the device of the batch.
+        network, loss: of it.
+        batch: to try it on; a few clips do.
+    """
+    with torch.random.fork_rng(devices=[batch.inputs.device] if batch.inputs.is_cuda else []):
+        trial = copy.deepcopy(module).train()
+        loss(network.run(trial, batch, loss), batch).total.backward()
+    used = {name for name, parameter in trial.named_parameters() if parameter.grad is not None}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in used)
+
+
+def communication_share(model: Any) -> float | None:
+    """Share of the steps' time in which gradients were waited for, as DDP has measured it; None on one device."""
+    exchanging = next((layer for layer in model.modules() if isinstance(layer, DistributedDataParallel)), None)
+    if exchanging is None:
+        return None
+    measured = exchanging._get_ddp_logging_data()
+    waiting = measured.get("avg_backward_comm_time", 0) - measured.get("avg_backward_compute_comm_overlap_time", 0)
+    computing = measured.get("avg_forward_compute_time", 0) + measured.get("avg_backward_compute_time", 0)
+    return max(waiting, 0) / (waiting + computing) if waiting + computing > 0 else None
+
+
+def _interrupted(config: RunSettings, log: RunLog, name: str, step: int, ranks: Ranks) -> BaseException:
     interrupted = TrainingInterrupted(Path(config.run), step, config.resume_command())
     log.say(f"{name}: stopped after step {step}, everything is saved. Resume with:\n  {interrupted.command}")
+    if config.requeue and name in REQUEUED:
+        ranks.first(lambda: log.say(requeue()))
     return interrupted
 
 

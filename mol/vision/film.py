@@ -87,6 +87,12 @@ class Film:
                     f"{self.path} is truncated or damaged at frame {packets - 1}; copy it again from its source."
                 )
             for frame in packet.decode():
+                # FFmpeg paints over what it can't decode, with several threads differently each time.
+                if frame.is_corrupt:
+                    raise MediaError(
+                        f"{self.path} is damaged at frame {self._decoded}; copy it again from its source, or convert "
+                        "it with another program, which decides what the damaged parts show."
+                    )
                 yield self._take(frame)
         self._require_whole(packets, end)
 
@@ -181,7 +187,7 @@ def _no_memory(path: Path) -> str:
 
 
 def _reason(path: Path, error: Any, film: Film | None, av: Any) -> str:
-    if film is None and isinstance(error, av.error.ArgumentError):
+    if film is None and isinstance(error, (av.error.ArgumentError, av.error.InvalidDataError)):
         return (
             f"{path} cannot be read as a video: it is no media container (MP4, MOV, MKV, WebM, AVI, MPEG, …), or its "
             "header is damaged. Playlists and single pictures are not read; give a video file or a folder of pictures."

@@ -1,5 +1,6 @@
 """The rules of the benchmarks: nothing is timed that is wrong, rounds are shared, figures follow from the times."""
 
+import gc
 import time
 from dataclasses import asdict, replace
 
@@ -13,6 +14,14 @@ from bench.test_ops import operators
 from bench.timing import ReplayClock, paired_ratio, quantiles, time_interleaved
 
 LIMITS = {"copy": {"bytes_per_second": 1e10}, "gemm": {"float32": 1e11, "bfloat16": 2e11}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _few_objects():
+    """Timing collects garbage before each run, which among the objects of all other tests takes half a second."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def group(contenders, sweep=None):

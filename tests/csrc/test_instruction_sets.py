@@ -47,7 +47,9 @@ def run_properties(**environment):
     assert "4 passed" in done.stdout
 
 
-@pytest.mark.parametrize("isa", extension.INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    "isa", [pytest.param(isa, marks=[pytest.mark.slow] * (isa != "portable")) for isa in extension.INSTRUCTION_SETS]
+)
 def test_properties_hold_on_every_instruction_set_of_this_machine(isa):
     answer = chosen(isa)
     if "which this processor does not have" in answer:

@@ -31,6 +31,7 @@ def test_quick_start(folder):
     run("../quickstart.md", folder)
 
 
+@pytest.mark.slow
 def test_f5c_in_your_own_network(folder):
     run("f5c.md", folder)
 

@@ -103,3 +103,12 @@ TARGETS = [
         for name in (mk.available_backends("cuda") if torch.cuda.is_available() else ())
     ),
 ]
+
+
+def slow_on(name: str) -> pytest.MarkDecorator:
+    """TARGETS for a fixture `target`, with those of a name left to `make test-all`: the test takes too long on it."""
+    marked = [
+        pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]) if param.id == name else param
+        for param in TARGETS
+    ]
+    return pytest.mark.parametrize("target", marked, indirect=True)

@@ -61,11 +61,14 @@ def moving_clip(generator: np.random.Generator, shift: tuple[int, int]) -> tuple
     return frames, flow.copy(), points.astype(np.float32)
 
 
-def write_tiny_cache(path: Path, people: int = 4, videos: int = 3, windows: int = 1, seed: int = 0) -> Cache:
+def write_tiny_cache(
+    path: Path, people: int = 4, videos: int = 3, windows: int = 1, seed: int = 0, marked: bool = False
+) -> Cache:
     """Write and open a cache of `people` × `videos` × `windows` clips; labels cycle through the classes by video.
 
     A person's first video has one sub-clip and the others have `windows`, so that counting sub-clips and counting
-    videos give different results.
+    videos give different results. If `marked`, rows name their onset and apex, which networks on these two frames
+    otherwise search for with TV-L1, a third of a second a clip.
     """
     rows = [
         {
@@ -77,6 +80,7 @@ def write_tiny_cache(path: Path, people: int = 4, videos: int = 3, windows: int 
             "label": (p + v) % len(CLASSES),
             "emotion": CLASSES[(p + v) % len(CLASSES)],
             "action_units": [],
+            **({"onset": w, "apex": w + 4} if marked else {}),
         }
         for p in range(people)
         for v in range(videos)

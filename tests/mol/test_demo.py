@@ -155,6 +155,7 @@ def test_the_demonstration_leaves_scores_pictures_and_a_prediction(tmp_path, tin
         run_demo(DemoConfig(str(out), precision="32"), replace(TINY, steps=4), real_frames)
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_is_gone_on_with(tmp_path, tiny_parts, real_frames, monkeypatch, capsys):
     out = tmp_path / "demo"
     resumed: list[bool] = []

@@ -34,6 +34,8 @@ def write_cache(path: Path, classes: tuple[str, ...], offset: int) -> None:
             "label": label,
             "emotion": emotion,
             "action_units": [names[label]],
+            "onset": 0,
+            "apex": 4,
         }
         for person in range(PEOPLE)
         for label, emotion in enumerate(classes)

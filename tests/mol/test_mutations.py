@@ -96,7 +96,12 @@ CASES: dict[str, list[list[str]]] = {
 
 
 @pytest.mark.parametrize(
-    ("file", "arguments"), [(file, command) for file, commands in CASES.items() for command in commands]
+    ("file", "arguments"),
+    [
+        pytest.param(file, command, marks=[pytest.mark.slow] * (command is REPORT and file != "loso/folds.json"))
+        for file, commands in CASES.items()
+        for command in commands
+    ],
 )
 def test_no_damaged_file_ends_in_a_traceback(
     sound: Path,

@@ -48,7 +48,7 @@ def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) ->
 
 def training(folder: Path, **options: Any) -> subprocess.Popen[str]:
     """A training without end, in whose log there are a few steps."""
-    cache = write_tiny_cache(folder / "cache")
+    cache = write_tiny_cache(folder / "cache", marked=True)
     given = {"network": "flow-cnn", "cache": cache.path, "run": folder / "run", "held-out": "[s4]", "steps": 10**6}
     given |= {"batch-size": 2, "validate-every": 0, "checkpoint-every": 10**6, "log-every": 1, "device": "cpu"}
     process = start("train", *(f"--{name}={value}" for name, value in given.items()), **options)

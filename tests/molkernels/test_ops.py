@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from targets import INTERPRETED, TARGETS, here, random
+from targets import INTERPRETED, TARGETS, here, random, slow_on
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
@@ -123,6 +123,7 @@ def calls(generator, backend, **options):
         yield f"cost_volume-{radius}", cost, maps
 
 
+@slow_on("reference")
 def test_gradients_in_float64(generator, backend, wide):
     if wide != torch.float64:
         pytest.skip(f"{backend} has no float64 kernels; its gradients are held against float64 below")
@@ -188,6 +189,7 @@ def opcheck_cases(generator, backend):
         yield ops.f5c, (x, mean, var, *fcc, *mixes, *edge, *mixes, 2, graph, 1e-5, backend)
 
 
+@slow_on("triton-interpreted")
 def test_opcheck(generator, backend):
     for op, arguments in opcheck_cases(generator, backend):
         torch.library.opcheck(op.default, arguments)
@@ -209,6 +211,7 @@ def test_f5c_inference_operator_is_the_composition(generator, backend, wide, var
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
+@slow_on("triton-interpreted")
 def test_f5c_compiles_without_a_graph_break_for_any_batch(generator, target, backend, variant):
     torch._dynamo.reset()
     block = f5c(generator, 4, 3, 2, variant, backend)
@@ -273,6 +276,7 @@ def layouts(x):
 
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
+@slow_on("triton-interpreted")
 def test_any_strides_give_the_same_contiguous_result(generator, backend, wide, variant):
     x = random(generator, 3, 4, 3, 5, dtype=wide)
     block = f5c(generator, 4, (3, 5), 2, variant, backend).to(wide)
@@ -303,6 +307,7 @@ def test_an_empty_batch_gives_an_empty_result_and_zero_gradients(generator, back
     assert functional.cost_volume(empty, empty, radius=2, stride=1, backend=backend).shape == (0, 25, 4, 4)
 
 
+@slow_on("triton-interpreted")
 def test_requires_grad_on_some_inputs_only(generator, target, backend, wide):
     for _, function, tensors in calls(generator, backend, dtype=wide):
         leaves = [t.detach().requires_grad_() for t in tensors]
@@ -313,6 +318,7 @@ def test_requires_grad_on_some_inputs_only(generator, target, backend, wide):
             torch.testing.assert_close(one, together[i])
 
 
+@slow_on("triton-interpreted")
 def test_the_same_bits_each_run(generator, target, backend):
     if (target.backend, target.device) == ("reference", "cuda"):
         pytest.skip("torch's own scatter_add adds in any order on a GPU")
@@ -381,6 +387,7 @@ def test_edge_max_breaks_ties_by_lowest_neighbour_and_passes_nan_on(generator, b
     assert y[1].isfinite().all()
 
 
+@slow_on("triton-interpreted")
 def test_second_derivatives(generator, target, backend, wide):
     for name, function, tensors in calls(generator, backend, dtype=wide, requires_grad=True):
         if wide == torch.float64:
@@ -390,6 +397,7 @@ def test_second_derivatives(generator, target, backend, wide):
         assert all(t.isfinite().all() for t in twice), name
 
 
+@slow_on("triton-interpreted")
 def test_second_derivatives_agree_in_float32_and_float64(backend):
     seeds = [torch.Generator().manual_seed(5) for _ in range(2)]
     ours = calls(seeds[0], backend, dtype=torch.float32, requires_grad=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from targets import EMULATED, TARGETS, random
+from targets import EMULATED, TARGETS, random, slow_on
 
 from molkernels import functional, reference
 from molkernels.functional import EdgeParameters, FCCParameters
@@ -79,6 +79,7 @@ def compare(function, truth, tensors, dtype, length):
         close(got.detach(), in_dtype.detach(), truth_.detach(), dtype, length)
 
 
+@slow_on("triton-interpreted")
 def test_fcc(target):
     @examples(target)
     @given(
@@ -113,6 +114,7 @@ def test_fcc(target):
     check()
 
 
+@slow_on("triton-interpreted")
 def test_edge_max(target):
     @examples(target)
     @given(
@@ -170,6 +172,7 @@ def edge_max_of_winners(cotangent, x, weight1, bias1, weight2, bias2, y, winner,
     return best, grad_x, grad1, bias, grad2, bias, torch.stack(messages).gather(0, winner[None])[0]
 
 
+@slow_on("triton-interpreted")
 def test_knn(target):
     @examples(target)
     @given(
@@ -194,6 +197,7 @@ def test_knn(target):
     check()
 
 
+@slow_on("triton-interpreted")
 def test_cost_volume(target):
     @examples(target)
     @given(

@@ -40,7 +40,7 @@ def python(*arguments, **options):
 # Compiled ahead of time
 
 
-@pytest.mark.parametrize("architecture", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("architecture", ["sm_90", pytest.param("gfx942", marks=pytest.mark.slow)])
 def test_no_compiled_kernel_spills_or_leaves_the_tensor_cores_idle(architecture):
     run = python("-m", "molkernels.triton.report", "--arch", architecture, "--size", "16", "--jobs", "1")
     assert run.returncode == 0, run.stdout + run.stderr

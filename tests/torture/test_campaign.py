@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from places import ROOT
 
-from torture.campaign import main, table
-from torture.unit import PARTS
+from torture import campaign
+from torture.campaign import _in_process, _Running, _Time, main, table
+from torture.unit import PARTS, REPORT
 from torture.units import all_units
 
 
@@ -21,6 +23,40 @@ def test_a_whole_campaign_tries_as_much_as_the_documentation_says():
     assert sum(unit.target for unit in units if unit.part == "readers") >= 10_000
     assert sum(unit.target for unit in units if unit.part == "kills") >= 100
     assert sum(unit.seconds for unit in units) <= 30 * 60 * 2 * 1.3  # two cores; some need less than is set aside
+
+
+def test_a_unit_that_takes_too_long_leaves_every_other_its_share(monkeypatch: pytest.MonkeyPatch):
+    clock = [0.0]
+    monkeypatch.setattr(campaign.time, "monotonic", lambda: clock[0])
+    units = list(all_units().values())
+    whole = sum(unit.seconds for unit in units)
+    shared = _Time(units, 2, 1700.0)
+    for number, unit in enumerate(units):
+        share = shared.share(unit)
+        assert share > 0.45 * (1700 if number == 0 else 1700 - 600) * 2 * unit.seconds / whole
+        clock[0] += 600 if number == 0 else share / 2  # two at a time, the first of which takes far too long
+        shared.ended(unit)
+    assert clock[0] <= 1700
+
+
+def test_a_unit_that_hangs_is_killed_with_its_children_and_keeps_its_counts(tmp_path: Path):
+    words = "import subprocess, sys, time; print('lost', file=sys.stderr, flush=True); subprocess.run(['sleep', '77'])"
+    started = time.monotonic()
+    assert _Running().run([sys.executable, "-c", words], 1.0) == (None, "lost\n")
+    assert time.monotonic() - started < 30  # what the child held open has ended, too
+
+    class Hanging(_Running):
+        def run(self, command, seconds, **options):
+            report = {"done": 7, "kinds": {"result": 7}, "seconds": 1.0, "processor": 1.0, "notes": [], "faults": []}
+            (options["cwd"] / REPORT).write_text(json.dumps(report))
+            return None, ""
+
+    unit = all_units()["readers/sheets"]
+    order = {"title": unit.title, "work": str(tmp_path / "work"), "target": 20, "budget": 5.0}
+    report = _in_process(unit, order, Hanging())
+    assert (report["unit"], report["done"], report["target"]) == ("readers/sheets", 7, 20)
+    assert "hung in an edit or an example: killed after 65 s" in report["error"]
+    assert "BROKEN" in table([report])
 
 
 def test_units_are_listed_and_unknown_ones_refused(capsys: pytest.CaptureFixture[str]):

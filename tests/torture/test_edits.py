@@ -6,6 +6,8 @@ import csv
 import io
 import json
 import stat
+import time
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -168,6 +170,29 @@ def test_a_workbook_gets_a_far_cell_and_a_sheet_in_front(folder: Path):
     book = openpyxl.load_workbook(path)
     assert book.worksheets[1].max_row == 3000
     assert book.worksheets[0]["A1"].value == "see the other sheet"
+
+
+def test_rows_of_a_workbook_are_listed_blank_and_no_later_edit_takes_long(folder: Path):
+    path = apply(folder, "book-blank", "sheet.xlsx", rows=1_048_576, cells=1)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("xl/worksheets/sheet1.xml").count(b"<row ") > 1_000_000
+    started = time.process_time()
+    apply(folder, "book-floats", "sheet.xlsx")
+    assert time.process_time() - started < 2
+
+
+def test_whole_numbers_become_floats_and_a_stray_last_cell_costs_nothing(folder: Path):
+    apply(folder, "book-far", "sheet.xlsx", place=[1_048_576, 1])
+    started = time.process_time()
+    path = apply(folder, "book-floats", "sheet.xlsx")
+    assert time.process_time() - started < 2
+    sheet = openpyxl.load_workbook(path).worksheets[0]
+    assert (sheet["B2"].value, sheet["A1048576"].value) == ("3.0", "x")
+
+
+def test_an_edit_says_whether_its_file_is_there(folder: Path):
+    assert Edit("cut", "table.csv", {"at": 0.5}).apply(folder)
+    assert not Edit("cut", "gone.csv", {"at": 0.5}).apply(folder)
 
 
 def test_a_png_keeps_right_checksums_when_its_size_changes(folder: Path):

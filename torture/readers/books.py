@@ -17,6 +17,7 @@ from torture.readers.values import Text, spelled, texts
 
 openpyxl = require("openpyxl", "data")
 _LETTERS = 30_000  # Excel allows 32,767 in a cell
+_LARGE = 4 << 20  # bytes, unpacked, which openpyxl changes in a second or two
 
 
 def book_edits(base: Path, file: str) -> Edits:
@@ -25,10 +26,15 @@ def book_edits(base: Path, file: str) -> Edits:
     row, column = st.integers(1, sheet.max_row), st.integers(1, sheet.max_column)
     kinds = st.sampled_from(["text", "text", "float", "date", "time", "bool", "none", "formula", "error", "huge"])
     cell = edits("book-cell", file, row=row, column=column, kind=kinds, value=texts())
+    blank = {"rows": st.sampled_from([300, 20_000, 1_048_576]), "cells": st.sampled_from([0, 1, 9])}
     far = st.sampled_from([(3000, 16384), (1_048_576, 1), (1, 16384), (20_000, 26)])
     return weighed(
         (6, cell),
         (1, edits("book-far", file, place=far)),
+        (
+            1,
+            edits("book-blank", file, **blank),
+        ),
         (1, edits("book-notes", file, rows=st.sampled_from([1, 3, 40]))),
         (1, edits("book-sheet", file, first=st.booleans())),
         (1, edits("book-drop", file, row=row, column=st.none() | column)),
@@ -39,8 +45,11 @@ def book_edits(base: Path, file: str) -> Edits:
 
 
 def _change(path: Path, change: Callable[[Any], object]) -> None:
-    """Change a workbook; one that an earlier edit broke stays as it is."""
+    """Change a workbook; one that an earlier edit broke or made huge stays as it is."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > _LARGE:
+                return
         book = openpyxl.load_workbook(path)
         change(book)
         out = io.BytesIO()
@@ -83,6 +92,22 @@ def _far(path: Path, place: tuple[int, int]) -> None:
     _change(path, change)
 
 
+@edit("book-blank")
+def _blank(path: Path, rows: int, cells: int) -> None:
+    """Rows up to a number that are listed and blank, as a format of whole columns leaves them."""
+
+    def change(xml: str) -> str:
+        first = xml.count("<row ") + 1
+        columns = "ABCDEFGHI"[:cells]
+        listed = (
+            f'<row r="{row}">{"".join(f"""<c r="{column}{row}" s="0"/>""" for column in columns)}</row>'
+            for row in range(first, min(rows, 3_000_000 // (1 + cells)))
+        )
+        return xml.replace("</sheetData>", f"{''.join(listed)}</sheetData>")
+
+    _change_xml(path, change)
+
+
 @edit("book-notes")
 def _notes(path: Path, rows: int) -> None:
     def change(book: Any) -> None:
@@ -117,10 +142,10 @@ def _floats(path: Path) -> None:
     """Whole numbers as pandas writes a column with a gap."""
 
     def change(book: Any) -> None:
-        for cells in book.worksheets[0].iter_rows():
-            for cell in cells:
-                if isinstance(cell.value, int):
-                    cell.value = f"{cell.value}.0"
+        # Not those in between, which `iter_rows` would make: up to a stray last row that takes minutes.
+        for cell in book.worksheets[0]._cells.values():
+            if isinstance(cell.value, int):
+                cell.value = f"{cell.value}.0"
 
     _change(path, change)
 

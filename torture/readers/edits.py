@@ -29,11 +29,13 @@ class Edit:
     file: str
     arguments: Mapping[str, Any]
 
-    def apply(self, folder: Path) -> None:
-        """Change the file; an edit that no longer fits, because of one before it, does nothing."""
+    def apply(self, folder: Path) -> bool:
+        """Change the file; returns whether it is there still: an edit before this one may have moved it."""
         path = folder / self.file
-        if path.is_file() and not path.is_symlink():
+        fits = path.is_file() and not path.is_symlink()
+        if fits:
             _APPLY[self.what](path, **self.arguments)
+        return fits
 
     def to_json(self) -> dict[str, Any]:
         return {"what": self.what, "file": self.file, "arguments": dict(self.arguments)}

@@ -28,6 +28,14 @@ _PLAYLISTS = (
     "<?xml version='1.0'?><MPD type='static' mediaPresentationDuration='PT1S'><Period>"
     "<AdaptationSet mimeType='video/mp4'>"
     "<Representation id='1' bandwidth='1'><BaseURL>{film}</BaseURL></Representation></AdaptationSet></Period></MPD>",
+    "<asx version='3.0'><entry><ref href='{film}'/></entry></asx>",
+    "<CompositionPlaylist xmlns='http://www.smpte-ra.org/schemas/2067-3/2016'><Id>urn:uuid:{film}</Id>"
+    "</CompositionPlaylist>",
+    "# VobSub index file, v7 (do not modify this line!)\nid: en, index: 0\n"
+    "timestamp: 00:00:00:000, filepos: 000000000\n",
+    "[playlist]\nFile1={film}\nNumberOfEntries=1\n",
+    "testsrc=duration=1:size=64x64:rate=10",
+    "movie={film}",
     "Some words that somebody wrote.\n" * 40,
     "\x1b[31mcoloured\x1b[0m words\n" * 40,
     "1\n00:00:00,000 --> 00:00:01,000\nwords\n",
@@ -61,7 +69,7 @@ def _sole(folder: Path = Path()) -> Path:
 def _read_video() -> None:
     """Read all frames, some of them, and count them, as `predict`, `extract` and `prepare` do."""
     from mol.data.sets.generic import video_extent
-    from mol.vision.video import read_frames, read_video
+    from mol.vision.video import read_video
 
     path = _sole()
     video = read_video(path)
@@ -72,11 +80,23 @@ def _read_video() -> None:
         raise InvalidResultError(f"{video.fps} frames per second")
     if path.is_file():
         video_extent(path)
-        last = len(video) - 1
-        same = np.array_equal(read_frames(path, [last])[0], video.frames[last])
-        # FFmpeg decodes some damaged films (FFV1) differently each time, also in one thread.
-        if not same and np.array_equal(read_video(path).frames, video.frames):
-            raise InvalidResultError("the last frame alone differs from the last of all")
+        _compare_last(path, video.frames[-1])
+
+
+def _compare_last(path: Path, last: np.ndarray) -> None:
+    """The last frame, read alone, against that of a reading of all frames.
+
+    FFmpeg decodes some damaged films (FFV1) differently at times. What differs counts where it differs at each of
+    several readings although all frames read the same.
+    """
+    from mol.vision.video import read_frames, read_video
+
+    for _ in range(4):
+        frames = read_video(path).frames
+        alone = read_frames(path, [len(frames) - 1])[0]
+        if np.array_equal(alone, last) or not np.array_equal(frames[-1], last):
+            return
+    raise InvalidResultError("the last frame alone differs from the last of all")
 
 
 def _read_picture() -> None:

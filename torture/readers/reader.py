@@ -167,11 +167,10 @@ def _tried(reader: Reader, session: Session, base: Path, edits: Sequence[Edit], 
     box = _fresh_box(session.work)
     example = box / "example"
     shutil.copytree(base, example, symlinks=True)
-    for one in edits:
-        one.apply(example)
+    made = [one for one in edits if one.apply(example)]
     if mended and reader.mend is not None:
         reader.mend(example)
-    return _judged(sandbox.run(reader.read, box, example, reader.limits, (MOLError,)), edits)
+    return _judged(sandbox.run(reader.read, box, example, reader.limits, (MOLError,)), made)
 
 
 def _judged(outcome: Outcome, edits: Sequence[Edit]) -> Outcome:

@@ -1,7 +1,8 @@
 """Cells of workbooks and CSV files, before anybody knows which row is the header.
 
 A workbook is unpacked and read as far as a table of clips can reach, so that a stray cell in the last column or row
-costs nothing. What Excel made of a cell that cannot be read, such as a date out of a name, is kept with the reason.
+costs nothing, nor do the rows and cells that a program lists although they are blank. What Excel made of a cell that
+cannot be read, such as a date out of a name, is kept with the reason.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -29,9 +31,16 @@ LONGEST_TEXT = 1000
 LARGEST_FILE = 64 * 2**20
 """Bytes of a CSV file, or of the parts of a workbook that are read, unpacked."""
 MOST_ROWS, MOST_COLUMNS = 200_000, 256
-"""Filled rows of a sheet, more of which are refused, and columns, more of which are ignored."""
+"""Rows of a sheet that hold cells, more of which are refused, and columns, more of which are ignored."""
 
 _LAST_ROW = 1_048_576  # of Excel
+# Cells and rows of a worksheet's XML without a value, as programs write a format that reaches to the last row.
+_BLANK_CELL = re.compile(rb"<(?:\w+:)?c [^<>]*(?:/>|>\s*(?:<(?:\w+:)?v\s*(?:/>|></(?:\w+:)?v>)\s*)?</(?:\w+:)?c>)\s*")
+_BLANK_ROW = re.compile(rb"<(?:\w+:)?row [^<>]*(?:/>|>\s*</(?:\w+:)?row>)\s*")
+# Where one has no number of its own its place counts; and a text may quote what looks like XML.
+_COUNTED = re.compile(rb"""<(?:\w+:)?(?:row|c)(?=[\s/>])(?![^<>]*\sr=["'])|<!\[CDATA\[""")
+# Parts of a workbook that reading cells never needs.
+_LEFT_OUT = ("xl/pivotCache/", "xl/externalLinks/")
 _NO_TEXT = {"nan", "<na>", "n/a", "#n/a", "none", "null", "nat"}
 
 
@@ -184,12 +193,14 @@ def _separated(path: Path) -> Iterator[Cells]:
 
 def _cells(path: Path, source: str, rows: Iterator[Iterator[Any]]) -> Cells:
     filled: dict[int, list[Any]] = {}
+    listed = 0  # rows of a workbook that are parsed; a spreadsheet may end a CSV file in a million blank ones
     for number, row in enumerate(rows, 1):
         cells = [usable(cell) for cell in row]
+        listed += bool(cells) and path.suffix.lower() in _BOOKS
         if any(cell is not None for cell in cells):
             filled[number] = cells
-            if len(filled) > MOST_ROWS:
-                raise DataError(f"{path} has more than {MOST_ROWS:,} filled rows; is it the annotation sheet?")
+        if max(listed, len(filled)) > MOST_ROWS:
+            raise DataError(f"{path} has more than {MOST_ROWS:,} filled rows; is it the annotation sheet?")
     return Cells(source, filled)
 
 
@@ -197,10 +208,10 @@ def _worksheets(path: Path) -> dict[str, Cells]:
     openpyxl = require("openpyxl", extra="data")
     _require_file(path)
     try:
-        formulas = _has_formulas(path)
+        content, formulas = _unpacked(path)
         with (
-            closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book,
-            closing(openpyxl.load_workbook(path, read_only=True)) as typed,
+            closing(openpyxl.load_workbook(content, read_only=True, data_only=True, keep_links=False)) as book,
+            closing(openpyxl.load_workbook(content, read_only=True, keep_links=False)) as typed,
         ):
             titles = [sheet.title for sheet in book.worksheets]
             sources = [path.name if len(titles) == 1 else f"{path.name} [{title}]" for title in titles]
@@ -217,23 +228,29 @@ def _worksheets(path: Path) -> dict[str, Cells]:
         ) from error
 
 
-def _has_formulas(path: Path) -> bool:
-    """Whether a worksheet has formulas.
+def _unpacked(path: Path) -> tuple[io.BytesIO, bool]:
+    """A workbook without what costs time and says nothing, and whether a worksheet has formulas.
 
     Raises:
         DataError: the parts of the workbook that are read would be too large.
     """
-    with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-        sheets = [part for part in parts if part.filename.startswith("xl/worksheets/")]
-        others = [part for part in parts if part.filename in ("xl/sharedStrings.xml", "xl/styles.xml")]
-        if (size := sum(part.file_size for part in (*sheets, *others))) > LARGEST_FILE:
+    content, formulas = io.BytesIO(), False
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(content, "w") as unpacked:
+        parts = {part.filename: part for part in archive.infolist()}
+        read = {name for name in parts if name.lower().endswith((".xml", ".rels")) and not name.startswith(_LEFT_OUT)}
+        if (size := sum(parts[name].file_size for name in read)) > LARGEST_FILE:
             raise DataError(
                 f"{path} unpacks to {size / 2**20:.0f} MB of cells, a table has at most {LARGEST_FILE / 2**20:.0f}; "
                 "copy its rows into a new workbook."
             )
-        contents = (archive.read(part) for part in sheets if part.filename.endswith(".xml"))
-        return any(b"<f>" in content or b"<f " in content or b"<f/" in content for content in contents)
+        for name in parts:
+            part = archive.read(name) if name in read else b""
+            if name.startswith("xl/worksheets/") and name in read:
+                formulas = formulas or b"<f>" in part or b"<f " in part or b"<f/" in part
+                if not _COUNTED.search(part):
+                    part = _BLANK_ROW.sub(b"", _BLANK_CELL.sub(b"", part))
+            unpacked.writestr(name, part)
+    return content, formulas
 
 
 def _rows(sheet: Any, typed: Any) -> Iterator[Iterator[Any]]:

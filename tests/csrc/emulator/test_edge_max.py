@@ -175,7 +175,7 @@ def test_tiles_for_few_and_for_many_multiprocessors(generator, monkeypatch, grap
         ("position", (1, 70, 256, 4), AMPERE),
         ("position", (1, 33, 576, 2), 70_000),
         ("position", (1, 19, 576, 2), 43_000),
-        ("position", (1, 5, 1521, 1), 48_000),
+        pytest.param("position", (1, 5, 1521, 1), 48_000, marks=pytest.mark.slow),
         ("channel", (1, 256, 64, 16), AMPERE),
         ("channel", (1, 256, 100, 4), 70_000),
     ],

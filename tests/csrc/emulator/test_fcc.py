@@ -127,7 +127,10 @@ def test_backward(ops, generator, size, dtype, tf32, groups, residual, training)
 
 @pytest.mark.parametrize("processors", ["1", "100000"])
 @pytest.mark.parametrize(("dtype", "tf32"), FORMATS)
-@pytest.mark.parametrize(("size", "n"), [((8, 8), 74), ((16, 16), 45), ((32, 32), 22), ((3, 5), 30)])
+@pytest.mark.parametrize(
+    ("size", "n"),
+    [((8, 8), 74), ((16, 16), 45), pytest.param((32, 32), 22, marks=pytest.mark.slow), ((3, 5), 30)],
+)
 def test_many_samples_in_few_and_in_many_blocks(ops, generator, monkeypatch, size, n, dtype, tf32, processors):
     monkeypatch.setenv("MOLKERNELS_EMULATED_MULTIPROCESSORS", processors)
     x, grad_y, parameters = arguments(generator, n, 16, size, dtype)

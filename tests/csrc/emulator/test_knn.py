@@ -95,7 +95,7 @@ def test_no_maps_give_none(dtype):
     assert knn(torch.empty(0, 8, 5, dtype=dtype), 3).shape == (0, 8, 3)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [DTYPES[0], *(pytest.param(dtype, marks=pytest.mark.slow) for dtype in DTYPES[1:])])
 def test_equal_nodes_go_by_index(generator, dtype):
     nodes = torch.randn(2, 7, 20, generator=generator).to(dtype).repeat(1, 12, 1)
     check(nodes, 6)
@@ -122,7 +122,10 @@ def test_nodes_that_are_not_finite_rank_last(generator, dtype, value):
     check(nodes, 16)
 
 
-@pytest.mark.parametrize("scale", [1e38, 1e30, 1e13, 1e-13, 1e-19, 1e-22, 1e-30, 1e-38, 1e-44])
+@pytest.mark.parametrize(
+    "scale",
+    [1e38, 1e-19, 1e-44, *(pytest.param(x, marks=pytest.mark.slow) for x in (1e30, 1e13, 1e-13, 1e-22, 1e-30, 1e-38))],
+)
 @pytest.mark.parametrize("dtype", DTYPES[:2])
 def test_huge_tiny_and_denormal_nodes(generator, dtype, scale):
     nodes = torch.randn(2, 70, 20, generator=generator)
@@ -162,7 +165,10 @@ def test_similarities_in_steps_that_each_stage_can_just_resolve(generator, step,
     assert torch.equal(knn(nodes, 9), reference.knn(nodes, 9))
 
 
-@pytest.mark.parametrize("order", emulator.SCHEDULES)
+# The other tests run in the order "forward".
+@pytest.mark.parametrize(
+    "order", [pytest.param(order, marks=[pytest.mark.slow] * (order != "reverse")) for order in emulator.SCHEDULES]
+)
 def test_every_schedule_gives_the_same_graph(generator, order):
     nodes = torch.randn(2, 140, 33, generator=generator)
     nodes[1] = 1 + 1e-3 * nodes[1]

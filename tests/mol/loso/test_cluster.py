@@ -163,6 +163,7 @@ def test_one_process_notes_the_same_of_its_folds(straight: Path) -> None:
     assert all(record.seconds > 0 and not record.error for record in records.values())
 
 
+@pytest.mark.slow
 def test_a_run_begun_in_one_process_goes_on_here_and_the_other_way(
     cluster: Any, cache: str, straight: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_the_command_to_resume_names_the_engine(cache: str) -> None:
 # What is lost on the way
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_a_fold_costs_nothing(
     cluster: Any, cache: str, long: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,9 +97,20 @@ def _gradients_in_released_layout(model):
     return model.released_state_dict()
 
 
-@pytest.mark.parametrize("name", ["model_eval", "model_train"])
-@pytest.mark.parametrize("backend", [b for b in mk.available_backends("cpu") if Target(b, "cpu").has(torch.float64)])
-def test_released_variant_gives_the_recorded_outputs_and_gradients(name, backend):
+# Recorded cases that `make test` runs: each of them once.
+FAST = (("reference", "model_eval"), ("cpu", "model_train"))
+
+
+@pytest.mark.parametrize(
+    ("backend", "name"),
+    [
+        pytest.param(b, name, marks=[pytest.mark.slow] * ((b, name) not in FAST))
+        for b in mk.available_backends("cpu")
+        if Target(b, "cpu").has(torch.float64)
+        for name in ("model_eval", "model_train")
+    ],
+)
+def test_released_variant_gives_the_recorded_outputs_and_gradients(backend, name):
     """In float64, where the same neighbours and maxima win on every processor.
 
     In both recorded cases some neighbours are closer to each other than float32 resolves: which one a float32 run takes

@@ -20,7 +20,7 @@ from mol.training.train import train
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_tiny_cache(tmp_path_factory.mktemp("difference") / "cache", people=6, videos=3)
+    return write_tiny_cache(tmp_path_factory.mktemp("difference") / "cache", people=2, videos=2)
 
 
 def test_neither_brightness_nor_contrast_counts() -> None:
@@ -62,7 +62,8 @@ def test_its_settings_build_it_again() -> None:
         DifferenceCNN(1)
 
 
-def test_it_fits_the_people_it_is_trained_on(cache: Cache, tmp_path: Path) -> None:
+def test_it_fits_the_people_it_is_trained_on(tmp_path: Path) -> None:
+    cache = write_tiny_cache(tmp_path / "cache", people=6, videos=3, marked=True)
     run, people = str(tmp_path / "run"), ["s6"]
     config = TrainConfig(cache=str(cache.path), run=run, network="apex-difference", held_out=people, device="cpu")
     train(replace(config, steps=60, batch_size=15, validate_every=60))
@@ -73,4 +74,3 @@ def test_it_fits_the_people_it_is_trained_on(cache: Cache, tmp_path: Path) -> No
     assert validation[1] == "held_out"
     result = evaluate(EvaluateConfig(weights=run, device="cpu", pictures=False))
     assert result.network == "apex-difference"
-    assert "18 of 18 clips have no apex (18 of tiny)" in result.note

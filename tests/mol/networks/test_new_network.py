@@ -56,6 +56,7 @@ def test_it_trains_with_its_own_defaults_and_is_evaluated(package: Path) -> None
     assert "NME" not in table
 
 
+@pytest.mark.slow
 def test_it_runs_leave_one_subject_out_and_is_reported(package: Path) -> None:
     settings = ["--protocol", "as-labelled", "--network", "lab", "--steps", "2", "--device", "cpu", "--run", "folds"]
     assert "UF1" in mol(package, "loso", "clips", *settings)

@@ -222,7 +222,7 @@ def runs(pid: int) -> bool:
 
 
 @PROC
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_workers_end_with_their_parent(tmp_path: Path, number: signal.Signals):
     """A terminal's Ctrl-C goes to the whole group; a parent that is killed can't tell anyone."""
     script = tmp_path / "script.py"

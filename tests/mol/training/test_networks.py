@@ -27,7 +27,7 @@ from mol.training.train import train
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
-    return write_tiny_cache(tmp_path_factory.mktemp("networks") / "cache", people=3, videos=3)
+    return write_tiny_cache(tmp_path_factory.mktemp("networks") / "cache", people=3, videos=3, marked=True)
 
 
 @pytest.fixture
@@ -155,8 +155,11 @@ def test_a_class_without_a_training_clip_is_named(
 
 
 def test_what_takes_the_place_of_a_missing_apex_is_said(
-    config: TrainConfig, capsys: pytest.CaptureFixture[str]
+    config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(config)
+    cache = write_tiny_cache(tmp_path / "cache", people=3, videos=1)
+    train(replace(config, cache=str(cache.path), batch_size=2))
     out = capsys.readouterr().out
-    assert out.count("note: 9 of 9 clips have no apex (9 of tiny): apex-difference takes") == 1
+    assert out.count("note: 3 of 3 clips have no apex (3 of tiny): apex-difference takes") == 1
+    result = evaluate(EvaluateConfig(weights=config.run, device="cpu", pictures=False))
+    assert "3 of 3 clips have no apex (3 of tiny)" in result.note

@@ -87,7 +87,7 @@ def test_from_nothing_to_a_file_and_from_the_file_to_a_training(
 ) -> None:
     """The two commands, as they are typed."""
     monkeypatch.chdir(tmp_path)
-    cache = write_tiny_cache(tmp_path / "cache", people=3)
+    cache = write_tiny_cache(tmp_path / "cache", people=3, marked=True)
     made = mol(
         "pretrain --network apex-difference --steps 3 --batch-size 4 --validate-every 2 --held-out [astronaut]",
         "--synth.sources [astronaut,grace_hopper] --synth.clips 4 --workers 1 --device cpu --out start.safetensors",

@@ -109,6 +109,7 @@ def test_a_run_of_version_0_2_is_not_resumed_with_other_settings(config: TrainCo
         train(read_config(TrainConfig, typed, "mol train"))
 
 
+@pytest.mark.parametrize("config", ["paper", pytest.param("released", marks=pytest.mark.slow)], indirect=True)
 def test_a_leave_one_subject_out_run_of_version_0_2_goes_on_as_it_began(
     config: TrainConfig, cache: Cache, tmp_path: Path
 ) -> None:

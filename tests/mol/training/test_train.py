@@ -214,10 +214,10 @@ def test_a_signal_while_the_log_is_written_is_not_taken_for_saved(
     """Whoever is told that everything is saved finds a checkpoint of that very step."""
     write = mol.training.train.RunLog.write_training
 
-    def interrupted(log: mol.training.train.RunLog, step: int, rate: float) -> None:
+    def interrupted(log: mol.training.train.RunLog, step: int, *values: float | None) -> None:
         if step == at:
             signal.raise_signal(signal.SIGINT)
-        write(log, step, rate)
+        write(log, step, *values)
 
     monkeypatch.setattr(mol.training.train.RunLog, "write_training", interrupted)
     with pytest.raises(TrainingInterrupted) as stopped:
@@ -244,6 +244,7 @@ def test_the_real_network_trains_in_channels_last_order(real_config: TrainConfig
     assert float(last["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_real_network_resumes_bit_for_bit(real_config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(real_config, steps=2, checkpoint_every=1)
     other = replace(config, run=config.run + "-resumed", resume=True)

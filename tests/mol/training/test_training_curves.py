@@ -46,7 +46,7 @@ def small_curve(variant, dtype, backend, device):
 
 # A GPU's kernels on a processor would take minutes for what test_ops.py already says of each step.
 @pytest.mark.parametrize("target", [t for t in TARGETS if t.values[0].backend != "reference" and not t.values[0].slow])
-@pytest.mark.parametrize("variant", ["paper", "released"])
+@pytest.mark.parametrize("variant", ["paper", pytest.param("released", marks=pytest.mark.slow)])
 def test_a_small_network_learns_the_same(target, variant):
     # In float32 a neighbour may change places, which moves the loss by 4e-4 of the first.
     for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-2)):

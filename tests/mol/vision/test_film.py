@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,11 @@ def test_a_name_that_looks_like_an_address_is_a_file(tmp_path, monkeypatch, name
     assert video_extent(name).frames == 9
 
 
+MPD = """<?xml version='1.0'?>
+<MPD type='static' mediaPresentationDuration='PT1S'><Period><AdaptationSet mimeType='video/mp4'>
+<Representation id='1' bandwidth='1'><BaseURL>film.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>"""
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -50,6 +56,13 @@ def test_a_name_that_looks_like_an_address_is_a_file(tmp_path, monkeypatch, name
         ("notes.txt", "these are notes\n" * 100),
         ("art.ans", "\x1b[31m" + "words " * 500),
         ("titles.srt", "1\n00:00:01,000 --> 00:00:02,000\nHello\n"),
+        ("list.mpd", MPD),
+        ("list.avi", MPD),
+        ("reel.xml", "<CompositionPlaylist xmlns='http://www.smpte-ra.org/schemas/2067-3/2016'></CompositionPlaylist>"),
+        ("list.asx", "<asx version='3.0'><entry><ref href='film.mp4'/></entry></asx>"),
+        ("titles.idx", "# VobSub index file, v7 (do not modify this line!)\ntimestamp: 00:00:00:000, filepos: 00\n"),
+        ("graph.lavfi", "movie=film.mp4"),
+        *((f"list.{suffix}", "ffconcat version 1.0\nfile film.mp4\n") for suffix in ("y4m", "ivf", "nut", "ts")),
     ],
 )
 def test_playlists_and_texts_are_no_films(tmp_path, name, text):
@@ -59,6 +72,97 @@ def test_playlists_and_texts_are_no_films(tmp_path, name, text):
         read_video(tmp_path / name)
     with pytest.raises(MediaError, match="no media container"):
         video_extent(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["h264", "hevc", "mjpeg", "m4v", "obu", "m2v"])
+def test_a_playlist_with_the_name_of_a_bare_stream_shows_nothing(tmp_path, suffix):
+    write_film(tmp_path / "film.mp4", moving_frames(9))
+    path = tmp_path / f"list.{suffix}"
+    path.write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfilm.mp4\n#EXT-X-ENDLIST\n")
+    with pytest.raises(MediaError, match=path.name):
+        read_video(path)
+
+
+def test_a_pattern_is_the_name_of_one_file(tmp_path):
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"img{number}.png"), moving_frames(3)[number])
+    with pytest.raises(MediaError, match="does not exist"):
+        read_video(tmp_path / "img%d.png")
+    (tmp_path / "img%d.mp4").write_text("img%d.png")
+    with pytest.raises(MediaError, match="no media container"):
+        read_video(tmp_path / "img%d.mp4")
+
+
+def box(kind: bytes, *parts: bytes) -> bytes:
+    """A box of a QuickTime file."""
+    return struct.pack(">I", 8 + sum(map(len, parts))) + kind + b"".join(parts)
+
+
+def referring(data: bytes, kinds: tuple[bytes, ...], reference: bytes) -> bytes:
+    """The boxes of a QuickTime file with another data reference, down a path of boxes."""
+    boxes, at = [], 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        inner = data[at + 8 : at + size]
+        if kind in kinds:
+            inner = reference if kind == b"dref" else referring(inner, kinds, reference)
+        boxes.append(box(kind, inner))
+        at += size
+    return b"".join(boxes)
+
+
+def test_a_quicktime_film_whose_pictures_lie_in_another_file_is_not_followed(tmp_path):
+    data = write_film(tmp_path / "film.mov", moving_frames(9)).read_bytes()
+    path = struct.pack(">hH", 2, 8) + b"film.mov"
+    name = bytes(10) + b"\x03vol" + bytes(24) + bytes(12) + b"\x08film.mov" + bytes(55) + bytes(16)
+    alias = name + struct.pack(">HH", 1, 1) + bytes(16) + path + struct.pack(">hH", -1, 0)
+    dref = struct.pack(">II", 0, 1) + box(b"alis", bytes(4), alias)
+    kinds = (b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref")
+    (tmp_path / "reference.mov").write_bytes(referring(data, kinds, dref))
+    with av.open(str(tmp_path / "reference.mov"), options={"enable_drefs": "1"}) as container:
+        assert len(list(container.decode(video=0))) == 9  # FFmpeg follows it where it may
+    with pytest.raises(MediaError, match=r"reference\.mov is truncated: it announces 9 frames and ends after 0"):
+        read_video(tmp_path / "reference.mov")
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264", "mpeg2video"])
+def test_a_damaged_frame_is_refused_and_never_painted_over(tmp_path, codec):
+    path = write_film(tmp_path / "film.mkv", moving_frames(9), codec=codec)
+    data, place = bytearray(path.read_bytes()), packet_places(path)[4]
+    data[place : place + 60] = bytes(60)
+    path.write_bytes(data)
+    for read in (read_video, lambda path: read_frames(path, [8]), lambda path: list(walk_video(path))):
+        with pytest.raises(MediaError, match=r"film\.mkv.*(damaged|cannot be read)"):
+            read(path)
+
+
+def packet_places(path: Path) -> list[int]:
+    """Where the middle of each packet lies in a film."""
+    data = path.read_bytes()
+    with av.open(str(path)) as container:
+        packets = [bytes(packet) for packet in container.demux(video=0) if packet.size]
+    return [data.index(packet) + len(packet) // 2 for packet in packets]
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx264", {"x264-params": "open-gop=1:keyint=12:bframes=3"}),
+        ("libx264", {"x264-params": "intra-refresh=1:keyint=12"}),
+        ("mpeg2video", {"bf": "2"}),
+    ],
+)
+def test_a_film_cut_out_of_another_without_its_first_references_is_whole(tmp_path, codec, options):
+    path = tmp_path / "cut.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=30, options=options)
+        stream.height, stream.width, stream.pix_fmt, stream.gop_size = 48, 64, "yuv420p", 12
+        frames = [av.VideoFrame.from_ndarray(frame, format="gray") for frame in moving_frames(48)[:, :48, :64].copy()]
+        packets = [packet for frame in (*frames, None) for packet in stream.encode(frame)]
+        first = [number for number, packet in enumerate(packets) if packet.is_keyframe][1]
+        for packet in packets[first:]:
+            container.mux(packet)
+    assert len(read_video(path)) >= 20
 
 
 def test_a_picture_is_no_film(tmp_path):

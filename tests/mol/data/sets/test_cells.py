@@ -21,6 +21,7 @@ from mol.data.sets.sheets import SheetRow, read_sheet, read_titles
 COLUMNS = {"clip": ("Filename",), "onset": ("OnsetFrame",), "offset": ("OffsetFrame",)}
 HEADER = ("Filename", "OnsetFrame", "OffsetFrame")
 ROW = ("EP01", 46, 59)
+MAIN = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
 
 
 def book_of(path: Path, *worksheets: list[tuple], chart: bool = False) -> Path:
@@ -91,6 +92,67 @@ def test_an_extent_and_row_numbers_that_are_made_up_cost_nothing(tmp_path: Path)
     assert len(read_sheet(path, COLUMNS)) == 1
     with_part(path, lambda text: text.replace('<row r="2"', '<row r="2000000000"').replace('2"', '2000000000"'))
     assert len(read_tables(path).__next__().rows) <= 2
+
+
+BLANK_ROWS = {
+    "without cells": lambda row: f'<row r="{row}"></row>',
+    "with a format": lambda row: f'<row r="{row}" s="1" customFormat="1" />',
+    "of cells with a format": lambda row: f'<row r="{row}"><c r="A{row}" s="1"/><c r="B{row}" s="1"><v /></c></row>',
+    "with a prefix": lambda row: f'<x:row r="{row}" xmlns:x="{MAIN}"><x:c r="A{row}" s="1"></x:c></x:row>',
+}
+
+
+@pytest.mark.parametrize("kind", BLANK_ROWS)
+def test_blank_rows_that_a_program_lists_are_never_parsed(tmp_path: Path, monkeypatch, kind: str) -> None:
+    from openpyxl.worksheet._reader import WorkSheetParser
+
+    path = book_of(tmp_path / "codes.xlsx", [HEADER, ROW])
+    last = '<row r="20000"><c r="A20000"><v>7</v></c></row>'
+    blank = "".join(map(BLANK_ROWS[kind], range(3, 20_000)))
+    with_part(path, lambda text: text.replace("</sheetData>", f"{blank}{last}</sheetData>"))
+    parsed, parse = [], WorkSheetParser.parse_row
+    monkeypatch.setattr(WorkSheetParser, "parse_row", lambda self, row: parsed.append(row) or parse(self, row))
+    rows = read_sheet(path, COLUMNS)
+    assert [row.source for row in rows] == ["codes.xlsx row 2", "codes.xlsx row 20000"]
+    assert [row.shown("clip") for row in rows] == ["EP01", "7"]
+    assert len(parsed) <= 6  # each costs some 16 µs: a million of them, 16 s
+
+
+def test_rows_without_numbers_and_texts_that_look_like_cells_stay_in_their_place(tmp_path: Path) -> None:
+    path = book_of(tmp_path / "codes.xlsx", [HEADER])
+    rows = """<row></row><row><c s="1"/><c><v>3</v></c></row>"""
+    with_part(path, lambda text: text.replace("</sheetData>", f"{rows}</sheetData>"))
+    assert read_cells(path).rows[3][:2] == [None, 3]
+    quoted = """<row r="9"><c r="A9" t="inlineStr"><is><t><![CDATA[<c r="A1"/>]]></t></is></c></row>"""
+    with_part(path, lambda text: text.replace("</sheetData>", f"{quoted}</sheetData>"))
+    assert read_cells(path).rows[9] == ['<c r="A1"/>']
+
+
+def test_parts_that_hold_no_cells_are_never_unpacked(tmp_path: Path, monkeypatch) -> None:
+    path = book_of(tmp_path / "codes.xlsx", [HEADER, ROW])
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        for name in (
+            "xl/media/image1.png",
+            "xl/pivotCache/pivotCacheRecords1.xml",
+            "xl/externalLinks/externalLink1.xml",
+        ):
+            archive.writestr(name, bytes(200_000))
+    monkeypatch.setattr(cells, "LARGEST_FILE", 100_000)
+    assert len(read_sheet(path, COLUMNS)) == 1
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/theme/theme2.xml", bytes(200_000))
+    with pytest.raises(DataError, match="unpacks to 0 MB of cells"):
+        read_sheet(path, COLUMNS)
+
+
+def test_rows_of_cells_that_hold_only_blanks_are_refused_past_a_number(tmp_path: Path, monkeypatch) -> None:
+    path = book_of(tmp_path / "codes.xlsx", [HEADER, *[(" ",)] * 30])
+    assert read_sheet(path, COLUMNS) == []
+    monkeypatch.setattr(cells, "MOST_ROWS", 20)
+    (tmp_path / "codes.csv").write_text(",".join(HEADER) + "\n,," * 30 + "\nEP01,46,59\n")
+    assert len(read_sheet(tmp_path / "codes.csv", COLUMNS)) == 1
+    with pytest.raises(DataError, match="more than 20 filled rows"):
+        read_sheet(path, COLUMNS)
 
 
 def test_a_workbook_that_unpacks_to_too_much_and_too_many_rows_are_refused(tmp_path: Path, monkeypatch) -> None:
