@@ -379,7 +379,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.cluster_trial", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folds", type=int, default=40, help="2 to 40, one for each person of the ORL set")
     parser.add_argument("--network", default="apex-difference", help="as for mol loso")
-    parser.add_argument("--steps", type=int, default=400, help="of every fold")
+    parser.add_argument("--steps", type=int, default=150, help="of every fold")
     parser.add_argument("--mtbf", type=float, default=40.0, help="seconds that a node lives on average")
     parser.add_argument("--repair", type=float, default=5.0, help="seconds from a node's death to the start of another")
     parser.add_argument("--seed", type=int, default=0, help="of the kills")
