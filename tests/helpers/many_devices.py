@@ -6,6 +6,7 @@ python many_devices.py OUT --devices 2 --variant paper --dtype float64 --batch 5
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from mol.networks.registry import find_network
 from mol.training.launch import launched
 from mol.training.settings import LossConfig, ModelConfig, TrainConfig
 from mol.training.step import DividedStep, LearningRates, TrainingStep
-from mol.training.train import freeze_unused
+from mol.training.train import freeze_unused, learning_rate
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--pairs", default="3")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--accumulate", type=int, default=1)
+    parser.add_argument("--nudge", type=float, default=0.0, help="relative change of the first weights")
     parser.add_argument("--w-ldm", type=float, default=None)
     asked = parser.parse_args()
     dtype = getattr(torch, asked.dtype)
@@ -59,6 +61,10 @@ def main() -> None:
         groups = network.parameter_groups(model, vars(config.rates))
         optimizer = torch.optim.AdamW(groups, weight_decay=1e-3, fused=True)
         loss = network.loss(vars(config.loss))
+        if asked.nudge:
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.mul_(1 + asked.nudge)
         fabric, ranks = device
         if ranks.world > 1:
             freeze_unused(model, network, loss, partial(taken, network, clips, config, dtype)(0, None))
@@ -78,7 +84,8 @@ def main() -> None:
         )
         for step in range(config.steps):
             torch.manual_seed(step)
-            rates.set(config.learning_rate)
+            # As a usual run begins, with its warm-up.
+            rates.set(learning_rate(dataclasses.replace(config, steps=1000), step))
             if ranks.world > 1 or config.accumulate > 1:
                 unsynchronised = partial(fabric.no_backward_sync, wrapped, enabled=ranks.world > 1)
                 divided = DividedStep(*common, ranks, unsynchronised)

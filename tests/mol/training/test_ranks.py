@@ -57,24 +57,30 @@ def test_several_processes_learn_what_one_does(tmp_path, devices):
     assert difference(one, many) < 1e-5
 
 
+CASES = {
+    "paper": ("--steps", "20", "--variant", "paper", "--batch", "5", "--pairs", "3"),
+    "released": ("--steps", "20", "--variant", "released", "--batch", "4", "--pairs", "all"),
+    "accumulated": ("--steps", "3", "--variant", "paper", "--batch", "6", "--pairs", "5", "--accumulate", "2"),
+    "emotion alone": ("--steps", "3", "--variant", "paper", "--batch", "4", "--pairs", "0", "--w-ldm", "0"),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("dtype", "allowed"), [("float64", 1e-10), ("float32", 1e-4)])
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--steps", "20", "--variant", "paper", "--batch", "5", "--pairs", "3"),
-        ("--steps", "20", "--variant", "released", "--batch", "4", "--pairs", "all"),
-        ("--steps", "3", "--variant", "paper", "--batch", "6", "--pairs", "5", "--accumulate", "2"),
-        ("--steps", "3", "--variant", "paper", "--batch", "4", "--pairs", "0", "--w-ldm", "0"),
-    ],
-    ids=["paper", "released", "accumulated", "emotion alone"],
-)
-def test_the_network_learns_the_same_on_several_devices(tmp_path, options, dtype, allowed):
-    one = trained(tmp_path, 1, "--dtype", dtype, *options)
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES.keys())
+def test_the_network_learns_the_same_on_several_devices(tmp_path, options):
+    one = trained(tmp_path, 1, *options)
     for devices in (2, 3):
-        many = trained(tmp_path, devices, "--dtype", dtype, *options)
-        print(f"{devices} devices: relative difference of all weights and statistics {difference(one, many):.1e}")
-        assert difference(one, many) < allowed, devices
+        assert difference(one, trained(tmp_path, devices, *options)) < 1e-10, devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [CASES["paper"], CASES["released"]], ids=["paper", "released"])
+def test_in_float32_more_devices_change_no_more_than_the_last_digit_of_the_first_weights_does(tmp_path, options):
+    """Training in float32 amplifies rounding: by graphs whose neighbours nearly tie, and by Adam's division."""
+    one = trained(tmp_path, 1, "--dtype", "float32", *options)
+    rounding = difference(one, trained(tmp_path, 1, "--dtype", "float32", "--nudge", "1.2e-7", *options))
+    for devices in (2, 3):
+        assert difference(one, trained(tmp_path, devices, "--dtype", "float32", *options)) < 3 * rounding, devices
 
 
 def test_parts_cover_the_batch_once_whatever_the_number_of_processes():
