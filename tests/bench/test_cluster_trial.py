@@ -56,8 +56,8 @@ def test_kills_are_drawn_anew_with_the_absence_that_was_measured():
 
 @pytest.mark.slow
 def test_a_small_trial_finds_the_same_table_with_nodes_killed(tmp_path, capsys):
-    """Six folds of some seconds; the nodes live 20 s on average."""
-    given = ["--folds", "6", "--steps", "200", "--mtbf", "20", "--work", str(tmp_path / "work")]
+    """Six folds of some seconds; the nodes live 30 s on average."""
+    given = ["--folds", "6", "--steps", "100", "--mtbf", "30", "--work", str(tmp_path / "work")]
     assert main([*given, "--folder", str(tmp_path / "results")]) == 0
     (path,) = tmp_path.glob("results/*/*-cluster.json")
     printed = capsys.readouterr().out
