@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,12 +17,13 @@ from mol.common.extras import require
 PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed"}
 
 
-def start_fabric(device: str, precision: str) -> Any:
-    """A `lightning_fabric.Fabric` on one device.
+def start_fabric(device: str, precision: str, several: Mapping[str, Any] | None = None) -> Any:
+    """A `lightning_fabric.Fabric` on one device, or on several.
 
     Args:
         device: "auto" (CUDA if there is a device), "cpu", "cuda" or "cuda:N".
         precision: "32", "bf16-mixed", or "auto" (`automatic_precision`).
+        several: arguments of Fabric for several devices, with "devices".
     Raises:
         SettingsError: an unknown name, or a device that this machine does not have.
     """
@@ -40,10 +41,9 @@ def start_fabric(device: str, precision: str) -> Any:
     if precision == "auto":
         precision = automatic_precision(torch.device(kind))
     fabric = require("lightning_fabric", "train")
+    one = {"devices": 1 if kind == "cpu" else [int(index or 0)]}
     with no_hints():
-        return fabric.Fabric(
-            accelerator=kind, devices=1 if kind == "cpu" else [int(index or 0)], precision=PRECISIONS[precision]
-        )
+        return fabric.Fabric(accelerator=kind, precision=PRECISIONS[precision], **(several or one))
 
 
 @contextmanager

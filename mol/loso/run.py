@@ -15,7 +15,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -246,16 +246,11 @@ class _Tally:
         if scores is not None:
             say(describe_fold(run, plan, fold, scores, time.monotonic() - started, rest))
 
-    @contextmanager
-    def noting_failure(self, fold: Fold, started: float) -> Iterator[None]:
+    def failed(self, fold: Fold, error: MOLError, started: float) -> None:
         """Keep on record why a fold failed."""
-        try:
-            yield
-        except MOLError as error:
-            if self._ranks.is_first:
-                with locked(self._run, wait=True):
-                    record_fold(self._run, fold, _record(started, str(error)))
-            raise
+        if self._ranks.is_first:
+            with locked(self._run, wait=True):
+                record_fold(self._run, fold, _record(started, str(error)))
 
 
 def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
@@ -266,8 +261,11 @@ def _run_folds(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
             if not tally.take(fold, held):
                 continue
             started = time.monotonic()
-            with tally.noting_failure(fold, started):
+            try:
                 result = train_and_test(opened, fold)
+            except MOLError as error:
+                tally.failed(fold, error, started)
+                raise
             opened.device.ranks.first(partial(tidy, run / fold.folder, opened.config.keep_checkpoints))
         tally.done(fold, result, started)
     return tally.busy_share
@@ -290,8 +288,7 @@ def _run_folds_at_once(opened: OpenRun, chosen: Sequence[Fold]) -> float | None:
         tally.done(fold, result, started[fold])
 
     def failed(fold: Fold, error: MOLError) -> None:
-        with suppress(MOLError), tally.noting_failure(fold, started[fold]):
-            raise error
+        tally.failed(fold, error, started[fold])
 
     run_at_once(opened, opened.config.folds_at_once, take, done, failed)
     return tally.busy_share

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mol.common.devices import PRECISIONS, automatic_precision, no_hints, start_fabric
+from mol.common.devices import no_hints, start_fabric
 from mol.common.environment import available_cores
 from mol.common.errors import SettingsError
 from mol.common.extras import require
@@ -79,7 +79,12 @@ def launched(config: Settings) -> Iterator[tuple[Launched, Settings]]:
         )
     require("lightning_fabric", "train")  # which sets the level of its own messages
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # of every process it says that it starts
-    fabric = _fabric_of_many(config, devices)
+    # Norms and dropout are those of the whole batch, so the buffers of all processes are equal.
+    strategy = require("lightning_fabric.strategies", "train").DDPStrategy(
+        timeout=_LOST_COMPILED if config.compile else _LOST, gradient_as_bucket_view=True, **_without_buffers()
+    )
+    several = {"devices": devices, "num_nodes": config.num_nodes, "strategy": strategy}
+    fabric = start_fabric(config.device, config.precision, several)
     try:
         fabric.launch()
     except (ValueError, RuntimeError, OSError) as error:
@@ -167,27 +172,3 @@ def _without_buffers() -> dict[str, bool]:
     """The option of DDP not to send buffers in every step, by the name that this version of PyTorch has for it."""
     names = inspect.signature(DistributedDataParallel).parameters
     return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
-
-
-def _fabric_of_many(config: TrainingSettings, devices: int) -> Any:
-    kind = config.device
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.device_count() else "cpu"
-    if kind not in ("cpu", "cuda"):
-        raise SettingsError(f'device={kind!r} must be "auto", "cpu" or "cuda" for several devices')
-    precision = automatic_precision(torch.device(kind)) if config.precision == "auto" else config.precision
-    if precision not in PRECISIONS:
-        raise SettingsError(f"precision={precision!r} must be one of {', '.join(PRECISIONS)}, auto")
-    fabric, strategies = require("lightning_fabric", "train"), require("lightning_fabric.strategies", "train")
-    # Norms and dropout are those of the whole batch, so the buffers of all processes are equal.
-    strategy = strategies.DDPStrategy(
-        timeout=_LOST_COMPILED if config.compile else _LOST, gradient_as_bucket_view=True, **_without_buffers()
-    )
-    with no_hints():
-        return fabric.Fabric(
-            accelerator=kind,
-            devices=devices,
-            num_nodes=config.num_nodes,
-            strategy=strategy,
-            precision=PRECISIONS[precision],
-        )

@@ -64,8 +64,8 @@ class LearningRates:
             group["lr"].fill_(rate * group["rate"])
 
 
-class TrainingStep:
-    """Forward pass, losses, backward pass, clipping and optimizer, one operation after another.
+class _Step:
+    """What every step needs.
 
     Args:
         network: what is trained.
@@ -91,50 +91,49 @@ class TrainingStep:
         self._clip_norm, self._autocast, self._backward = clip_norm or math.inf, autocast, backward
         self._parameters = list(model.parameters())
 
+    def _terms(self, batch: Batch) -> Terms:
+        with self._autocast():
+            output = self._network.run(self._model, batch, self._loss)
+        return self._loss(output, batch)
+
+    def _update(self) -> Tensor:
+        """Clip the gradient and move the weights; returns its norm before."""
+        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
+        self._optimizer.step()
+        return norm.detach()
+
+
+class TrainingStep(_Step):
+    """Forward pass, losses, backward pass, clipping and optimizer, one operation after another; made as `_Step`."""
+
     def __call__(self, batch: Batch) -> StepResult:
         """Train on a batch of `Network.training_batch`."""
         return self._compute(batch)
 
     def _compute(self, batch: Batch) -> StepResult:
         self._optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
-            output = self._network.run(self._model, batch, self._loss)
-        terms = self._loss(output, batch)
+        terms = self._terms(batch)
         self._backward(terms.total)
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._optimizer.step()
-        return StepResult(_map(lambda term: term.detach(), terms), norm.detach())
+        return StepResult(_map(lambda term: term.detach(), terms), self._update())
 
 
-class DividedStep:
+class DividedStep(_Step):
     """The step on a batch in parts, one after another here and side by side in other processes.
 
     Gradients are those of the whole batch. They are exchanged in the backward pass of the last part, in buckets, while
     it goes on.
 
     Args:
-        network, model, optimizer, loss, clip_norm, autocast: as for `TrainingStep`; the model is of a Fabric.
-        backward: as for `TrainingStep`.
+        arguments: as for `TrainingStep`; the model is of a Fabric.
         ranks: the processes.
         unsynchronised: makes the context of a backward pass whose gradients are only added up.
     """
 
     def __init__(
-        self,
-        network: Network,
-        model: Any,
-        optimizer: torch.optim.Optimizer,
-        loss: Loss,
-        clip_norm: float,
-        autocast: Callable[[], AbstractContextManager[Any]],
-        backward: Callable[[Tensor], None],
-        ranks: Ranks,
-        unsynchronised: Callable[[], AbstractContextManager[Any]],
+        self, *arguments: Any, ranks: Ranks, unsynchronised: Callable[[], AbstractContextManager[Any]]
     ) -> None:
-        self._network, self._model, self._optimizer, self._loss = network, model, optimizer, loss
-        self._clip_norm, self._autocast, self._backward = clip_norm or math.inf, autocast, backward
+        super().__init__(*arguments)
         self._ranks, self._unsynchronised = ranks, unsynchronised
-        self._parameters = list(model.parameters())
 
     def __call__(self, parts: Sequence[Part], take: Callable[[Part], Batch]) -> StepResult:
         """Train on a batch.
@@ -150,17 +149,12 @@ class DividedStep:
         for part in parts:
             batch = take(part)
             self._ranks.part = part
-            together = part is parts[-1]
-            with nullcontext() if together else self._unsynchronised():
-                with self._autocast():
-                    output = self._network.run(self._model, batch, self._loss)
-                terms = self._network.shared(self._loss, self._loss(output, batch), batch, part)
+            with nullcontext() if part is parts[-1] else self._unsynchronised():
+                terms = self._network.shared(self._loss, self._terms(batch), batch, part)
                 # The processes' gradients are averaged, and wanted is their sum.
                 self._backward(terms.total * self._ranks.world)
             found.append(_map(lambda term: term.detach(), terms))
-        norm = nn.utils.clip_grad_norm_(self._parameters, self._clip_norm)
-        self._optimizer.step()
-        return StepResult(_added(found), norm.detach())
+        return StepResult(_added(found), self._update())
 
 
 class GraphedStep(TrainingStep):

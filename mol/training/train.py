@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
@@ -197,7 +197,7 @@ def steps_on(
     """
     checkpoint_to_resume(config)  # before the data is loaded
     data = device.ranks.together(lambda: _load_data(config, cache, take))
-    return _guarded_steps(config, device, data, open_log, start, stop)
+    return _steps(config, device, data, open_log, start, stop)
 
 
 def fit(
@@ -219,7 +219,7 @@ def fit(
     # The caller's random numbers are not affected.
     own_numbers = torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else [])
     with StopSignal() as stop, own_numbers, cpu_threads(network.threads):
-        return last_of(_guarded_steps(config, device, data, open_log, start, stop))
+        return last_of(_steps(config, device, data, open_log, start, stop))
 
 
 def last_of(steps: Steps) -> TrainResult:
@@ -231,18 +231,6 @@ def last_of(steps: Steps) -> TrainResult:
             return cast(TrainResult, end.value)
 
 
-def _guarded_steps(
-    config: RunSettings,
-    device: Launched,
-    data: Data,
-    open_log: Callable[..., RunLog],
-    start: StartingWeights | None,
-    stop: StopSignal,
-) -> Steps:
-    with device.ranks.guard(config.resume_command()):
-        return (yield from _steps(config, device, data, open_log, start, stop))
-
-
 def _steps(
     config: RunSettings,
     device: Launched,
@@ -252,28 +240,29 @@ def _steps(
     stop: StopSignal,
 ) -> Steps:
     run, (fabric, ranks) = Path(config.run), device
-    ranks.first(lambda: finish_replacing(run / "checkpoints"))
-    resumed = checkpoint_to_resume(config)
-    network = find_network(config.network)
-    model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
-    state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
-    if resumed:
-        saved = load_checkpoint(resumed, model, optimizer)
-        state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
-    ranks.first(lambda: _describe_run(run, config, resumed is not None))
-    about = (run, network, config.steps, state["step"], config.batch_size, console())
-    with open_log(*about, ranks) as log:
-        log.say(_greeting(config, data, state["step"], fabric.device))
-        if start is not None and started is not None:
-            log.say(describe_start(start, started["new_parameters"], data.classes))
-        elif config.init is not None:
-            log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
-        for note in absent_classes(state["classes"], state["training_videos"]):
-            log.note(note)
-        if note := too_few_videos(data.set_aside):
-            log.say(note)
-        yield from _fit(config, device, data, model, optimizer, state, log, stop)
-    return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
+    with ranks.guard(config.resume_command()):
+        ranks.first(lambda: finish_replacing(run / "checkpoints"))
+        resumed = checkpoint_to_resume(config)
+        network = find_network(config.network)
+        model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
+        state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
+        if resumed:
+            saved = load_checkpoint(resumed, model, optimizer)
+            state |= {name: saved.get(name) for name in ("starting_weights", "step", "best")}
+        ranks.first(lambda: _describe_run(run, config, resumed is not None))
+        about = (run, network, config.steps, state["step"], config.batch_size, console())
+        with open_log(*about, ranks) as log:
+            log.say(_greeting(config, data, state["step"], fabric.device))
+            if start is not None and started is not None:
+                log.say(describe_start(start, started["new_parameters"], data.classes))
+            elif config.init is not None:
+                log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
+            for note in absent_classes(state["classes"], state["training_videos"]):
+                log.note(note)
+            if note := too_few_videos(data.set_aside):
+                log.say(note)
+            yield from _fit(config, device, data, model, optimizer, state, log, stop)
+        return TrainResult(run, find_checkpoint(run), config.steps, data.split, log.timing)
 
 
 def _fit(
@@ -303,7 +292,8 @@ def _fit(
     step_of = (model, optimizer, loss, config.clip_norm, fabric.autocast, fabric.backward)
     train_step: Callable[..., StepResult]
     if ranks.world > 1 or config.accumulate > 1:
-        train_step = DividedStep(network, *step_of, ranks, _unsynchronised(fabric, model, ranks))
+        unsynchronised = partial(fabric.no_backward_sync, model) if ranks.world > 1 else nullcontext
+        train_step = DividedStep(network, *step_of, ranks=ranks, unsynchronised=unsynchronised)
     else:
         train_step = make_step(config.graph, network, fabric.device, *step_of)
     parts = ranks.parts(config.batch_size, config.accumulate)
@@ -349,10 +339,6 @@ def _fit(
         yield
     if stopped := ranks.stopped_by(stop.requested):
         raise _interrupted(config, log, stopped, config.steps, ranks)
-
-
-def _unsynchronised(fabric: Any, model: Any, ranks: Ranks) -> Callable[[], AbstractContextManager[Any]]:
-    return partial(fabric.no_backward_sync, model) if ranks.world > 1 else nullcontext
 
 
 def freeze_unused(module: nn.Module, network: Network, loss: Loss, batch: Batch) -> None:

@@ -88,7 +88,7 @@ def main() -> None:
             rates.set(learning_rate(dataclasses.replace(config, steps=1000), step))
             if ranks.world > 1 or config.accumulate > 1:
                 unsynchronised = partial(fabric.no_backward_sync, wrapped, enabled=ranks.world > 1)
-                divided = DividedStep(*common, ranks, unsynchronised)
+                divided = DividedStep(*common, ranks=ranks, unsynchronised=unsynchronised)
                 parts = ranks.parts(config.batch_size, config.accumulate)
                 divided(parts, partial(taken, network, clips, config, dtype, step))
             else:
