@@ -259,9 +259,13 @@ def connected(address: str | None) -> Iterator[Cluster]:
             if place is None:
                 context = ray.init(address="local", num_cpus=available_cores(), include_dashboard=False, **quiet)
             else:
-                context = ray.init(address=place, **quiet)
+                # Of "auto" alone does Ray take the token that ray start has used on this machine.
+                context = ray.init(address="auto" if address == "auto" else place, **quiet)
     except (RuntimeError, ConnectionError, ValueError, ray.exceptions.RayError) as error:
-        raise SettingsError(f"cannot use the Ray cluster at {place or 'this machine'}: {_last_line(error)}") from error
+        token = "; if it is protected by a token, set RAY_AUTH_MODE=token here, too" if place else ""
+        raise SettingsError(
+            f"cannot use the Ray cluster at {place or 'this machine'}: {_last_line(error)}{token}"
+        ) from error
     finally:
         _restore(handlers)
     try:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from places import ROOT
 from ray_nodes import nodes_here
 from worker_tasks import die_of, die_once, double, refuse, refuse_here
 
@@ -151,3 +156,27 @@ def test_a_process_joins_one_cluster_only(cluster: Cluster, monkeypatch: pytest.
         connected("10.0.0.1:1"),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_auto_takes_the_token_of_this_machines_cluster_and_an_address_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("a" * 64)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT), "RAY_TMPDIR": f"/tmp/mol-{os.getpid()}"}
+    ray = [sys.executable, "-m", "ray.scripts.scripts"]
+    options = ("--port", "0", "--num-cpus", "1", "--include-dashboard", "false", "--object-store-memory", "80000000")
+    join = "import sys; from mol.common.cluster import connected\nwith connected(sys.argv[1]): print('joined')"
+
+    def run(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+
+    try:
+        started = run(*ray, "start", "--head", *options)
+        assert started.returncode == 0, started.stderr
+        assert "joined" in run(sys.executable, "-c", join, "auto").stdout
+        address = (Path(environment["RAY_TMPDIR"]) / "ray" / "ray_current_cluster").read_text().strip()
+        assert "set RAY_AUTH_MODE=token here, too" in run(sys.executable, "-c", join, address).stderr
+    finally:
+        run(*ray, "stop", "--force")
+        shutil.rmtree(environment["RAY_TMPDIR"], ignore_errors=True)
