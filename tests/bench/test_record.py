@@ -37,4 +37,4 @@ def test_every_committed_result_can_be_read():
     paths = sorted(record.RESULTS.glob("*/*.json"))
     assert paths
     for path in paths:
-        assert {"loso", "pretraining"} & record.read(path).keys() or record.load(path)["rows"]
+        assert {"loso", "pretraining", "cluster"} & record.read(path).keys() or record.load(path)["rows"]
