@@ -5,12 +5,38 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+#endif
+
 #include "../common/tensor.h"
 
 namespace molkernels {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr int kSets = sizeof kNames / sizeof *kNames;
+
+#if defined(__x86_64__)
+// Whether the processor has tiles with bfloat16 products and the system lets this process use them. Linux saves the
+// tiles of a process only after it has asked once; the answer may be no (an old kernel, a virtual machine, a sandbox).
+bool amx_permitted() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 bool runs_here(Isa set) {
 #if defined(__x86_64__)
@@ -27,6 +53,8 @@ bool runs_here(Isa set) {
       return avx512;
     case Isa::avx512_bf16:
       return avx512 && __builtin_cpu_supports("avx512bf16");
+    case Isa::amx:
+      return avx512 && __builtin_cpu_supports("avx512bf16") && amx_permitted();
   }
   return false;
 #else
@@ -37,16 +65,16 @@ bool runs_here(Isa set) {
 Isa choose() {
   const char* asked = std::getenv("MOLKERNELS_CPU_ISA");
   if (asked != nullptr && *asked != '\0') {
-    for (int set = 0; set < 4; ++set) {
+    for (int set = 0; set < kSets; ++set) {
       if (std::strcmp(asked, kNames[set]) != 0) continue;
       if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
       throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                               "', which this processor does not have");
+                               "', which this processor does not have or the system does not permit");
     }
     throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                             "'; allowed are portable, avx2, avx512 and avx512_bf16");
+                             "'; allowed are portable, avx2, avx512, avx512_bf16 and amx");
   }
-  for (int set = 3; set > 0; --set) {
+  for (int set = kSets - 1; set > 0; --set) {
     if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
   }
   return Isa::portable;
