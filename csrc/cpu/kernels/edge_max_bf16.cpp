@@ -162,7 +162,7 @@ int64_t edge16_channel_scratch(int64_t channels, int64_t positions) {
 
 void edge16_channel(const EdgeInput16& a, unsigned char* memory, int64_t begin, int64_t end) {
   Scratch scratch(memory);
-  const Tiles tiles;
+  take_tiles();
   const int64_t rows = padded16(a.channels), depth = padded16(a.positions), blocks = blocks16(a.positions);
   BFloat16* nodes = scratch.take<BFloat16>(rows * depth);
   float* messages = scratch.take<float>(rows * kBlock16);
@@ -188,6 +188,7 @@ void edge16_channel(const EdgeInput16& a, unsigned char* memory, int64_t begin, 
       }
     }
   }
+  leave_tiles();
 }
 
 int64_t edge16_scatter_scratch(int64_t channels, int64_t positions) { return aligned(channels * positions * 4); }
@@ -245,7 +246,7 @@ int64_t edge16_position_scratch(int64_t positions, int k) {
 
 void edge16_position(const EdgeInput16& a, unsigned char* memory, int64_t begin, int64_t end) {
   Scratch scratch(memory);
-  const Tiles tiles;
+  take_tiles();
   const int64_t depth = padded16(a.positions), size = depth * kBlock16, blocks = blocks16(a.channels);
   BFloat16* nodes = scratch.take<BFloat16>((a.k + 1) * size);  // the gathered ones, then the nodes themselves
   float* products = scratch.take<float>((a.k + 1) * kBlockSize16);
@@ -278,6 +279,7 @@ void edge16_position(const EdgeInput16& a, unsigned char* memory, int64_t begin,
       }
     }
   }
+  leave_tiles();
 }
 
 // Backward, the gradient of x: with g = grad_y · (y > 0) and g_j = g where neighbour j won,
@@ -313,7 +315,7 @@ int64_t edge16_grad_x_scratch(int64_t positions, int k) {
 
 void edge16_position_grad_x(const EdgeGradient16& a, unsigned char* memory, int64_t begin, int64_t end) {
   Scratch scratch(memory);
-  const Tiles tiles;
+  take_tiles();
   const int64_t depth = padded16(a.positions), size = depth * kBlock16, blocks = blocks16(a.channels);
   BFloat16* grads = scratch.take<BFloat16>((a.k + 1) * size);  // g_j for each j, then g
   float* sums = scratch.take<float>(size);
@@ -365,6 +367,7 @@ void edge16_position_grad_x(const EdgeGradient16& a, unsigned char* memory, int6
       }
     }
   }
+  leave_tiles();
 }
 
 // Backward, the gradients of the weights:
@@ -437,7 +440,7 @@ void edge16_pack_operands(const EdgeProducts16& a, unsigned char* memory, int64_
 
 void edge16_add_products(const EdgeProducts16& a, int64_t begin, int64_t end) {
   const EdgeGradient16& of = a.of;
-  const Tiles tiles;
+  take_tiles();
   const int64_t blocks = blocks16(of.positions), depth = padded16(of.channels), panel = (of.k + 1) * depth * kBlock16;
   const int64_t size = edge16_operand_size(of.channels, of.positions, of.k), own = of.k * depth * kBlock16;
   for (int64_t task = begin; task < end; ++task) {
@@ -453,6 +456,7 @@ void edge16_add_products(const EdgeProducts16& a, int64_t begin, int64_t end) {
       multiply16<true>(rows + own, columns + own, depth, node);
     }
   }
+  leave_tiles();
 }
 
 void edge16_write_gradients(const EdgeProducts16& a, BFloat16* grad1, BFloat16* grad2, int64_t begin, int64_t end) {

@@ -25,26 +25,22 @@ static inline int64_t padded16(int64_t length) { return blocks16(length) * kBloc
 // The number of values of all panels of a (rows, depth) operand.
 static inline int64_t panels16(int64_t rows, int64_t depth) { return padded16(rows) * padded16(depth); }
 
-// The tiles of a thread, from its construction to its end.
-class Tiles {
- public:
+// A thread that multiplies needs tiles, from `take_tiles` to `leave_tiles`.
+static inline void take_tiles() {
 #if defined(__AMX_BF16__)
-  Tiles() {
-    struct {
-      uint8_t palette = 1, start = 0, reserved[14] = {};
-      uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-      uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } eight_of_a_kilobyte;
-    _tile_loadconfig(&eight_of_a_kilobyte);
-  }
-  ~Tiles() { _tile_release(); }
-#else
-  Tiles() {}
-  ~Tiles() {}
+  struct {
+    uint8_t palette = 1, start = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
+    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
+  } eight_of_a_kilobyte;
+  _tile_loadconfig(&eight_of_a_kilobyte);
 #endif
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-};
+}
+static inline void leave_tiles() {
+#if defined(__AMX_BF16__)
+  _tile_release();
+#endif
+}
 
 // c (32, 32) ← the product of a panel of A and one of B, or `added` to it.
 template <bool added = false>

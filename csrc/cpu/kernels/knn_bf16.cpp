@@ -118,7 +118,7 @@ int64_t knn16_tasks(int64_t count) { return blocks16(count); }
 void knn16(const KnnInput<BFloat16>& a, unsigned char* scratch, uint8_t* unfit, int64_t begin, int64_t end) {
   Map16 map;
   lay_out(scratch, a.count, a.length, map);
-  const Tiles tiles;
+  take_tiles();
   const int64_t blocks = blocks16(a.count), depth = padded16(a.length), width = padded16(a.count);
   int64_t in_scratch = -1;
   bool fits = false, squared = false;
@@ -146,6 +146,7 @@ void knn16(const KnnInput<BFloat16>& a, unsigned char* scratch, uint8_t* unfit, 
       });
     }
   }
+  leave_tiles();
 }
 
 }  // namespace MK_ISA
