@@ -38,6 +38,10 @@ struct Placed {
   alignas(64) W column[kMaxSide + lanes<W>];
 
   Vec<W> at(int i, int j) const { return row[i] + load(column + j); }
+  void clear(int height, int width) {
+    std::memset(row, 0, sizeof(W) * size_t(height));
+    std::memset(column, 0, sizeof(W) * size_t(width + lanes<W>));
+  }
 };
 
 template <class W>
@@ -68,7 +72,7 @@ bool rows_first(const FccInput<T, W>& a, int64_t c) {
 // The embedding of the first axis.
 template <class T, class W, class A>
 void make_embedding(const FccInput<T, W>& a, int height, int width, int64_t c, Placed<A>& embedding) {
-  std::memset(&embedding, 0, sizeof embedding);
+  embedding.clear(height, width);
   if (rows_first(a, c)) {
     for (int i = 0; i < height; ++i) embedding.row[i] = to_wide(a.pe_h[c * height + i]);
   } else {
@@ -86,7 +90,7 @@ void make_channel(const FccInput<T, W>& a, L l, int64_t c, Channel<A>& channel) 
   channel.gamma = to_wide(a.gamma[c]);
   channel.beta = to_wide(a.beta[c]);
   make_embedding(a, l.height(), l.width(), c, channel.embedding);
-  std::memset(&channel.offset, 0, sizeof channel.offset);
+  channel.offset.clear(l.height(), l.width());
   if (rows_first(a, c)) {
     correlate_embedding(weight_w, pe_w, bias_h, bias_w, l.width(), channel.offset.column);
   } else {
