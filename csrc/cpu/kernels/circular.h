@@ -362,12 +362,13 @@ void column_lags(L l, const W* products, W* lags) {
   const int pitch = l.block_vectors() * lanes<W>, w = l.block_width();
   for (int b = 0; b < l.column_blocks(); ++b) {
     const W* block = products + b * w * pitch;
-    for (int t = 0; t < w; ++t) {
-      W inside = 0, wrapped = 0;
-      for (int j = 0; j < w - t; ++j) inside += block[j * pitch + j + t];
-      for (int j = w - t; j < w; ++j) wrapped += block[j * pitch + j + t - w];
-      lags[b * w + t] = b == 0 ? inside + wrapped : inside - wrapped;
+    W inside[kMaxSide] = {}, wrapped[kMaxSide] = {};
+    for (int j = 0; j < w; ++j) {
+      const W* row = block + j * pitch;
+      for (int t = 0; t < w - j; ++t) inside[t] += row[j + t];
+      for (int t = w - j; t < w; ++t) wrapped[t] += row[j + t - w];
     }
+    for (int t = 0; t < w; ++t) lags[b * w + t] = b == 0 ? inside[t] + wrapped[t] : inside[t] - wrapped[t];
   }
   join_lags(l.column_blocks(), w, lags);
 }
