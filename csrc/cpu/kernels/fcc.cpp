@@ -355,7 +355,7 @@ void write_weight_gradient(const W* lags, W gamma, W constant, const W* sums, co
 // correlation of the kernel with them in reverse.
 template <class T, class W>
 void write_embedding_gradient(const W* sums, const T* weight, int length, T* grad_embedding) {
-  W reverse[kMaxSide], value[kMaxSide];
+  W reverse[kMaxSide] = {}, value[kMaxSide];
   for (int t = 0; t < length; ++t) reverse[t] = sums[t == 0 ? 0 : length - t];
   correlate_embedding(reverse, weight, W(0), W(0), length, value);
   for (int m = 0; m < length; ++m) grad_embedding[m] = narrow<T>(value[m]);
