@@ -233,6 +233,8 @@ def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "
             "PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch), or build without "
             "kernels: MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 pip install ..."
         )
+    if not plan.libraries:
+        return {}
     work.mkdir(parents=True, exist_ok=True)
     (work / "build.ninja").write_text("\n".join(_ninja(plan, flags)) + "\n")
     if not (work / "empty.cpp").exists():

@@ -83,6 +83,7 @@ def test_published_cost_volume_and_its_gradients(features):
     assert max(relative_error(got, want) for got, want in pairs) < EXACT
 
 
+@pytest.mark.slow
 def test_published_network_is_the_released_mol(released_state):
     loop = published.PublishedMOL().double().eval()
     loop.load_state_dict(released_state)

@@ -156,6 +156,12 @@ def test_without_a_toolkit_the_cpu_kernels_are_built_alone_and_the_record_says_s
         build.make_plan(environment(MOLKERNELS_CUDA="1"))
 
 
+def test_where_nothing_is_to_be_compiled_no_compiler_is_asked_for(tmp_path):
+    plan = build.make_plan(environment(MOLKERNELS_CPU="0", MOLKERNELS_CUDA="0"))
+    assert build.build(plan, work=tmp_path / "work") == {}
+    assert not (tmp_path / "work").exists()
+
+
 def test_a_build_that_breaks_is_an_error_and_not_a_fall_back(tmp_path, monkeypatch, capfd):
     shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
     (tmp_path / "csrc" / "cpu" / "isa.cpp").write_text("#error broken on purpose\n")

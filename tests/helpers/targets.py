@@ -105,10 +105,10 @@ TARGETS = [
 ]
 
 
-def slow_on(name: str) -> pytest.MarkDecorator:
-    """TARGETS for a fixture `target`, with those of a name left to `make test-all`: the test takes too long on it."""
+def slow_on(*names: str) -> pytest.MarkDecorator:
+    """TARGETS for a fixture `target`, with those of these names left to `make test-all`, where they are slow."""
     marked = [
-        pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]) if param.id == name else param
+        pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]) if param.id in names else param
         for param in TARGETS
     ]
     return pytest.mark.parametrize("target", marked, indirect=True)

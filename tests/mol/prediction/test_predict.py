@@ -636,7 +636,7 @@ def test_a_folder_of_a_known_data_set_has_its_rate_and_another_25(tmp_path, tiny
         prediction, _ = predict(config)
         assert prediction.video.fps == fps
         assert note in describe_prediction(prediction)
-        assert note not in describe_prediction(predict(replace(config, fps=50))[0])
+    assert note not in describe_prediction(predict(replace(config, fps=50))[0])
 
 
 def test_wide_frames_are_averaged_down_for_detection_as_in_extract(monkeypatch, astronaut_frames):
