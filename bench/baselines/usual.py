@@ -47,7 +47,8 @@ def knn(nodes: Tensor, k: int) -> Tensor:
 def ccc(x: Tensor, given: EdgeParameters, k: int, graph: str) -> tuple[Tensor, Tensor]:
     """The formula of `reference.ccc`, and its graph: normalise, product, topk, gather, maximum.
 
-    (N, C, P) → (N, C, P), (N, M, k). Like a user who cares for speed, it multiplies before it gathers where it can.
+    (N, C, P) → (N, C, P), (N, M, k). Like a user who cares for speed, it multiplies before it gathers where it can. The
+    maximum is not `amax`: compiled in bfloat16, its gradient divides by the number of equals, which may then be 0.
     """
     idx = knn(reference.graph_nodes(x.detach(), graph), k)
     if graph == "channel":
@@ -56,7 +57,7 @@ def ccc(x: Tensor, given: EdgeParameters, k: int, graph: str) -> tuple[Tensor, T
     else:
         messages = F.linear(reference.gather_positions(x, idx), given.weight2)
     own = given.weight1 - (1 if graph == "channel" else 2) * given.weight2
-    return F.relu(F.linear(x, own, given.bias1 + given.bias2) + messages.amax(2)), idx
+    return F.relu(F.linear(x, own, given.bias1 + given.bias2) + messages.max(2).values), idx
 
 
 def cost_volume(a: Tensor, b: Tensor, radius: int, stride: int) -> Tensor:
