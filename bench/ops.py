@@ -195,9 +195,9 @@ def judge(
 ) -> Check:
     """The error of a function's results against the formula in float64 on the same numbers, and what it may be.
 
-    That is the case's tolerance in float32, and in bfloat16 twice the error of the plain formula, or four times for the
-    usual form, which also adds up in bfloat16. A form that found a graph of its own is held against the formula on that
-    graph, which may differ from the exact one by neighbours that are nearly tied, and by no others.
+    That is the case's tolerance in float32, and twice the error of the plain formula in bfloat16. A form that found a
+    graph of its own is held against the formula on that graph, which may differ from the exact one by neighbours that
+    are nearly tied, and by no others.
     """
     truth, differing = case.truth, None
     if isinstance(function, Usual) and function.graph is not None and case.around is not None:
@@ -213,8 +213,7 @@ def judge(
         return Check(error, case.tolerance, differing)
     if precision == TF32:
         return Check(error, TF32_TOLERANCE, differing)
-    times = 4 if isinstance(function, Usual) else 2
-    return Check(error, times * worst_error(evaluate(truth, tensors, grad), exact), differing)
+    return Check(error, 2 * worst_error(evaluate(truth, tensors, grad), exact), differing)
 
 
 def form(case: Case, who: str, **options: Any) -> Function:
