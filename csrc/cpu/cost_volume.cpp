@@ -15,9 +15,9 @@ CostVolumeShape shape_of(const Tensor& a, const Tensor& b, int64_t radius_y, int
 }
 
 // kernel(scratch, begin, end) over all maps.
-template <class W, class Kernel>
+template <class T, class Kernel>
 void for_maps(const CostVolumeShape& shape, const Tensor& like, Kernel kernel) {
-  const int64_t bytes = MK_KERNEL(cost_volume_scratch<W>)(shape);
+  const int64_t bytes = MK_KERNEL(cost_volume_scratch<T>)(shape);
   const Tensor scratch = empty(like, {parts_of(shape.maps) * bytes}, ScalarType::Byte);
   for_parts(shape.maps, [&](int64_t part, int64_t begin, int64_t end) {
     kernel(out<uint8_t>(scratch) + part * bytes, begin, end);
@@ -36,7 +36,7 @@ Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t r
     using T = decltype(zero);
     using W = wide_t<T>;
     const CostVolumeInput<T, W> v{shape, in<T>(first), in<T>(second), out<T>(volume), W(negative_slope)};
-    for_maps<W>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
+    for_maps<T>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
       MK_KERNEL(cost_volume<T, W>)(v, scratch, begin, end);
     });
   });
@@ -54,7 +54,7 @@ std::tuple<Tensor, Tensor> cost_volume_backward(const Tensor& grad_out, const Te
     using W = wide_t<T>;
     const CostVolumeGradient<T, W> v{shape,         in<T>(grad),    in<T>(first),   in<T>(second),
                                      in<T>(result), out<T>(grad_a), out<T>(grad_b), W(negative_slope)};
-    for_maps<W>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
+    for_maps<T>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
       MK_KERNEL(cost_volume_backward<T, W>)(v, scratch, begin, end);
     });
   });

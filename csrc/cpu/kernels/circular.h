@@ -43,7 +43,7 @@ struct Layout {
 };
 
 // The kernel of one axis for its one or two blocks, as Toeplitz matrices: M[i][m] = forward(block)[m − i] and
-// Mᵀ[i][m] = adjoint(block)[m − i], for differences from −63 to 63 and zero beyond.
+// Mᵀ[i][m] = adjoint(block)[m − i], for differences of less than the block's length and zero a vector beyond.
 template <class W>
 struct CircularKernel {
   static constexpr int kReach = kMaxSide + lanes<W>;
@@ -57,8 +57,11 @@ struct CircularKernel {
 template <class T, class W>
 void make_kernel(const T* weight, int blocks, int length, CircularKernel<W>& kernel) {
   constexpr int reach = CircularKernel<W>::kReach;
-  std::memset(&kernel, 0, sizeof kernel);
+  // Only what is read: clearing all of a `CircularKernel` costs more than filling it for a small map.
+  const int cleared = length + lanes<W>;
   for (int block = 0; block < blocks; ++block) {
+    std::memset(kernel.forward_[block] + reach - cleared, 0, sizeof(W) * size_t(2 * cleared));
+    std::memset(kernel.adjoint_[block] + reach - cleared, 0, sizeof(W) * size_t(2 * cleared));
     const W wrapped = block == 0 ? W(1) : W(-1);
     for (int t = 0; t < length; ++t) {
       W value = to_wide(weight[t]);
@@ -359,12 +362,13 @@ void column_lags(L l, const W* products, W* lags) {
   const int pitch = l.block_vectors() * lanes<W>, w = l.block_width();
   for (int b = 0; b < l.column_blocks(); ++b) {
     const W* block = products + b * w * pitch;
-    for (int t = 0; t < w; ++t) {
-      W inside = 0, wrapped = 0;
-      for (int j = 0; j < w - t; ++j) inside += block[j * pitch + j + t];
-      for (int j = w - t; j < w; ++j) wrapped += block[j * pitch + j + t - w];
-      lags[b * w + t] = b == 0 ? inside + wrapped : inside - wrapped;
+    W inside[kMaxSide] = {}, wrapped[kMaxSide] = {};
+    for (int j = 0; j < w; ++j) {
+      const W* row = block + j * pitch;
+      for (int t = 0; t < w - j; ++t) inside[t] += row[j + t];
+      for (int t = w - j; t < w; ++t) wrapped[t] += row[j + t - w];
     }
+    for (int t = 0; t < w; ++t) lags[b * w + t] = b == 0 ? inside[t] + wrapped[t] : inside[t] - wrapped[t];
   }
   join_lags(l.column_blocks(), w, lags);
 }

@@ -28,7 +28,7 @@ struct CostVolumeGradient : CostVolumeShape {
 };
 
 // Tasks are maps; scratch is in bytes per part.
-MK_DECLARE(int64_t cost_volume_scratch(const CostVolumeShape& shape), template <class W>)
+MK_DECLARE(int64_t cost_volume_scratch(const CostVolumeShape& shape), template <class T>)
 MK_DECLARE(void cost_volume(const CostVolumeInput<T, W>& v, unsigned char* scratch, int64_t begin, int64_t end),
            template <class T, class W>)
 MK_DECLARE(void cost_volume_backward(const CostVolumeGradient<T, W>& v, unsigned char* scratch, int64_t begin,

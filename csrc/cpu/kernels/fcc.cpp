@@ -38,6 +38,10 @@ struct Placed {
   alignas(64) W column[kMaxSide + lanes<W>];
 
   Vec<W> at(int i, int j) const { return row[i] + load(column + j); }
+  void clear(int height, int width) {
+    std::memset(row, 0, sizeof(W) * size_t(height));
+    std::memset(column, 0, sizeof(W) * size_t(width + lanes<W>));
+  }
 };
 
 template <class W>
@@ -48,8 +52,8 @@ struct Channel {
 };
 
 // out[j] = Σ_t weight[t] · (embedding[(j + t) mod length] + bias1) + bias2
-template <class T, class W>
-void correlate_embedding(const T* weight, const T* embedding, W bias1, W bias2, int length, W* out) {
+template <class S, class T, class W>
+void correlate_embedding(const S* weight, const T* embedding, W bias1, W bias2, int length, W* out) {
   W twice[2 * kMaxSide];
   for (int i = 0; i < length; ++i) twice[i] = twice[i + length] = to_wide(embedding[i]) + bias1;
   for (int j = 0; j < length; ++j) out[j] = bias2;
@@ -68,7 +72,7 @@ bool rows_first(const FccInput<T, W>& a, int64_t c) {
 // The embedding of the first axis.
 template <class T, class W, class A>
 void make_embedding(const FccInput<T, W>& a, int height, int width, int64_t c, Placed<A>& embedding) {
-  std::memset(&embedding, 0, sizeof embedding);
+  embedding.clear(height, width);
   if (rows_first(a, c)) {
     for (int i = 0; i < height; ++i) embedding.row[i] = to_wide(a.pe_h[c * height + i]);
   } else {
@@ -86,7 +90,7 @@ void make_channel(const FccInput<T, W>& a, L l, int64_t c, Channel<A>& channel) 
   channel.gamma = to_wide(a.gamma[c]);
   channel.beta = to_wide(a.beta[c]);
   make_embedding(a, l.height(), l.width(), c, channel.embedding);
-  std::memset(&channel.offset, 0, sizeof channel.offset);
+  channel.offset.clear(l.height(), l.width());
   if (rows_first(a, c)) {
     correlate_embedding(weight_w, pe_w, bias_h, bias_w, l.width(), channel.offset.column);
   } else {
@@ -277,6 +281,10 @@ struct AxisSums {
     W* at = sums + i * row_step + j * column_step;
     store<W>(at, load(at) + value);
   }
+  template <class L>
+  void clear(L l) const {
+    std::memset(sums, 0, sizeof(W) * size_t(row_step ? l.height() * lanes<W> : l.stride()));
+  }
   void collect(int length, W* out) const {
     for (int i = 0; i < length; ++i) out[i] = row_step ? sum_lanes<W>(load(sums + i * lanes<W>)) : sums[i];
   }
@@ -337,23 +345,20 @@ W sum_of(const T* values, int count) {
 template <class T, class W>
 void write_weight_gradient(const W* lags, W gamma, W constant, const W* sums, const T* embedding, W bias, int length,
                            T* grad_weight) {
-  for (int t = 0; t < length; ++t) {
-    W value = gamma * lags[t] + constant;
-    for (int i = 0; sums != nullptr && i < length; ++i) {
-      value += sums[i] * (to_wide(embedding[circular(i, t, length)]) + bias);
-    }
-    grad_weight[t] = narrow<T>(value);
-  }
+  W value[kMaxSide];
+  for (int t = 0; t < length; ++t) value[t] = constant;
+  if (sums != nullptr) correlate_embedding(sums, embedding, bias, constant, length, value);
+  for (int t = 0; t < length; ++t) grad_weight[t] = narrow<T>(gamma * lags[t] + value[t]);
 }
 
-// The gradient of the second axis' embedding: the adjoint of its kernel, applied to the sums of grad.
+// The gradient of the second axis' embedding: the adjoint of its kernel, applied to the sums of grad, which is the
+// correlation of the kernel with them in reverse.
 template <class T, class W>
 void write_embedding_gradient(const W* sums, const T* weight, int length, T* grad_embedding) {
-  for (int m = 0; m < length; ++m) {
-    W value = 0;
-    for (int t = 0; t < length; ++t) value += to_wide(weight[t]) * sums[circular(m, length - t, length)];
-    grad_embedding[m] = narrow<T>(value);
-  }
+  W reverse[kMaxSide] = {}, value[kMaxSide];
+  for (int t = 0; t < length; ++t) reverse[t] = sums[t == 0 ? 0 : length - t];
+  correlate_embedding(reverse, weight, W(0), W(0), length, value);
+  for (int m = 0; m < length; ++m) grad_embedding[m] = narrow<T>(value[m]);
 }
 
 // All parameter gradients of channel c except those of gamma, beta and the first embedding, which any norm has.
@@ -401,7 +406,11 @@ void backward_channel(const FccBackward<T, W>& a, int64_t c, W* scratch, double*
   const BackwardMaps<W> maps(scratch, padded);
   const bool first = rows_first(a, c);
   const AxisSums<W> grad_sums(maps.grad_sums, !first), grad_v_sums(maps.grad_v_sums, first);
-  std::memset(maps.products, 0, sizeof(W) * size_t(maps.grad_v_sums + kMaxSide * lanes<W> - maps.products));
+  // Only what is used: for a small map the whole of this memory would cost as much to clear as a sample to compute.
+  std::memset(maps.products, 0, sizeof(W) * size_t(l.width() * l.block_vectors() * lanes<W>));
+  std::memset(maps.lag_sums, 0, sizeof(W) * size_t(l.height() * lanes<W>));
+  grad_sums.clear(l);
+  grad_v_sums.clear(l);
   std::memset(sums, 0, sizeof(double) * 2 * size_t(a.groups));
   Channel<W> channel;
   make_channel(a, l, c, channel);

@@ -40,6 +40,23 @@ static inline __attribute__((always_inline)) Tile<W> multiply(const W* a, int64_
   return tile;
 }
 
+// The same with a(r, k) = a[r][k]: rows in place instead of a panel.
+template <class W, class Row>
+static inline __attribute__((always_inline)) Tile<W> multiply_rows(const W* const (&a)[kRows], int64_t depth, Row row) {
+  Tile<W> tile = {};
+  for (int64_t k = 0; k < depth; ++k) {
+    const W* b = row(k);
+    const Vec<W> b0 = load(b), b1 = load(b + lanes<W>);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<W> broadcast_a = broadcast(a[r][k]);
+      tile.v[r][0] += broadcast_a * b0;
+      tile.v[r][1] += broadcast_a * b1;
+    }
+  }
+  return tile;
+}
+
 // Panels of `height` rows of a matrix, transposed: out[panel][k][r] = m[(panel · height + r) · row_stride + k ·
 // column_stride], zero beyond the last row. Panels [begin, end).
 template <class T>

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -235,6 +236,27 @@ static inline void store_part_as(T* p, Vec<A> v, int count) {
     const HalfFloats part = __builtin_convertvector(v, HalfFloats);
     std::memcpy(p, &part, sizeof(float) * size_t(count < lanes<double> ? count : lanes<double>));
   }
+}
+
+// Of every 2 · kHalf lanes of a and b, the first halves or the last halves side by side.
+template <class W, int kHalf, bool kLast, int... kLane>
+static inline Vec<W> halves(Vec<W> a, Vec<W> b, std::integer_sequence<int, kLane...>) {
+  constexpr int n = lanes<W>;
+  return __builtin_shufflevector(a, b,
+                                 (kLane & kHalf ? n + kLane - (kLast ? 0 : kHalf) : kLane + (kLast ? kHalf : 0))...);
+}
+
+// Transpose a square of vectors, exchanging ever smaller blocks (Eklundh, 1972).
+template <class W, int kHalf = lanes<W> / 2>
+static inline __attribute__((always_inline)) void transpose(Vec<W> (&v)[lanes<W>]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<W>; ++i) {
+    if (i & kHalf) continue;
+    const Vec<W> a = v[i], b = v[i + kHalf];
+    v[i] = halves<W, kHalf, false>(a, b, std::make_integer_sequence<int, lanes<W>>{});
+    v[i + kHalf] = halves<W, kHalf, true>(a, b, std::make_integer_sequence<int, lanes<W>>{});
+  }
+  if constexpr (kHalf > 1) transpose<W, kHalf / 2>(v);
 }
 
 // The sum of all lanes, pairwise.
