@@ -5,17 +5,33 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
 #include "../common/tensor.h"
 
 namespace molkernels {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "neon", "neon_bf16"};
+constexpr int kSets = sizeof kNames / sizeof *kNames;
+
+#if defined(__x86_64__)
+
+// Not every clang's __builtin_cpu_supports knows it.
+bool has_f16c() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
 
 bool runs_here(Isa set) {
-#if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   switch (set) {
@@ -27,26 +43,47 @@ bool runs_here(Isa set) {
       return avx512;
     case Isa::avx512_bf16:
       return avx512 && __builtin_cpu_supports("avx512bf16");
+    default:
+      return false;
   }
-  return false;
+}
+
+#elif defined(__aarch64__)
+
+bool has_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which older headers lack
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#elif defined(__APPLE__)
+  int found = 0;
+  size_t size = sizeof found;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &found, &size, nullptr, 0) == 0 && found != 0;
 #else
-  return set == Isa::portable;
+  return false;
 #endif
 }
+
+bool runs_here(Isa set) { return set == Isa::neon || (set == Isa::neon_bf16 && has_bf16()); }
+
+#else
+
+bool runs_here(Isa set) { return set == Isa::portable; }
+
+#endif
 
 Isa choose() {
   const char* asked = std::getenv("MOLKERNELS_CPU_ISA");
   if (asked != nullptr && *asked != '\0') {
-    for (int set = 0; set < 4; ++set) {
+    for (int set = 0; set < kSets; ++set) {
       if (std::strcmp(asked, kNames[set]) != 0) continue;
       if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
       throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
                                "', which this processor does not have");
     }
     throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                             "'; allowed are portable, avx2, avx512 and avx512_bf16");
+                             "'; allowed are portable, avx2, avx512, avx512_bf16, neon and neon_bf16");
   }
-  for (int set = 3; set > 0; --set) {
+  for (int set = kSets - 1; set > 0; --set) {
     if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
   }
   return Isa::portable;

@@ -9,7 +9,7 @@
 
 namespace molkernels {
 
-enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3 };
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, neon = 4, neon_bf16 = 5 };
 
 // The best built set that this machine supports, or the one that the environment variable MOLKERNELS_CPU_ISA names.
 Isa isa();
@@ -39,6 +39,16 @@ Isa isa();
    : ::molkernels::isa() == ::molkernels::Isa::avx512    ? &avx512::__VA_ARGS__      \
    : ::molkernels::isa() == ::molkernels::Isa::avx2      ? &avx2::__VA_ARGS__        \
                                                          : &portable::__VA_ARGS__)
+#elif defined(__aarch64__)
+#define MK_DECLARE(declaration, ...) \
+  namespace neon {                   \
+  __VA_ARGS__ declaration;           \
+  }                                  \
+  namespace neon_bf16 {              \
+  __VA_ARGS__ declaration;           \
+  }
+#define MK_KERNEL(...) \
+  (::molkernels::isa() == ::molkernels::Isa::neon_bf16 ? &neon_bf16::__VA_ARGS__ : &neon::__VA_ARGS__)
 #else
 #define MK_DECLARE(declaration, ...) \
   namespace portable {               \

@@ -128,6 +128,8 @@ bool any_above(Vec<float> v, Vec<float> limit) {
   return _mm512_cmp_ps_mask((__m512)v, (__m512)limit, _CMP_GT_OQ) != 0;
 #elif defined(__AVX2__) && MK_VECTOR_BYTES == 32
   return _mm256_movemask_ps((__m256)(v > limit)) != 0;
+#elif defined(__aarch64__)
+  return vmaxvq_u32((uint32x4_t)(v > limit)) != 0;
 #else
   const Mask<float> above = v > limit;
   int32_t found = 0;
