@@ -44,10 +44,22 @@ MACHINE_FLAGS = {
     "avx512_bf16": (
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mprefer-vector-width=512"
     ),
+    "amx": (
+        "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mprefer-vector-width=512 "
+        "-mamx-tile -mamx-bf16"
+    ),
     "neon": "",
     "neon_bf16": "-march=armv8.2-a+bf16",
 }
-VECTOR_BYTES = {"portable": 16, "avx2": 32, "avx512": 64, "avx512_bf16": 64, "neon": 16, "neon_bf16": 16}
+VECTOR_BYTES = {
+    "portable": 16,
+    "avx2": 32,
+    "avx512": 64,
+    "avx512_bf16": 64,
+    "amx": 64,
+    "neon": 16,
+    "neon_bf16": 16,
+}
 
 
 class BuildError(Exception):
@@ -221,6 +233,18 @@ def instruction_sets(target: str) -> list[str]:
     return arm if machine in ("aarch64", "arm64") else ["portable"]
 
 
+def kernel_sources(instruction_set: str) -> list[Path]:
+    """The files of csrc/cpu/kernels that are compiled for an instruction set, as csrc/cpu/isa.h declares them.
+
+    Products of bfloat16 are compiled for the sets that have them. With AMX, all other kernels are those of AVX-512.
+    """
+    sources = sorted((CSRC / "cpu" / "kernels").glob("*.cpp"))
+    of_bf16 = [source for source in sources if source.stem.endswith("_bf16")]
+    if instruction_set == "amx":
+        return of_bf16
+    return sources if instruction_set == "avx512_bf16" else [source for source in sources if source not in of_bf16]
+
+
 def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "") -> dict[str, Path]:
     """Compile and link what changed, in the folder `work` and with `flags` for g++; returns each library's path.
 
@@ -259,7 +283,8 @@ def _ninja_program() -> str:
 def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     """The lines of build.ninja."""
     common = f"-std=c++17 -O3 -DNDEBUG -DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION}"
-    host = "-fPIC -fvisibility=hidden -Wall -Wno-psabi -Wno-unused-function"
+    # GCC warns of the undefined vectors inside its own intrinsics.
+    host = "-fPIC -fvisibility=hidden -Wall -Wno-psabi -Wno-unused-function -Wno-uninitialized"
     yield f"cxx = {plan.cxx}"
     yield f"common = {common}"
     arithmetic = "-fno-math-errno -fno-trapping-math -ffp-contract=fast"
@@ -293,7 +318,7 @@ def _ninja_cpu(plan: Plan) -> Iterator[str]:
         objects.append(f"cpu/{source.stem}.o")
         yield f"build {objects[-1]}: cxx {source}"
     for name in instruction_sets(plan.target):
-        for source in sorted((CSRC / "cpu" / "kernels").glob("*.cpp")):
+        for source in kernel_sources(name):
             objects.append(f"cpu/{name}/{source.stem}.o")
             yield f"build {objects[-1]}: cxx {source}"
             yield f"  extra = {MACHINE_FLAGS[name]} -DMK_ISA={name} -DMK_VECTOR_BYTES={VECTOR_BYTES[name]}"

@@ -2,6 +2,7 @@
 #include "kernels/edge_max.h"
 
 #include "edge_max.h"
+#include "kernels/edge_max_bf16.h"
 #include "ops.h"
 #include "threads.h"
 
@@ -12,6 +13,8 @@ namespace {
 // Maps whose weight gradients one task sums: few enough to keep many cores busy, and fixed, so that the sums do not
 // depend on the number of cores.
 constexpr int64_t kMapsPerChunk = 32;
+// Maps whose operands of products of bfloat16 are packed before they are multiplied: few enough for the caches.
+constexpr int64_t kMapsAtOnce = 4;
 
 // weight + factor · other as panels; `transposed` uses its columns as rows.
 template <class T>
@@ -63,6 +66,38 @@ void run_forward(const EdgeInput<T, wide_t<T>>& a, const Graph& graph, const Ten
   });
 }
 
+#if defined(MK_KERNEL_BF16)
+
+// Whether the kernels on products of bfloat16 take these tensors.
+bool in_bf16(const Tensor& x) { return x.scalar_type() == ScalarType::BFloat16 && multiplies_bf16(); }
+
+Tensor panels16(const Tensor& weight, const Tensor* other, double factor, bool by_rows) {
+  const int64_t positions = weight.size(0), tasks = MK_KERNEL_BF16(edge16_panels)(positions);
+  const int64_t bytes = MK_KERNEL_BF16(edge16_weights_scratch)(positions);
+  const Tensor packed = empty(weight, {MK_KERNEL_BF16(edge16_panels_size)(positions)}, ScalarType::BFloat16);
+  const Tensor scratch = empty(weight, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  const EdgeWeights16 a{
+      in<BFloat16>(weight), other != nullptr ? in<BFloat16>(*other) : nullptr, float(factor), positions, by_rows,
+      out<BFloat16>(packed)};
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(edge16_pack_weights)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+  return packed;
+}
+
+void run_forward16(const EdgeInput16& a, const Graph& graph, const Tensor& like) {
+  const int64_t tasks = a.maps * MK_KERNEL_BF16(edge16_blocks)(graph.channel ? a.positions : a.channels);
+  const int64_t bytes = graph.channel ? MK_KERNEL_BF16(edge16_channel_scratch)(a.channels, a.positions)
+                                      : MK_KERNEL_BF16(edge16_position_scratch)(a.positions, a.k);
+  const Tensor scratch = empty(like, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  const auto kernel = graph.channel ? MK_KERNEL_BF16(edge16_channel) : MK_KERNEL_BF16(edge16_position);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    kernel(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+}
+
+#endif
+
 void check_shapes(const Tensor& x, const Tensor& idx, const Graph& graph) {
   require(x.dim() == 3 && idx.dim() == 3, "edge_max takes x of shape (N, C, P) and idx of shape (N, nodes, k)");
   require(idx.size(0) == x.size(0) && idx.size(1) == x.size(graph.channel ? 1 : 2), "idx does not belong to x");
@@ -78,6 +113,26 @@ void edge_max_into(const Tensor& x, const Tensor& idx, const Tensor& weight1, co
   check_shapes(x, idx, graph);
   const Tensor w1 = contiguous(weight1), w2 = contiguous(weight2), b1 = contiguous(bias1), b2 = contiguous(bias2);
   const Tensor neighbours = as_int32(idx);
+#if defined(MK_KERNEL_BF16)
+  if (in_bf16(x)) {
+    const Tensor to_neighbour = panels16(w2, nullptr, 0, false);
+    const Tensor to_node = panels16(w1, &w2, graph.node_factor(), false);
+    const Tensor bias = bias_sum<BFloat16>(b1, b2);
+    const EdgeInput16 a{in<BFloat16>(x),
+                        in<int32_t>(neighbours),
+                        in<BFloat16>(to_neighbour),
+                        in<BFloat16>(to_node),
+                        in<float>(bias),
+                        out<BFloat16>(y),
+                        winner != nullptr ? out<uint8_t>(*winner) : nullptr,
+                        x.size(0),
+                        x.size(1),
+                        x.size(2),
+                        int(idx.size(2)),
+                        residual};
+    return run_forward16(a, graph, x);
+  }
+#endif
   for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using W = wide_t<T>;
@@ -148,6 +203,92 @@ Tensor sum_of_rows(const Tensor& rows) {
 }
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+#if defined(MK_KERNEL_BF16)
+
+// Channel graph: with g (masked) and m (scattered to the winning neighbours), two torch products of rows [g | m − g]:
+//   grad_x = (W1 − W2)ᵀ g + W2ᵀ m = W1ᵀ g + W2ᵀ (m − g),  grad_W1 = Σ g xᵀ,  grad_W2 = Σ (m − g) xᵀ
+Gradients channel_backward16(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
+                             const Tensor& weight2, const Tensor& y, const Tensor& winner) {
+  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2);
+  const Tensor grads = empty(x, {maps * channels, 2 * positions}, ScalarType::BFloat16);
+  const Tensor bias = empty(x, {maps, positions}, ScalarType::Float);
+  const int64_t bytes = MK_KERNEL_BF16(edge16_scatter_scratch)(channels, positions);
+  const Tensor scratch = empty(x, {parts_of(maps) * bytes}, ScalarType::Byte);
+  const EdgeScatter16 a{in<BFloat16>(grad_y), in<BFloat16>(y),  in<int32_t>(idx), in<uint8_t>(winner),
+                        out<BFloat16>(grads), out<float>(bias), channels,         positions,
+                        int(idx.size(2))};
+  for_parts(maps, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(edge16_channel_scatter)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+  Tensor both = empty(weight1, {2 * positions, positions}, ScalarType::BFloat16);
+  const size_t size = size_t(weight1.numel());
+  std::copy_n(in<BFloat16>(weight1), size, out<BFloat16>(both));
+  std::copy_n(in<BFloat16>(weight2), size, out<BFloat16>(both) + size);
+  const Tensor grad_x = torch::stable::view(torch::stable::matmul(grads, both), {maps, channels, positions});
+  const Tensor products = contiguous(torch::stable::matmul(transposed(grads), flattened(x)));  // (2P, P)
+  Tensor grad1 = empty_like(weight1), grad2 = empty_like(weight2);
+  std::copy_n(in<BFloat16>(products), size, out<BFloat16>(grad1));
+  std::copy_n(in<BFloat16>(products) + size, size, out<BFloat16>(grad2));
+  return {grad_x, grad1, grad2, as(sum_of_rows<float>(bias), ScalarType::BFloat16)};
+}
+
+Gradients position_backward16(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
+                              const Tensor& weight2, const Tensor& y, const Tensor& winner) {
+  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2);
+  const int k = int(idx.size(2));
+  const Tensor to_neighbour = panels16(weight2, nullptr, 0, true), to_node = panels16(weight1, &weight2, -2.0, true);
+  Tensor grad_x = empty_like(x), grad1 = empty_like(weight1), grad2 = empty_like(weight2);
+  const EdgeGradient16 a{in<BFloat16>(grad_y),
+                         in<BFloat16>(x),
+                         in<BFloat16>(y),
+                         in<int32_t>(idx),
+                         in<uint8_t>(winner),
+                         in<BFloat16>(to_neighbour),
+                         in<BFloat16>(to_node),
+                         out<BFloat16>(grad_x),
+                         channels,
+                         positions,
+                         k};
+  const int64_t tasks = maps * MK_KERNEL_BF16(edge16_blocks)(channels);
+  const int64_t bytes = MK_KERNEL_BF16(edge16_grad_x_scratch)(positions, k);
+  const Tensor scratch = empty(x, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(edge16_position_grad_x)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+
+  const int64_t blocks = MK_KERNEL_BF16(edge16_blocks)(positions) * MK_KERNEL_BF16(edge16_blocks)(positions);
+  const int64_t size = MK_KERNEL_BF16(edge16_operand_size)(channels, positions, k);
+  const int64_t more = MK_KERNEL_BF16(edge16_operand_scratch)(channels, positions);
+  const int64_t at_once = std::min(maps, kMapsAtOnce);
+  const Tensor gradients = empty(x, {at_once * size}, ScalarType::BFloat16), nodes = empty_like(gradients);
+  const Tensor node = empty(x, {blocks * 32 * 32}, ScalarType::Float), neighbour = empty_like(node);
+  const Tensor bias = empty(x, {maps, positions}, ScalarType::Float);
+  const Tensor packing = empty(x, {parts_of(at_once) * more}, ScalarType::Byte);
+  EdgeProducts16 sums{a,
+                      0,
+                      0,
+                      out<BFloat16>(gradients),
+                      out<BFloat16>(nodes),
+                      out<float>(node),
+                      out<float>(neighbour),
+                      out<float>(bias)};
+  do {
+    sums.maps = std::min(at_once, maps - sums.first);
+    for_parts(sums.maps, [&](int64_t part, int64_t begin, int64_t end) {
+      MK_KERNEL_BF16(edge16_pack_operands)(sums, out<uint8_t>(packing) + part * more, begin, end);
+    });
+    for_parts(blocks,
+              [&](int64_t, int64_t begin, int64_t end) { MK_KERNEL_BF16(edge16_add_products)(sums, begin, end); });
+    sums.first += sums.maps;
+  } while (sums.first < maps);
+  for_parts(positions, [&](int64_t, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(edge16_write_gradients)(sums, out<BFloat16>(grad1), out<BFloat16>(grad2), begin, end);
+  });
+  return {grad_x, grad1, grad2, as(sum_of_rows<float>(bias), ScalarType::BFloat16)};
+}
+
+#endif
 
 // Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two torch products.
 template <class T>
@@ -223,6 +364,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> edge_max_backward(const Tensor& grad_
   const Graph graph(name);
   check_shapes(x, idx, graph);
   std::optional<Gradients> result;
+#if defined(MK_KERNEL_BF16)
+  if (in_bf16(x)) {
+    const auto backward = graph.channel ? &channel_backward16 : &position_backward16;
+    return backward(contiguous(grad_y), contiguous(x), as_int32(idx), contiguous(weight1), contiguous(weight2),
+                    contiguous(y), contiguous(winner));
+  }
+#endif
   for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     const auto backward = graph.channel ? &channel_backward<T> : &position_backward<T>;

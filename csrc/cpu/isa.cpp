@@ -7,6 +7,10 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -18,10 +22,25 @@
 namespace molkernels {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "neon", "neon_bf16"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16"};
 constexpr int kSets = sizeof kNames / sizeof *kNames;
 
 #if defined(__x86_64__)
+
+// Whether the processor has tiles with bfloat16 products and the system lets this process use them. Linux saves the
+// tiles of a process only after it has asked once; the answer may be no (an old kernel, a virtual machine, a sandbox).
+bool amx_permitted() {
+  unsigned eax, ebx, ecx, edx;
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx)) return false;
+  if ((edx & kAmxBf16) == 0 || (edx & kAmxTile) == 0) return false;
+#if defined(__linux__)
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
 
 // Not every clang's __builtin_cpu_supports knows it.
 bool has_f16c() {
@@ -43,6 +62,8 @@ bool runs_here(Isa set) {
       return avx512;
     case Isa::avx512_bf16:
       return avx512 && __builtin_cpu_supports("avx512bf16");
+    case Isa::amx:
+      return avx512 && __builtin_cpu_supports("avx512bf16") && amx_permitted();
     default:
       return false;
   }
@@ -78,10 +99,10 @@ Isa choose() {
       if (std::strcmp(asked, kNames[set]) != 0) continue;
       if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
       throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                               "', which this processor does not have");
+                               "', which this processor does not have or the system does not permit");
     }
     throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                             "'; allowed are portable, avx2, avx512, avx512_bf16, neon and neon_bf16");
+                             "'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16");
   }
   for (int set = kSets - 1; set > 0; --set) {
     if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);

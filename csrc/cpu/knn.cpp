@@ -6,6 +6,20 @@
 
 namespace molkernels {
 namespace cpu {
+namespace {
+
+#if defined(MK_KERNEL_BF16)
+void run_in_bf16(const KnnInput<BFloat16>& a, uint8_t* unfit, const Tensor& like) {
+  const int64_t tasks = a.maps * MK_KERNEL_BF16(knn16_tasks)(a.count);
+  const int64_t bytes = MK_KERNEL_BF16(knn16_scratch)(a.count, a.length);
+  const Tensor scratch = empty(like, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(knn16)(a, out<uint8_t>(scratch) + part * bytes, unfit, begin, end);
+  });
+}
+#endif
+
+}  // namespace
 
 Tensor knn(const Tensor& nodes, int64_t k) {
   require(nodes.dim() == 3, "knn takes nodes of shape (N, M, D)");
@@ -26,11 +40,26 @@ Tensor knn(const Tensor& nodes, int64_t k) {
                         source.stride(2),
                         static_cast<int>(k),
                         out<int32_t>(graph)};
-    const int64_t tasks = maps * MK_KERNEL(knn_tasks<T>)(count), bytes = MK_KERNEL(knn_scratch<T>)(count, length);
-    const Tensor scratch = empty(source, {parts_of(tasks) * bytes}, ScalarType::Byte);
-    for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
-      MK_KERNEL(knn<T>)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
-    });
+    const int64_t blocks = MK_KERNEL(knn_tasks<T>)(count), bytes = MK_KERNEL(knn_scratch<T>)(count, length);
+    const auto run = [&](int64_t first, int64_t tasks) {
+      const Tensor scratch = empty(source, {parts_of(tasks) * bytes}, ScalarType::Byte);
+      for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+        MK_KERNEL(knn<T>)(a, out<uint8_t>(scratch) + part * bytes, first + begin, first + end);
+      });
+    };
+#if defined(MK_KERNEL_BF16)
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (multiplies_bf16()) {
+        const Tensor unfit = empty(source, {maps}, ScalarType::Byte);
+        run_in_bf16(a, out<uint8_t>(unfit), source);
+        for (int64_t n = 0; n < maps; ++n) {
+          if (in<uint8_t>(unfit)[n]) run(n * blocks, blocks);
+        }
+        return;
+      }
+    }
+#endif
+    run(0, maps * blocks);
   });
   return graph;
 }

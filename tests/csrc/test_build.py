@@ -60,7 +60,7 @@ def test_gencode_embeds_ptx_only_where_asked():
 @pytest.mark.parametrize(
     ("target", "sets"),
     [
-        ("x86_64-linux-gnu", ["portable", "avx2", "avx512", "avx512_bf16"]),
+        ("x86_64-linux-gnu", ["portable", "avx2", "avx512", "avx512_bf16", "amx"]),
         ("aarch64-linux-gnu", ["neon", "neon_bf16"]),
         ("arm64-apple-darwin23.1.0", ["neon", "neon_bf16"]),
         ("riscv64-linux-gnu", ["portable"]),

@@ -63,7 +63,7 @@ def test_properties_hold_on_every_instruction_set_of_this_machine(isa):
 
 def test_an_unknown_instruction_set_is_refused_by_name():
     assert (
-        "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512, avx512_bf16, neon and neon_bf16"
+        "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16"
         in chosen("sse9")
     )
 

@@ -2,53 +2,14 @@
 // neither edges nor gathered copies are stored.
 #include "edge_max.h"
 
+#include "edge_vectors.h"
 #include "gemm.h"
 
 namespace molkernels {
 namespace MK_ISA {
 namespace {
 
-int64_t aligned(int64_t bytes) { return ceil_div<int64_t>(bytes, 64) * 64; }
-
-// Hands out pieces of a part's scratch memory.
-class Scratch {
- public:
-  explicit Scratch(unsigned char* memory) : at_(memory) {}
-  template <class V>
-  V* take(int64_t count) {
-    V* piece = reinterpret_cast<V*>(at_);
-    at_ += aligned(count * int64_t(sizeof(V)));
-    return piece;
-  }
-
- private:
-  unsigned char* at_;
-};
-
 int64_t whole_rows(int64_t length) { return ceil_div<int64_t>(length, kRows) * kRows; }
-
-// Whether the message beats the best one so far: greater, or the first NaN; equals leave the earlier one.
-template <class W>
-Mask<W> beats(Vec<W> message, Vec<W> best) {
-  return ~(Mask<W>)(message <= best) & (Mask<W>)(best == best);
-}
-
-typedef uint8_t WinnersOfFloat __attribute__((vector_size(MK_VECTOR_BYTES / 4), aligned(1), may_alias));
-
-template <class W>
-void store_winners(uint8_t* to, Mask<W> winner) {
-  if constexpr (sizeof(W) == 4) {
-    *reinterpret_cast<WinnersOfFloat*>(to) = __builtin_convertvector(winner, WinnersOfFloat);
-  } else {
-    for (int i = 0; i < lanes<W>; ++i) to[i] = uint8_t(winner[i]);
-  }
-}
-
-template <class W>
-Mask<W> load_winners(const uint8_t* from) {
-  typedef uint8_t Winners __attribute__((vector_size(MK_VECTOR_BYTES / sizeof(W)), aligned(1), may_alias));
-  return __builtin_convertvector(*reinterpret_cast<const Winners*>(from), Mask<W>);
-}
 
 // to ← (or +=) the gradient where neighbour j won, zero elsewhere.
 template <bool add, class W>
@@ -59,18 +20,6 @@ void won_by(int j, const uint8_t* winner, const W* grad, W* to, int64_t size) {
     store(to + i, add ? load(to + i) + won : won);
   }
   for (; i < size; ++i) to[i] = (add ? to[i] : W(0)) + (winner[i] == j ? grad[i] : W(0));
-}
-
-// The gradient where the ReLU is active.
-template <class W>
-Vec<W> passed(Vec<W> grad_y, Vec<W> y) {
-  return y > 0 ? grad_y : Vec<W>{};
-}
-
-// NaN stays NaN, as in torch.
-template <class W>
-Vec<W> relu(Vec<W> v) {
-  return v < 0 ? Vec<W>{} : v;
 }
 
 // `block` (positions, kColumns) ← channels [c, c + kColumns) of a map, one position a row; zero past the last channel.

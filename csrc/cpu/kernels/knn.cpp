@@ -4,13 +4,13 @@
 //
 // Nodes are scaled to length 1 in float and their products computed one block of rows at a time (block × count floats,
 // in L1). A float product differs from the exact one by at most `error_bound`; so every node within twice that of the
-// k-th best may belong to the k best and is recomputed in double, and the k best of those are the exact ones.
+// k-th best may belong to the k best. Where those nearly tie, they are recomputed in double (`rank_row`).
 //
-// FLOPs: 2 · count² · length per map, and 2 · length per candidate (k − 1 of them if there are no ties). Bytes: x once,
-// the graph once.
+// FLOPs: 2 · count² · length per map, and 2 · length per node recomputed. Bytes: x once, the graph once.
 #include "knn.h"
 
 #include "gemm.h"
+#include "knn_rank.h"
 
 namespace molkernels {
 namespace MK_ISA {
@@ -18,9 +18,6 @@ namespace {
 
 constexpr int kPanels = 4;
 constexpr int kBlock = kPanels * kRows;
-constexpr int kMostNeighbours = 16;
-constexpr float kNothing = -3.0f;    // below every similarity: the node itself, and lanes past the last node
-constexpr float kUnordered = -2.0f;  // NaN
 
 int64_t padded(int64_t count) { return ceil_div<int64_t>(count, kColumns<float>) * kColumns<float>; }
 int64_t aligned(int64_t bytes) { return ceil_div<int64_t>(bytes, 64) * 64; }
@@ -123,57 +120,6 @@ void read_map(const KnnInput<T>& a, int64_t n, const Map<wide<T>>& map) {
 // factor and for each of `length` additions, relative to Σ|u v| ≤ 1; and a margin.
 float error_bound(int64_t length) { return (float(length) + 8) * 6.1e-8f; }
 
-bool any_above(Vec<float> v, Vec<float> limit) {
-#if defined(__AVX512F__) && MK_VECTOR_BYTES == 64
-  return _mm512_cmp_ps_mask((__m512)v, (__m512)limit, _CMP_GT_OQ) != 0;
-#elif defined(__AVX2__) && MK_VECTOR_BYTES == 32
-  return _mm256_movemask_ps((__m256)(v > limit)) != 0;
-#elif defined(__aarch64__)
-  return vmaxvq_u32((uint32x4_t)(v > limit)) != 0;
-#else
-  const Mask<float> above = v > limit;
-  int32_t found = 0;
-  for (int i = 0; i < lanes<float>; ++i) found |= above[i];
-  return found != 0;
-#endif
-}
-
-// The k-th largest of a row (padded, without NaN): first the k largest of each lane, without a branch, then the k
-// largest of those. K is k, or 0 if it is not a compile-time constant; with it, the best so far stay in registers.
-template <int K>
-float kth_largest(const float* row, int64_t width, int any_k) {
-  const int k = K != 0 ? K : any_k;
-  constexpr int room = K != 0 ? K : kMostNeighbours;
-  Vec<float> best[room];
-  for (Vec<float>& lane : best) lane = broadcast(kNothing);
-  for (int64_t q = 0; q < width; q += lanes<float>) {
-    Vec<float> v = load(row + q);
-    for (int i = 0; i < k; ++i) {
-      const Mask<float> larger = v > best[i];
-      const Vec<float> kept = larger ? v : best[i];
-      v = larger ? best[i] : v;
-      best[i] = kept;
-    }
-  }
-  float sorted[room];
-  for (float& value : sorted) value = kNothing;
-  for (int i = 0; i < k; ++i) {
-    float of_lanes[lanes<float>];
-    store(of_lanes, best[i]);
-    for (const float value : of_lanes) {
-      if (!(value > sorted[k - 1])) continue;
-      int place = k - 1;
-      for (; place > 0 && sorted[place - 1] < value; --place) sorted[place] = sorted[place - 1];
-      sorted[place] = value;
-    }
-  }
-  return sorted[k - 1];
-}
-
-float search(const float* row, int64_t width, int k) {
-  return k == 3 ? kth_largest<3>(row, width, k) : kth_largest<0>(row, width, k);
-}
-
 // Prepare the similarities of one row for ranking: no NaN; the node itself and lanes past the last node below all
 // others.
 void finish_row(float* row, int64_t m, int64_t count, int64_t width) {
@@ -183,33 +129,6 @@ void finish_row(float* row, int64_t m, int64_t count, int64_t width) {
   }
   row[m] = kNothing;
   for (int64_t q = count; q < width; ++q) row[q] = kNothing;
-}
-
-template <class W>
-void rank_row(const Map<W>& map, const float* row, int64_t m, int64_t count, int64_t length, int k, int32_t* graph) {
-  graph[0] = int32_t(m);
-  if (k == 1) return;
-  const int64_t width = padded(count);
-  const int others = k - 1;
-  // The comparison below is strict: a slightly lower limit includes the nodes at the limit itself.
-  const float limit = search(row, width, others) - 2.0f * error_bound(length) - 1e-6f;
-  const W* node = map.nodes + m * length;
-  for (int64_t d = 0; d < length; ++d) map.scaled[d] = double(node[d]) * map.inverse[m];
-  int64_t best[kMostNeighbours];
-  for (int i = 0; i < others; ++i) best[i] = INT64_MIN;
-  for (int64_t q = 0; q < width; q += lanes<float>) {
-    if (!any_above(load(row + q), broadcast(limit))) continue;
-    for (int64_t i = q; i < q + lanes<float>; ++i) {
-      if (!(row[i] > limit) || row[i] == kNothing) continue;
-      const double exact = dot(map.scaled, map.nodes + i * length, length) * map.inverse[i];
-      const int64_t rank = neighbour_rank(exact, int(i));
-      if (rank <= best[others - 1]) continue;
-      int place = others - 1;
-      for (; place > 0 && best[place - 1] < rank; --place) best[place] = best[place - 1];
-      best[place] = rank;
-    }
-  }
-  for (int i = 0; i < others; ++i) graph[1 + i] = neighbour_index(best[i]);
 }
 
 // Rows [first, first + kBlock) of the similarities.
@@ -255,7 +174,13 @@ void knn(const KnnInput<T>& a, unsigned char* scratch, int64_t begin, int64_t en
     for (int64_t m = first; m < first + kBlock && m < a.count; ++m) {
       float* row = map.similar + (m - first) * width;
       if (a.k > 1) finish_row(row, m, a.count, width);
-      rank_row(map, row, m, a.count, a.length, a.k, a.graph + (n * a.count + m) * a.k);
+      const wide<T>* node = map.nodes + m * a.length;
+      bool scaled = false;
+      rank_row(row, width, m, a.k, error_bound(a.length), a.graph + (n * a.count + m) * a.k, [&](int64_t i) {
+        for (int64_t d = 0; d < a.length && !scaled; ++d) map.scaled[d] = double(node[d]) * map.inverse[m];
+        scaled = true;
+        return dot(map.scaled, map.nodes + i * a.length, a.length) * map.inverse[i];
+      });
     }
   }
 }

@@ -1,6 +1,8 @@
 // Kernels of knn: see reference.knn for the ranking.
 #pragma once
 
+#include <torch/headeronly/util/BFloat16.h>
+
 #include <cstdint>
 
 #include "../../common/neighbours.h"
@@ -22,5 +24,12 @@ MK_DECLARE(int64_t knn_scratch(int64_t count, int64_t length), template <class T
 // Tasks: `knn_tasks` blocks of rows per map.
 MK_DECLARE(int64_t knn_tasks(int64_t count), template <class T>)
 MK_DECLARE(void knn(const KnnInput<T>& a, unsigned char* scratch, int64_t begin, int64_t end), template <class T>)
+
+// The same on products of bfloat16, for nodes that are contiguous along one of their axes. A map whose values are too
+// large or too small for sums of products in float is left to `knn`: unfit[n] is 1, otherwise 0.
+MK_DECLARE_BF16(int64_t knn16_scratch(int64_t count, int64_t length))
+MK_DECLARE_BF16(int64_t knn16_tasks(int64_t count))
+MK_DECLARE_BF16(void knn16(const KnnInput<torch::headeronly::BFloat16>& a, unsigned char* scratch, uint8_t* unfit,
+                           int64_t begin, int64_t end))
 
 }  // namespace molkernels
