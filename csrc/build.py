@@ -242,7 +242,11 @@ def kernel_sources(instruction_set: str) -> list[Path]:
     of_bf16 = [source for source in sources if source.stem.endswith("_bf16")]
     if instruction_set == "amx":
         return of_bf16
-    return sources if instruction_set == "avx512_bf16" else [source for source in sources if source not in of_bf16]
+    return (
+        sources
+        if instruction_set in ("avx512_bf16", "neon_bf16")
+        else [source for source in sources if source not in of_bf16]
+    )
 
 
 def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "") -> dict[str, Path]:

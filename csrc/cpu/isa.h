@@ -15,7 +15,7 @@ enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx 
 Isa isa();
 
 // Whether the chosen set multiplies bfloat16 (kernels/gemm_bf16.h).
-inline bool multiplies_bf16() { return isa() == Isa::avx512_bf16 || isa() == Isa::amx; }
+inline bool multiplies_bf16() { return isa() == Isa::avx512_bf16 || isa() == Isa::amx || isa() == Isa::neon_bf16; }
 
 }  // namespace molkernels
 
@@ -60,9 +60,13 @@ inline bool multiplies_bf16() { return isa() == Isa::avx512_bf16 || isa() == Isa
   namespace neon_bf16 {              \
   __VA_ARGS__ declaration;           \
   }
-#define MK_DECLARE_BF16(declaration)
+#define MK_DECLARE_BF16(declaration) \
+  namespace neon_bf16 {              \
+  declaration;                       \
+  }
 #define MK_KERNEL(...) \
   (::molkernels::isa() == ::molkernels::Isa::neon_bf16 ? &neon_bf16::__VA_ARGS__ : &neon::__VA_ARGS__)
+#define MK_KERNEL_BF16(name) (&neon_bf16::name)
 #else
 #define MK_DECLARE(declaration, ...) \
   namespace portable {               \
