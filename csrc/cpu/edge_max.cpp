@@ -35,7 +35,8 @@ Tensor bias_sum(const Tensor& bias1, const Tensor& bias2) {
   using W = wide_t<T>;
   Tensor sum = empty(bias1, {bias1.size(0)}, scalar_type_of<W>);
   const T *a = in<T>(bias1), *b = in<T>(bias2);
-  for (int64_t p = 0; p < bias1.size(0); ++p) out<W>(sum)[p] = W(a[p]) + W(b[p]);
+  W* to = out<W>(sum);
+  for (int64_t p = 0, count = bias1.size(0); p < count; ++p) to[p] = W(a[p]) + W(b[p]);
   return sum;
 }
 
@@ -172,18 +173,24 @@ Tensor transposed(const Tensor& t) { return torch::stable::transpose(t, 0, 1); }
 
 Tensor flattened(const Tensor& t) { return torch::stable::view(t, {t.size(0) * t.size(1), t.size(2)}); }
 
-// (2P, P): [W1 − W2; W2], so that [g | m] times this is (W1 − W2)ᵀ g + W2ᵀ m in each row.
-template <class W>
+// (2P, P): [W1; W2].
+template <class T>
 Tensor stacked(const Tensor& weight1, const Tensor& weight2) {
   const int64_t size = weight1.numel();
-  Tensor both = empty(weight1, {2 * weight1.size(0), weight1.size(0)}, scalar_type_of<W>);
-  const W *w1 = in<W>(weight1), *w2 = in<W>(weight2);
-  W* to = out<W>(both);
-  for (int64_t i = 0; i < size; ++i) {
-    to[i] = w1[i] - w2[i];
-    to[size + i] = w2[i];
-  }
+  const Tensor both = empty(weight1, {2 * weight1.size(0), weight1.size(0)}, scalar_type_of<T>);
+  std::copy_n(in<T>(weight1), size, out<T>(both));
+  std::copy_n(in<T>(weight2), size, out<T>(both) + size);
   return both;
+}
+
+// The halves of a contiguous (2P, P) tensor, as tensors of their own.
+template <class T>
+std::pair<Tensor, Tensor> halves(const Tensor& both) {
+  const int64_t positions = both.size(1), size = positions * positions;
+  const Tensor top = empty(both, {positions, positions}, scalar_type_of<T>), bottom = empty_like(top);
+  std::copy_n(in<T>(both), size, out<T>(top));
+  std::copy_n(in<T>(both) + size, size, out<T>(bottom));
+  return {top, bottom};
 }
 
 // The sum over the first axis, one row after another; zeros if there are no rows.
@@ -204,10 +211,11 @@ Tensor sum_of_rows(const Tensor& rows) {
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-#if defined(MK_KERNEL_BF16)
-
 // Channel graph: with g (masked) and m (scattered to the winning neighbours), two torch products of rows [g | m − g]:
 //   grad_x = (W1 − W2)ᵀ g + W2ᵀ m = W1ᵀ g + W2ᵀ (m − g),  grad_W1 = Σ g xᵀ,  grad_W2 = Σ (m − g) xᵀ
+
+#if defined(MK_KERNEL_BF16)
+
 Gradients channel_backward16(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
                              const Tensor& weight2, const Tensor& y, const Tensor& winner) {
   const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2);
@@ -221,16 +229,11 @@ Gradients channel_backward16(const Tensor& grad_y, const Tensor& x, const Tensor
   for_parts(maps, [&](int64_t part, int64_t begin, int64_t end) {
     MK_KERNEL_BF16(edge16_channel_scatter)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
   });
-  Tensor both = empty(weight1, {2 * positions, positions}, ScalarType::BFloat16);
-  const size_t size = size_t(weight1.numel());
-  std::copy_n(in<BFloat16>(weight1), size, out<BFloat16>(both));
-  std::copy_n(in<BFloat16>(weight2), size, out<BFloat16>(both) + size);
-  const Tensor grad_x = torch::stable::view(torch::stable::matmul(grads, both), {maps, channels, positions});
+  const Tensor grad_x = torch::stable::matmul(grads, stacked<BFloat16>(weight1, weight2));
   const Tensor products = contiguous(torch::stable::matmul(transposed(grads), flattened(x)));  // (2P, P)
-  Tensor grad1 = empty_like(weight1), grad2 = empty_like(weight2);
-  std::copy_n(in<BFloat16>(products), size, out<BFloat16>(grad1));
-  std::copy_n(in<BFloat16>(products) + size, size, out<BFloat16>(grad2));
-  return {grad_x, grad1, grad2, as(sum_of_rows<float>(bias), ScalarType::BFloat16)};
+  const auto [grad1, grad2] = halves<BFloat16>(products);
+  return {torch::stable::view(grad_x, {maps, channels, positions}), grad1, grad2,
+          as(sum_of_rows<float>(bias), ScalarType::BFloat16)};
 }
 
 Gradients position_backward16(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
@@ -290,12 +293,11 @@ Gradients position_backward16(const Tensor& grad_y, const Tensor& x, const Tenso
 
 #endif
 
-// Channel graph: with g (masked) and m (scattered to the winning neighbours) side by side, two torch products.
 template <class T>
 Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& idx, const Tensor& weight1,
                            const Tensor& weight2, const Tensor& y, const Tensor& winner) {
   using W = wide_t<T>;
-  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2), square = positions * positions;
+  const int64_t maps = x.size(0), channels = x.size(1), positions = x.size(2);
   const ScalarType wide = scalar_type_of<W>;
   const Tensor grads = empty(x, {maps * channels, 2 * positions}, wide);
   const Tensor bias = empty(x, {maps, positions}, wide);
@@ -306,12 +308,7 @@ Gradients channel_backward(const Tensor& grad_y, const Tensor& x, const Tensor& 
   const Tensor both = stacked<W>(as(weight1, wide), as(weight2, wide));
   const Tensor grad_x = torch::stable::view(torch::stable::matmul(grads, both), {maps, channels, positions});
   const Tensor products = contiguous(torch::stable::matmul(transposed(grads), as(flattened(x), wide)));  // (2P, P)
-  Tensor grad1 = empty(x, {positions, positions}, wide), grad2 = empty(x, {positions, positions}, wide);
-  const W* from = in<W>(products);
-  for (int64_t i = 0; i < square; ++i) {
-    out<W>(grad1)[i] = from[i];
-    out<W>(grad2)[i] = from[square + i] - from[i];
-  }
+  const auto [grad1, grad2] = halves<W>(products);
   return {as(grad_x, scalar_type_of<T>), as(grad1, scalar_type_of<T>), as(grad2, scalar_type_of<T>),
           as(sum_of_rows<W>(bias), scalar_type_of<T>)};
 }
@@ -350,7 +347,9 @@ Gradients position_backward(const Tensor& grad_y, const Tensor& x, const Tensor&
     MK_KERNEL(edge_position_grad_weights<T, W>)(a, out<uint8_t>(sums) + part * more, begin, end);
   });
   const Tensor node = sum_of_rows<W>(grad_node), neighbour = sum_of_rows<W>(grad_neighbour);
-  for (int64_t i = 0; i < positions * positions; ++i) out<W>(neighbour)[i] -= 2 * in<W>(node)[i];
+  W* less = out<W>(neighbour);
+  const W* own = in<W>(node);
+  for (int64_t i = 0; i < positions * positions; ++i) less[i] -= 2 * own[i];
   return {grad_x, as(node, scalar_type_of<T>), as(neighbour, scalar_type_of<T>),
           as(sum_of_rows<W>(grad_bias), scalar_type_of<T>)};
 }

@@ -9,11 +9,39 @@ namespace molkernels {
 namespace cpu {
 namespace {
 
+#if defined(MK_KERNEL_BF16)
+void mix_in_bf16(const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& residual, const Tensor& y) {
+  const int64_t channels = x.size(1), positions = x.size(2) * x.size(3);
+  const Tensor panels = empty(x, {MK_KERNEL_BF16(mix16_panels_size)(channels)}, ScalarType::BFloat16);
+  MK_KERNEL_BF16(mix16_pack_weight)(in<BFloat16>(weight), channels, out<BFloat16>(panels));
+  const MixInput16 a{in<BFloat16>(x),
+                     in<BFloat16>(panels),
+                     bias != nullptr ? in<BFloat16>(*bias) : nullptr,
+                     in<BFloat16>(residual),
+                     out<BFloat16>(y),
+                     x.size(0),
+                     channels,
+                     positions};
+  const int64_t tasks = a.maps * MK_KERNEL_BF16(mix16_blocks)(positions),
+                bytes = MK_KERNEL_BF16(mix16_scratch)(channels);
+  const Tensor scratch = empty(x, {parts_of(tasks) * bytes}, ScalarType::Byte);
+  for_parts(tasks, [&](int64_t part, int64_t begin, int64_t end) {
+    MK_KERNEL_BF16(mix16)(a, out<uint8_t>(scratch) + part * bytes, begin, end);
+  });
+}
+#endif
+
 // residual + the 1×1 convolution of x (N, C, H, W), both contiguous.
 Tensor mix(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& residual) {
   const Tensor whole = contiguous(weight);
   const Tensor offset = bias.has_value() ? contiguous(*bias) : whole;
   Tensor y = empty_like(x);
+#if defined(MK_KERNEL_BF16)
+  if (x.scalar_type() == ScalarType::BFloat16 && multiplies_bf16()) {
+    mix_in_bf16(x, whole, bias.has_value() ? &offset : nullptr, residual, y);
+    return y;
+  }
+#endif
   for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
     using W = wide_t<T>;

@@ -105,6 +105,9 @@ Isa choose() {
                              "'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16");
   }
   for (int set = kSets - 1; set > 0; --set) {
+#if defined(__x86_64__)
+    if (static_cast<Isa>(set) == Isa::avx512_bf16 && __builtin_cpu_is("intel")) continue;
+#endif
     if (runs_here(static_cast<Isa>(set))) return static_cast<Isa>(set);
   }
   return Isa::portable;

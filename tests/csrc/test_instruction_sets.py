@@ -19,13 +19,13 @@ import build
 pytestmark = pytest.mark.skipif("cpu" not in mk.available_backends("cpu"), reason="the CPU library was not built")
 
 
-def chosen(isa):
+def chosen(isa, **variables):
     """The instruction set in use when `isa` is requested, or the library's error message."""
     code = (
         "import molkernels.extension as e; e.missing('cpu')\n"
         "try: print(e.instruction_set())\nexcept RuntimeError as error: print(error)"
     )
-    environment = os.environ | {"MOLKERNELS_CPU_ISA": isa}
+    environment = os.environ | {"MOLKERNELS_CPU_ISA": isa} | variables
     return subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     ).stdout.strip()
@@ -66,6 +66,18 @@ def test_an_unknown_instruction_set_is_refused_by_name():
         "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16"
         in chosen("sse9")
     )
+
+
+def test_without_permission_for_amx_another_set_is_taken(tmp_path):
+    """Linux refuses the tiles to a process by an error of arch_prctl; here the C library's `syscall` is replaced."""
+    if chosen("amx") != "amx":
+        pytest.skip(chosen("amx"))
+    (tmp_path / "refuse.c").write_text("long syscall(long number, ...) { (void)number; return -1; }\n")
+    refuse = tmp_path / "refuse.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", refuse, tmp_path / "refuse.c"], check=True)
+    answer = chosen("amx", LD_PRELOAD=str(refuse))
+    assert answer == "MOLKERNELS_CPU_ISA is 'amx', which this processor does not have or the system does not permit"
+    assert chosen("", LD_PRELOAD=str(refuse)).startswith("avx512")
 
 
 @pytest.mark.slow

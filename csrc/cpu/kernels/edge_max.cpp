@@ -170,7 +170,7 @@ void edge_channel_scatter(const EdgeScatter<T, W>& a, int64_t begin, int64_t end
         const int left = int(a.positions - p);
         const Vec<W> grad = passed<W>(load_part(a.grad_y + at + p, left), load_part(a.y + at + p, left));
         store_part(sums + p, grad, left);
-        store_part(messages + p, Vec<W>{}, left);
+        store_part(messages + p, -grad, left);
         store_part(bias + p, load_part(bias + p, left) + grad, left);
       }
     }

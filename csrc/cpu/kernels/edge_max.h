@@ -75,8 +75,8 @@ MK_DECLARE(void edge_position_grad_weights(const EdgeGradient<T, W>& a, unsigned
                                            int64_t end),
            template <class T, class W>)
 
-// Channel graph: the gradients of the sums before the ReLU and of the messages, side by side as wide rows
-// (maps · channels, 2 · positions); a task is a map.
+// Channel graph: wide rows [g | m − g] (maps · channels, 2 · positions) of the gradient g of the sums before the ReLU
+// and the gradient m of the messages; a task is a map.
 template <class T, class W>
 struct EdgeScatter {
   const T *grad_y, *y;
