@@ -27,7 +27,10 @@ $(VENV)/.installed: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel ninja
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --no-build-isolation --config-settings editable_mode=compat --editable ".[dev]"
+# Pip keeps one core busy, so the kernels are compiled meanwhile; `install` puts them in place.
+	$(BIN)/python csrc/build.py & kernels=$$!; MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 $(BIN)/python -m pip install --quiet \
+	  --no-build-isolation --config-settings editable_mode=compat --editable ".[dev]"; packages=$$?; \
+	wait $$kernels && exit $$packages
 	@touch $@
 
 demo: install

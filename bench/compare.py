@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.machine import class_of
 from bench.record import BASELINES, Result, Row, above_imports, case, label, load, named, timed_together
 from bench.tables import digits, markdown_table
 from mol.common.errors import MOLError, SettingsError
@@ -86,17 +87,14 @@ def compare(
     """Compare the rows of molkernels' backends in `old` with those in `new`.
 
     Args:
-        old, new: results of the same device and number of threads.
+        old, new: results of one machine class (`bench.machine.class_of`) and number of threads.
         allow: a regression is a ratio whose entire interval is above 1 + `allow`.
         everyone: compare the baselines' rows as well.
         missing_ok: rows and figures missing from `new` do not count as failures.
     Raises:
-        SettingsError: the devices or numbers of threads differ.
+        SettingsError: the machine classes or numbers of threads differ.
     """
-    for key in ("device", "threads"):
-        was, now = old["machine"][key], new["machine"][key]
-        if was != now:
-            raise SettingsError(f"{key} differs: {was} before, {now} now; compare runs with equal {key}")
+    _refuse_other_class(old["machine"], new["machine"])
     if not 0 <= allow < math.inf:
         raise SettingsError(f"--allow is {allow}, but must be a non-negative share of the time, such as 0.05")
     before, after = _by_row(old, everyone), _by_row(new, everyone)
@@ -107,6 +105,21 @@ def compare(
     ]  # fmt: skip
     verdicts += [Verdict(_title(row), "", _ms(row), "", "new") for key, row in after.items() if key not in before]
     return [*verdicts, *_memory(old["memory"], new["memory"], everyone, missing_ok)]
+
+
+def _refuse_other_class(was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    before, since = class_of(was), class_of(now)
+    if before != since:
+        raise SettingsError(
+            f"the machine class differs: {before} before, {since} now. Machines differ in what they are fast at, so no "
+            f"baseline cancels the difference: measure both commits, {was['commit']} and {now['commit']}, on one "
+            "machine with: pytest bench/ --save-results"
+        )
+    if was["threads"] != now["threads"]:
+        raise SettingsError(
+            f"threads differ: {was['threads']} before, {now['threads']} now; measure again with: "
+            f"pytest bench/ --save-results --threads {was['threads']}"
+        )
 
 
 def _by_row(result: Result, everyone: bool) -> dict[tuple[Hashable, ...], Row]:

@@ -13,10 +13,14 @@ from bench.timing import paired_ratio, quantiles, time_interleaved
 
 
 class Check(NamedTuple):
-    """A contender's error against its oracle and the largest allowed one: relative L2, the worst of all results."""
+    """A contender's error against its oracle and the largest allowed one: relative L2, the worst of all results.
+
+    `graph_differs` is the share of its neighbours that the exact search does not choose, where it searches by itself.
+    """
 
     error: float
     tolerance: float
+    graph_differs: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -95,6 +99,7 @@ class Row:
     speedup_over: dict[str, tuple[float, float, float]] = field(default_factory=dict)
     durations: list[float] = field(default_factory=list)
     peak_bytes: int | None = None  # of one call, above what was held before
+    graph_differs: float | None = None  # as in `Check`
 
 
 def measure(group: Group, limits: Mapping[str, Mapping[str, float]]) -> dict[str, Row]:
@@ -140,6 +145,7 @@ def _row(group: Group, contender: Contender, check: Check) -> Row:
         tolerance=check.tolerance,
         flops=group.work.flops,
         bytes=group.work.elements * machine.BYTES_PER_ELEMENT[contender.dtype],
+        graph_differs=check.graph_differs,
     )
 
 

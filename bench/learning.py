@@ -20,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.tables import markdown_table
+from mol.common.devices import fastest_precision
 from mol.common.errors import SettingsError
 from mol.common.storage import write_json
 from mol.data.cache import Cache
 from mol.data.clips import Batch, ResidentClips, normalise_clips
 from mol.data.split import split_by_subject
-from mol.demo import DEMO, choose_precision
+from mol.demo import DEMO
 from mol.network.heads import EmotionHead, MotionHead
 from mol.network.model import FRAMES, MOL
 from mol.network.normal_flow import NormalFlow
@@ -287,7 +288,7 @@ def _inner_split(cache: Cache) -> tuple[ResidentClips, ResidentClips]:
 
 
 def _precision() -> str:
-    return choose_precision("cpu")
+    return fastest_precision("cpu")
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -3,7 +3,7 @@
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,7 +21,9 @@ BYTES_PER_ELEMENT = {"float32": 4, "bfloat16": 2, TF32: 4}
 COPY_ELEMENTS = 32 * 2**20  # 128 MiB of float32: far beyond any cache
 GEMM_SIDE, GPU_GEMM_SIDE = 2048, 8192
 GAUGE_ELEMENTS, GAUGE_SIDE = 16 * 2**20, 1024
-_BEYOND_AVX2 = {"AVX-512": "avx512f", "bfloat16": "avx512_bf16|amx_bf16"}
+# Flags of /proc/cpuinfo that tell generations of processors apart; those of AVX2 and NEON go without saying.
+_BEYOND_COMMON = {"AVX-512": "avx512f", "SVE": "sve", "bfloat16": "avx512_bf16|amx_bf16|bf16", "AMX": "amx_tile"}
+_AARCH64 = ("aarch64", "arm64")
 
 
 def describe(device: str = "cpu") -> dict[str, object]:
@@ -36,8 +38,21 @@ def describe(device: str = "cpu") -> dict[str, object]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit(),
-        **({} if device == "cpu" else gpu_state()),
+        **({} if device == "cpu" else {"capability": _gpu_capability(), **gpu_state()}),
     }
+
+
+def class_of(about: Mapping[str, object]) -> str:
+    """The machine class of `describe`'s answer: what two results must share for their times to be comparable.
+
+    The device, which for a processor has its instruction sets and threads in its name, and what PyTorch uses of it.
+    """
+    used = about.get("capability") or about.get("cpu_capability")  # of a GPU, or of a processor
+    return f"{about['device']}{f' [{used}]' if used else ''}"
+
+
+def _gpu_capability() -> str:
+    return ".".join(map(str, torch.cuda.get_device_capability()))
 
 
 def gpu_state() -> dict[str, str]:
@@ -52,14 +67,19 @@ def gpu_state() -> dict[str, str]:
 
 
 def processor_name() -> str:
-    """Model, instruction sets beyond AVX2, and threads in use: "AMD EPYC (AVX-512, bfloat16), 2 threads".
+    """Model, instruction sets and threads in use: "AMD EPYC (AVX-512, bfloat16), 2 threads".
 
     Cloud providers give several generations of a processor the same model name; the instruction sets tell them apart.
     """
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
-    beyond = ", ".join(what for what, flags in _BEYOND_AVX2.items() if re.search(rf"\b({flags})\b", text))
-    return f"{processor()}{f' ({beyond})' if beyond else ''}, {torch.get_num_threads()} threads"
+    sets = ", ".join(instruction_sets(cpuinfo.read_text() if cpuinfo.exists() else "", platform.machine()))
+    return f"{processor()}{f' ({sets})' if sets else ''}, {torch.get_num_threads()} threads"
+
+
+def instruction_sets(cpuinfo: str, architecture: str) -> list[str]:
+    """AArch64 by name, and what a processor has beyond AVX2 or NEON, by the flags in its /proc/cpuinfo."""
+    found = [what for what, flags in _BEYOND_COMMON.items() if re.search(rf"\b({flags})\b", cpuinfo)]
+    return ["AArch64", *found] if architecture in _AARCH64 else found
 
 
 def fewer_threads(threads: int) -> list[int]:

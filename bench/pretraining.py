@@ -20,12 +20,12 @@ from typing import Any
 from bench import machine
 from bench.record import FORMAT, RESULTS, read, save
 from bench.tables import markdown_table
+from mol.common.devices import fastest_precision
 from mol.common.errors import MOLError, SettingsError
 from mol.common.terminal import counting, say
 from mol.data.extract import ExtractConfig, extract
 from mol.data.pool import Pool
 from mol.data.prepare import PrepareConfig, prepare
-from mol.demo import choose_precision
 from mol.loso.folds import choose_folds, plan_folds
 from mol.loso.run import loso
 from mol.loso.saved_run import read_run
@@ -201,7 +201,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where results are saved")
     parser.add_argument("--report", type=Path, metavar="FILE", help="print a saved measurement and stop")
     chosen = parser.parse_args(argv)
-    chosen.precision = chosen.precision or choose_precision(chosen.device)
+    chosen.precision = chosen.precision or fastest_precision(chosen.device)
     return chosen
 
 

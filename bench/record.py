@@ -13,7 +13,7 @@ FORMAT = 2
 RESULTS = Path(__file__).parent / "results"
 
 PUBLISHED, REFERENCE, COMPILED, AUTOTUNED, USUAL, SAMPLER, LOCALCORR = (
-    "published-loop", "reference", "compiled-reference", "max-autotune", "compiled-usual-form",
+    "published-loop", "reference", "compiled-reference", "max-autotune", "compiled-idiomatic",
     "spatial-correlation-sampler", "localcorr",
 )  # fmt: skip
 # What molkernels is measured against, in the order of the tables, with the titles of the README's columns.
@@ -22,10 +22,12 @@ BASELINES = {
     REFERENCE: "`reference`",
     COMPILED: "`torch.compile` of the reference",
     AUTOTUNED: "the same, max-autotune",
-    USUAL: "`torch.compile` of the usual form",
+    USUAL: "`torch.compile` of the idiomatic form",
+    "compiled-usual-form": "`torch.compile` of the usual form",  # what USUAL was called in results of a GPU before
     SAMPLER: "Spatial-Correlation-Sampler",
     LOCALCORR: "localcorr",
 }
+COMPILED_FORMS = {COMPILED: "reference", USUAL: "idiomatic"}  # the faster is the one to beat
 SUBJECTS = {
     "f5c": "F5C",
     "ccc-position": "CCC (position graph)",
@@ -168,6 +170,15 @@ def baselines(rows: Iterable[Row], dtype: str) -> dict[str, Row]:
     }
 
 
+def graph_notes(rows: Iterable[Row]) -> list[str]:
+    """Of each row that searched its own graph, how much of it is not the exact one: "F5C, forward, bfloat16: 12 %"."""
+    return [
+        f"{label_with_dtype(row)}: {100 * differs:.2g} %"
+        for row in rows
+        if (differs := row.get("graph_differs")) is not None
+    ]
+
+
 def above_imports(row: Row) -> int:
     """Bytes that a row of `memory` peaks above what the process held after its imports."""
     return row["peak_bytes"] - row["imports_bytes"]
@@ -182,6 +193,11 @@ def label(row: Row) -> str:
         return f"{SUBJECTS[row['subject']]}, prediction, 1 s of video"
     batch = f", batch {row['sizes']['batch']}" if "batch" in row["sizes"] else ""
     return f"{SUBJECTS[row['subject']]}, {task_name(row['task'])}{batch}"
+
+
+def label_with_dtype(row: Row) -> str:
+    """The same, followed by the dtype if that is not float32."""
+    return label(row) if row["dtype"] == "float32" else f"{label(row)}, {row['dtype']}"
 
 
 def task_name(task: str) -> str:

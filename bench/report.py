@@ -6,6 +6,7 @@ python -m bench.report RESULT.json --page README.md docs/performance.md         
 """
 
 import argparse
+import importlib
 import os
 import re
 import sys
@@ -18,16 +19,21 @@ from bench import hours, plots
 from bench.machine import slug
 from bench.record import (
     BASELINES,
+    COMPILED,
+    COMPILED_FORMS,
     PUBLISHED,
     REFERENCE,
     SUBJECTS,
+    USUAL,
     Result,
     Row,
     above_imports,
     baselines,
     fastest,
+    graph_notes,
     grouped,
     label,
+    label_with_dtype,
     named,
     read,
     standard_cases,
@@ -56,6 +62,8 @@ MARKERS = {
     kind: re.compile(rf"<!-- {kind}: (\S+) -->\n(.*?)<!-- /{kind} -->", re.DOTALL)
     for kind in ("bench", "bench-full", "loso")
 }
+# What prints the other kinds of results, by the key that they are saved under.
+PRINTERS = {"loso": "bench.hours", "cluster": "bench.cluster_trial", "pretraining": "bench.pretraining"}
 
 
 # Tables
@@ -87,7 +95,9 @@ def _group_table(rows: Sequence[Row]) -> str:
     heading = f"**{first['group']}** ({first['shape']}; {first['flops'] / 1e9:.2f} GFLOP)"
     versus = [f"× {name}" for name in rivals]
     titles = ["contender", "dtype", "ms", "0.2 to 0.8", *versus, "of limit", "peak MiB", "error"]
-    return f"{heading}\n\n{markdown_table(titles, (_cells(row, rivals) for row in rows))}"
+    table = markdown_table(titles, (_cells(row, rivals) for row in rows))
+    notes = [f"Neighbours that are not the exact graph's: {'; '.join(found)}."] if (found := graph_notes(rows)) else []
+    return "\n\n".join([heading, table, *notes])
 
 
 def _cells(row: Row, rivals: Sequence[str]) -> list[str]:
@@ -145,11 +155,19 @@ EXACTLY = (
     "row's arithmetic and memory traffic need at the rates of the machine measured in the same run ({rates}), over "
     "the measured time."
 )
+TWO_FORMS = (
+    "`torch.compile` had two forms of each operator, and its column names the faster: the reference's formulas, or the "
+    "operator as it is usually written in PyTorch (idiomatic), with a graph searched in the tensors' own precision."
+)
+FASTER_FORM = "`torch.compile`, the faster form"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a generated table: the fastest backend of molkernels in a dtype, and its baselines by name."""
+    """One line of a generated table: the fastest backend of molkernels in a dtype, and its baselines by name.
+
+    Under `COMPILED` is the faster of the compiled forms.
+    """
 
     best: Row
     rivals: Mapping[str, Row]
@@ -173,7 +191,8 @@ def full_block(result: Result, path: str) -> str:
     """
     lines = _lines(result, path)
     how = EXACTLY.format(rates=rates(result["limits"]))
-    return _block(result, lines, how, [*_bfloat16_sentence(result, lines), *_memory_sentence(result["memory"])], path)
+    below = [*_bfloat16_sentence(result, lines), *_graph_sentence(result), *_memory_sentence(result["memory"])]
+    return _block(result, lines, how, below, path)
 
 
 def short_block(result: Result, path: str) -> str:
@@ -192,7 +211,7 @@ def _lines(result: Result, path: str) -> list[Line]:
             "fix the failing checks, then measure again with: pytest bench/ --save-results"
         )
     found = [
-        Line(best, baselines(rows, dtype))
+        Line(best, _rivals(rows, dtype))
         for dtype in ("float32", "bfloat16")
         for rows in cases
         if (best := fastest(rows, dtype))
@@ -200,14 +219,23 @@ def _lines(result: Result, path: str) -> list[Line]:
     return [line for line in found if line.rivals or line.best["dtype"] == "float32"]
 
 
+def _rivals(rows: Sequence[Row], dtype: str) -> dict[str, Row]:
+    found = baselines(rows, dtype)
+    forms = [found.pop(name) for name in COMPILED_FORMS if name in found]
+    return {**found, COMPILED: min(forms, key=lambda row: row["seconds"][1])} if forms else found
+
+
 def _block(result: Result, lines: Sequence[Line], how: str, below: Sequence[str], path: str) -> str:
-    shown = [name for name in reversed(BASELINES) if any(name in line.rivals for line in lines)]
+    two = any(row["contender"] == USUAL for row in result["rows"])
+    columns = BASELINES | ({COMPILED: FASTER_FORM} if two else {})
+    shown = [name for name in reversed(columns) if any(name in line.rivals for line in lines)]
     backends = {line.best["contender"] for line in lines}
     ours = f"`{next(iter(backends))}`" if len(backends) == 1 else "`molkernels`"
-    titles = ["", ours, *(BASELINES[name] for name in shown), "of the limit"]
-    table = markdown_table(titles, (_line_cells(line, shown, len(backends) > 1) for line in lines))
+    titles = ["", ours, *(columns[name] for name in shown), "of the limit"]
+    table = markdown_table(titles, (_line_cells(line, shown, len(backends) > 1, two) for line in lines))
     link = f"All figures: [{path}]({path})."
-    parts = [_fill(_conditions(result, lines, how)), table, _fill(" ".join([*below, link]))]
+    conditions = " ".join([_conditions(result, lines, how), *([TWO_FORMS] if two else [])])
+    parts = [_fill(conditions), table, _fill(" ".join([*below, link]))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -223,7 +251,7 @@ def _conditions(result: Result, lines: Sequence[Line], how: str) -> str:
     )
 
 
-def _line_cells(line: Line, shown: Sequence[str], name_backend: bool) -> list[str]:
+def _line_cells(line: Line, shown: Sequence[str], name_backend: bool, name_form: bool) -> list[str]:
     best, rivals = line.best, [line.rivals.get(name) for name in shown]
     quickest = min((row for row in (best, *rivals) if row), key=lambda row: row["seconds"][1])
 
@@ -232,11 +260,16 @@ def _line_cells(line: Line, shown: Sequence[str], name_backend: bool) -> list[st
         return f"**{text}**" if row is quickest and any(rivals) else text
 
     def versus(row: Row) -> str:
-        return f"{time(row)}, {times(paired_ratio(row['durations'], best['durations'])[1])}"
+        form = f" ({COMPILED_FORMS[row['contender']]})" if name_form and row["contender"] in COMPILED_FORMS else ""
+        return f"{time(row)}{form}, {times(paired_ratio(row['durations'], best['durations'])[1])}"
 
-    title = label(best) if best["dtype"] == "float32" else f"{label(best)}, {best['dtype']}"
     own = f"{time(best)} (`{best['contender']}`)" if name_backend else time(best)
-    return [title, own, *(versus(row) if row else "" for row in rivals), f"{100 * best['share_of_limit']:.0f} %"]
+    return [
+        label_with_dtype(best),
+        own,
+        *(versus(row) if row else "" for row in rivals),
+        f"{100 * best['share_of_limit']:.0f} %",
+    ]
 
 
 def _bfloat16_sentence(result: Result, lines: Sequence[Line]) -> list[str]:
@@ -248,6 +281,11 @@ def _bfloat16_sentence(result: Result, lines: Sequence[Line]) -> list[str]:
             ratio = times(paired_ratio(published["durations"], best["durations"])[1])
             found.append(f"{label(best).removeprefix('MOL released, ')}, {ratio}")
     return [f"The published loop in float32 over MOL in bfloat16: {'; '.join(found)}."] if found else []
+
+
+def _graph_sentence(result: Result) -> list[str]:
+    notes = graph_notes(row for rows in standard_cases(result) for row in rows if row["task"] == "forward")
+    return [f"Neighbours of the idiomatic form that are not the exact graph's: {'; '.join(notes)}."] if notes else []
 
 
 def _memory_sentence(rows: Sequence[Row]) -> list[str]:
@@ -270,6 +308,8 @@ def update_page(page: Path, path: Path) -> None:
         SettingsError: the page has no markers for such a result; nothing is written.
     """
     text, result = page.read_text(encoding="utf-8"), read(path)
+    if not {"rows", "loso"} & result.keys():
+        raise SettingsError(f"{path} has no block on a page; print it with: python -m bench.report {path}")
     name = Path(os.path.relpath(path, page.parent)).as_posix()
     fitting = ("loso",) if "loso" in result else ("bench", "bench-full")
     found = [kind for kind in fitting if MARKERS[kind].search(text)]
@@ -293,8 +333,10 @@ def generated(kind: str, result: Result, path: str) -> str:
 
 
 def _printed(path: Path, result: Result) -> str:
-    if "loso" in result:
-        return hours.markdown(result)
+    for kind, module in PRINTERS.items():
+        if kind in result:
+            # Not at the top: the programs need packages that a machine for measuring does not have.
+            return str(importlib.import_module(module).markdown(result))
     if "rows" not in result:
         raise SettingsError(f"{path} holds no measurements: see its steps for what failed, then measure again")
     return markdown(result)

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -49,8 +48,18 @@ MACHINE_FLAGS = {
         "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512bf16 -mprefer-vector-width=512 "
         "-mamx-tile -mamx-bf16"
     ),
+    "neon": "",
+    "neon_bf16": "-march=armv8.2-a+bf16",
 }
-VECTOR_BYTES = {"portable": 16, "avx2": 32, "avx512": 64, "avx512_bf16": 64, "amx": 64}
+VECTOR_BYTES = {
+    "portable": 16,
+    "avx2": 32,
+    "avx512": 64,
+    "avx512_bf16": 64,
+    "amx": 64,
+    "neon": 16,
+    "neon_bf16": 16,
+}
 
 
 class BuildError(Exception):
@@ -73,6 +82,16 @@ class Plan:
         return [name for name in ("cpu", "cuda") if name not in self.left_out]
 
     @property
+    def target(self) -> str:
+        """What the compiler compiles for, e.g. "x86_64-linux-gnu" or "arm64-apple-darwin23.1.0"."""
+        return _first_line(self.cxx, "-dumpmachine")
+
+    @property
+    def for_macos(self) -> bool:
+        """Whether the libraries are for macOS."""
+        return "-apple-" in self.target
+
+    @property
     def lacks_headers(self) -> bool:
         """Whether there is something to compile but PyTorch's headers were not found."""
         return bool(self.libraries) and self.headers is None
@@ -83,7 +102,7 @@ class Plan:
         if "cpu" in self.libraries:
             built["cpu"] = {
                 "compiler": _first_line(self.cxx, "--version"),
-                "instruction_sets": instruction_sets(),
+                "instruction_sets": instruction_sets(self.target),
                 "sources": sources_digest("cpu"),
             }
         if "cuda" in self.libraries:
@@ -205,9 +224,13 @@ def torch_headers() -> Path | None:
     return None
 
 
-def instruction_sets() -> list[str]:
-    """The instruction sets that csrc/cpu/kernels is compiled for on this kind of machine."""
-    return list(MACHINE_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ["portable"]
+def instruction_sets(target: str) -> list[str]:
+    """The instruction sets that csrc/cpu/kernels is compiled for; a target begins with the name of its processor."""
+    arm = [name for name in MACHINE_FLAGS if name.startswith("neon")]
+    machine = target.partition("-")[0]
+    if machine in ("x86_64", "AMD64"):
+        return [name for name in MACHINE_FLAGS if name not in arm]
+    return arm if machine in ("aarch64", "arm64") else ["portable"]
 
 
 def kernel_sources(instruction_set: str) -> list[Path]:
@@ -219,7 +242,11 @@ def kernel_sources(instruction_set: str) -> list[Path]:
     of_bf16 = [source for source in sources if source.stem.endswith("_bf16")]
     if instruction_set == "amx":
         return of_bf16
-    return sources if instruction_set == "avx512_bf16" else [source for source in sources if source not in of_bf16]
+    return (
+        sources
+        if instruction_set in ("avx512_bf16", "neon_bf16")
+        else [source for source in sources if source not in of_bf16]
+    )
 
 
 def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "") -> dict[str, Path]:
@@ -233,6 +260,8 @@ def build(plan: Plan, jobs: str | None = None, work: Path = WORK, flags: str = "
             "PyTorch's headers were not found. Install torch >= 2.10 first (pip install torch), or build without "
             "kernels: MOLKERNELS_CPU=0 MOLKERNELS_CUDA=0 pip install ..."
         )
+    if not plan.libraries:
+        return {}
     work.mkdir(parents=True, exist_ok=True)
     (work / "build.ninja").write_text("\n".join(_ninja(plan, flags)) + "\n")
     if not (work / "empty.cpp").exists():
@@ -271,30 +300,35 @@ def _ninja(plan: Plan, flags: str) -> Iterator[str]:
     yield "  depfile = $out.d"
     yield "  deps = gcc"
     yield "  description = $cxx $out"
-    # Empty libraries with the right names: the real ones are already loaded when ours is.
-    yield "rule stub"
-    yield "  command = $cxx -shared $in -Wl,-soname,$soname -o $out"
     yield "rule link"
-    yield f"  command = $cxx {flags} -shared $objects -L. -Wl,--no-as-needed -ltorch_cpu -o $out"
-    yield "build libtorch_cpu.so: stub empty.cpp"
-    yield "  soname = libtorch_cpu.so"
+    if plan.for_macos:
+        # Its linker wants the real library, as for torch's own extensions; at run time it is the one already loaded.
+        torch = f"-undefined dynamic_lookup -L{plan.headers.parent / 'lib' if plan.headers else ''} -ltorch_cpu"
+        yield f"  command = $cxx {flags} -dynamiclib $objects {torch} -o $out"
+    else:
+        yield f"  command = $cxx {flags} -shared $objects -L. -Wl,--no-as-needed -ltorch_cpu -o $out"
+        # Empty libraries with the right names: the real ones are already loaded when ours is.
+        yield "rule stub"
+        yield "  command = $cxx -shared $in -Wl,-soname,$soname -o $out"
+        yield "build libtorch_cpu.so: stub empty.cpp"
+        yield "  soname = libtorch_cpu.so"
     if "cpu" in plan.libraries:
-        yield from _ninja_cpu()
+        yield from _ninja_cpu(plan)
     if "cuda" in plan.libraries:
         yield from _ninja_cuda(plan)
 
 
-def _ninja_cpu() -> Iterator[str]:
+def _ninja_cpu(plan: Plan) -> Iterator[str]:
     objects = []
     for source in sorted((CSRC / "cpu").glob("*.cpp")):
         objects.append(f"cpu/{source.stem}.o")
         yield f"build {objects[-1]}: cxx {source}"
-    for name in instruction_sets():
+    for name in instruction_sets(plan.target):
         for source in kernel_sources(name):
             objects.append(f"cpu/{name}/{source.stem}.o")
             yield f"build {objects[-1]}: cxx {source}"
             yield f"  extra = {MACHINE_FLAGS[name]} -DMK_ISA={name} -DMK_VECTOR_BYTES={VECTOR_BYTES[name]}"
-    yield f"build _cpu.so: link {' '.join(objects)} | libtorch_cpu.so"
+    yield f"build _cpu.so: link {' '.join(objects)}{'' if plan.for_macos else ' | libtorch_cpu.so'}"
     yield f"  objects = {' '.join(objects)}"
 
 

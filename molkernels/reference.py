@@ -242,10 +242,11 @@ def knn(nodes: Tensor, k: int) -> Tensor:
     Returns:
         int32 (N, M, k).
     """
-    unit = F.normalize(nodes.double(), dim=2, eps=math.sqrt(torch.finfo(torch.float32).tiny))
+    exact = nodes.cpu().double() if nodes.device.type == "mps" else nodes.double()  # Apple's GPUs have no float64
+    unit = F.normalize(exact, dim=2, eps=math.sqrt(torch.finfo(torch.float32).tiny))
     similarity = (unit @ unit.mT).nan_to_num(nan=-2.0)
     similarity.diagonal(dim1=1, dim2=2).fill_(3.0)  # the node itself first, even among equals
-    return _top_k(similarity, k).to(torch.int32)
+    return _top_k(similarity, k).to(nodes.device, torch.int32)
 
 
 def _top_k(similarity: Tensor, k: int) -> Tensor:

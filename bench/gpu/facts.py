@@ -29,10 +29,9 @@ PACKAGES = {
 
 
 def device_facts() -> dict[str, object]:
-    """The GPU in numbers."""
+    """The GPU in numbers; its compute capability is in `bench.machine.describe`."""
     properties = torch.cuda.get_device_properties(0)
     return {
-        "capability": f"{properties.major}.{properties.minor}",
         "multiprocessors": properties.multi_processor_count,
         "memory_bytes": properties.total_memory,
         "l2_bytes": properties.L2_cache_size,

@@ -26,7 +26,7 @@ import molkernels as mk
 from bench import counts, memory, ops
 from bench.baselines import correlation_sampler, localcorr
 from bench.gpu import worker
-from bench.groups import Check, Contender, Group, measure, worst_error
+from bench.groups import Check, Contender, Group, measure
 from bench.machine import TF32, measure_limits, products
 from bench.record import AUTOTUNED, COMPILED, LOCALCORR, REFERENCE, SAMPLER, USUAL
 
@@ -39,9 +39,6 @@ UNTIMED = ("compile-triton", "compile")
 RIVALS = {LOCALCORR: localcorr.why_not, SAMPLER: correlation_sampler.why_not}  # of the cost volume
 BUDGET = 0.4  # seconds of a group's rounds
 MOST_COPIES = 16
-TF32_TOLERANCE = 5e-3
-# A search in the tensors' own precision takes other neighbours of nearly equal similarity.
-USUAL_TOLERANCE = {"float32": 2e-2, TF32: 5e-1, "bfloat16": 5e-1}
 
 
 def names() -> list[str]:
@@ -73,9 +70,7 @@ def contenders(op: str, part: str) -> Iterator[str]:
         return
     if part != "compile":
         yield from backends[:1]
-    for who in FORMS[part]:
-        if who != USUAL or op in ("f5c", "ccc-position", "ccc-channel"):  # the other forms are the reference's
-            yield who
+    yield from FORMS[part]
 
 
 class Timed:
@@ -85,7 +80,8 @@ class Timed:
         self.case, self.who, self.precision = case, who, precision
         self.evaluate = ops.evaluation(direction)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.function = _compiled_on_cpu(case, who) if worker.pretended() else ops.form(case, who)
+        # A pretended one is captured only: the compiler for a processor would take a minute.
+        self.function = ops.form(case, who, **({"backend": "eager", "mode": None} if worker.pretended() else {}))
         cotangent = ops.cotangent_of(case).to(worker.device(), self.dtype)
         self.copies = [(_own(case.tensors, self.dtype), cotangent.clone()) for _ in range(_copies(case.work))]
 
@@ -98,15 +94,7 @@ class Timed:
     def check(self) -> Check:
         """The error against float64 on the same numbers, and what it may be."""
         tensors, cotangent = self.copies[0]
-        exact = self.evaluate(self.case.truth, ops.leaves(tensors, torch.float64), cotangent.double())
-        error = worst_error(self.call(), exact)
-        if self.who == USUAL:
-            return Check(error, USUAL_TOLERANCE[self.precision])
-        if self.precision == "float32":
-            return Check(error, self.case.tolerance)
-        if self.precision == TF32:
-            return Check(error, TF32_TOLERANCE)
-        return Check(error, 2 * worst_error(self.evaluate(self.case.truth, tensors, cotangent), exact))
+        return ops.judge(self.case, self.function, self.evaluate, self.call(), tensors, cotangent, self.precision)
 
     def all_calls(self) -> None:
         """One call on every copy."""
@@ -154,13 +142,6 @@ def _copies(work: counts.Work) -> int:
         return 1
     cache = torch.cuda.get_device_properties(0).L2_cache_size
     return max(1, min(MOST_COPIES, math.ceil(2 * cache / (4 * work.elements))))
-
-
-def _compiled_on_cpu(case: ops.Case, who: str) -> ops.Function:
-    """What `ops.form` gives, but captured only: the compiler for a processor would take a minute."""
-    if who not in (COMPILED, USUAL, AUTOTUNED):
-        return ops.form(case, who)
-    return torch.compile(case.usual or case.truth if who == USUAL else case.truth, dynamic=False, backend="eager")
 
 
 def _own(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -11,6 +11,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 #include "../common/tensor.h"
@@ -18,10 +22,11 @@
 namespace molkernels {
 namespace {
 
-constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx"};
+constexpr const char* kNames[] = {"portable", "avx2", "avx512", "avx512_bf16", "amx", "neon", "neon_bf16"};
 constexpr int kSets = sizeof kNames / sizeof *kNames;
 
 #if defined(__x86_64__)
+
 // Whether the processor has tiles with bfloat16 products and the system lets this process use them. Linux saves the
 // tiles of a process only after it has asked once; the answer may be no (an old kernel, a virtual machine, a sandbox).
 bool amx_permitted() {
@@ -36,12 +41,16 @@ bool amx_permitted() {
   return false;
 #endif
 }
-#endif
+
+// Not every clang's __builtin_cpu_supports knows it.
+bool has_f16c() {
+  unsigned a, b, c = 0, d;
+  return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
+}
 
 bool runs_here(Isa set) {
-#if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
   switch (set) {
@@ -55,12 +64,33 @@ bool runs_here(Isa set) {
       return avx512 && __builtin_cpu_supports("avx512bf16");
     case Isa::amx:
       return avx512 && __builtin_cpu_supports("avx512bf16") && amx_permitted();
+    default:
+      return false;
   }
-  return false;
+}
+
+#elif defined(__aarch64__)
+
+bool has_bf16() {
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which older headers lack
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#elif defined(__APPLE__)
+  int found = 0;
+  size_t size = sizeof found;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &found, &size, nullptr, 0) == 0 && found != 0;
 #else
-  return set == Isa::portable;
+  return false;
 #endif
 }
+
+bool runs_here(Isa set) { return set == Isa::neon || (set == Isa::neon_bf16 && has_bf16()); }
+
+#else
+
+bool runs_here(Isa set) { return set == Isa::portable; }
+
+#endif
 
 Isa choose() {
   const char* asked = std::getenv("MOLKERNELS_CPU_ISA");
@@ -72,7 +102,7 @@ Isa choose() {
                                "', which this processor does not have or the system does not permit");
     }
     throw std::runtime_error("MOLKERNELS_CPU_ISA is '" + std::string(asked) +
-                             "'; allowed are portable, avx2, avx512, avx512_bf16 and amx");
+                             "'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16");
   }
   for (int set = kSets - 1; set > 0; --set) {
 #if defined(__x86_64__)

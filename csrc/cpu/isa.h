@@ -9,7 +9,7 @@
 
 namespace molkernels {
 
-enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4 };
+enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx = 4, neon = 5, neon_bf16 = 6 };
 
 // The best built set that this machine supports, or the one that the environment variable MOLKERNELS_CPU_ISA names.
 // Intel's AVX-512 has two units for float and one for products of bfloat16, so that these are no faster there (edge_max
@@ -18,7 +18,7 @@ enum class Isa : int { portable = 0, avx2 = 1, avx512 = 2, avx512_bf16 = 3, amx 
 Isa isa();
 
 // Whether the chosen set multiplies bfloat16 (kernels/gemm_bf16.h).
-inline bool multiplies_bf16() { return isa() >= Isa::avx512_bf16; }
+inline bool multiplies_bf16() { return isa() == Isa::avx512_bf16 || isa() == Isa::amx || isa() == Isa::neon_bf16; }
 
 }  // namespace molkernels
 
@@ -55,6 +55,21 @@ inline bool multiplies_bf16() { return isa() >= Isa::avx512_bf16; }
                                                       : &portable::__VA_ARGS__)
 // The same for MK_DECLARE_BF16, where `multiplies_bf16()`.
 #define MK_KERNEL_BF16(name) (::molkernels::isa() == ::molkernels::Isa::amx ? &amx::name : &avx512_bf16::name)
+#elif defined(__aarch64__)
+#define MK_DECLARE(declaration, ...) \
+  namespace neon {                   \
+  __VA_ARGS__ declaration;           \
+  }                                  \
+  namespace neon_bf16 {              \
+  __VA_ARGS__ declaration;           \
+  }
+#define MK_DECLARE_BF16(declaration) \
+  namespace neon_bf16 {              \
+  declaration;                       \
+  }
+#define MK_KERNEL(...) \
+  (::molkernels::isa() == ::molkernels::Isa::neon_bf16 ? &neon_bf16::__VA_ARGS__ : &neon::__VA_ARGS__)
+#define MK_KERNEL_BF16(name) (&neon_bf16::name)
 #else
 #define MK_DECLARE(declaration, ...) \
   namespace portable {               \

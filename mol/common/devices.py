@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mol.common.errors import SettingsError
 from mol.common.extras import require
 
 PRECISIONS = {"32": "32-true", "bf16-mixed": "bf16-mixed"}
+_CPUINFO = Path("/proc/cpuinfo")
 
 
 def start_fabric(device: str, precision: str, several: Mapping[str, Any] | None = None) -> Any:
@@ -52,6 +54,21 @@ def no_hints() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*command is available on your system but is not used")
         yield
+
+
+def fastest_precision(device: str) -> str:
+    """ "bf16-mixed" if the device, also a processor, computes in bfloat16, else "32".
+
+    Args:
+        device: "auto", "cpu", "cuda" or "cuda:N", as for `start_fabric`.
+
+    On a processor without bfloat16 instructions it is emulated, and slower than float32.
+    """
+    if device.startswith("cuda") or (device == "auto" and torch.cuda.is_available()):
+        return automatic_precision(torch.device("cuda"))
+    text = _CPUINFO.read_text(encoding="utf-8", errors="replace") if _CPUINFO.is_file() else ""
+    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
+    return "bf16-mixed" if {"avx512_bf16", "amx_bf16"} & set(flags) else "32"
 
 
 def automatic_precision(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mol.common.checks import require_at_most, require_not_negative, require_one_of, require_positive
-from mol.common.devices import start_fabric
+from mol.common.devices import fastest_precision, start_fabric
 from mol.common.environment import versions
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.memory import failures_named
@@ -61,7 +61,8 @@ class PredictConfig:
         max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time.
         batch_size: windows at once.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        precision: "32", or "bf16-mixed" for bfloat16 where it is safe.
+        precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 if the device, also a
+            processor, computes in it.
         overlay: write the overlay video.
         save_arrays: write arrays.npz with flow and landmarks of every window.
     """
@@ -80,7 +81,7 @@ class PredictConfig:
     max_gap: int = MAX_GAP
     batch_size: int = 4
     device: str = "auto"
-    precision: Literal["32", "bf16-mixed"] = "32"
+    precision: Literal["32", "bf16-mixed", "auto"] = "32"
     overlay: bool = True
     save_arrays: bool = False
 
@@ -94,7 +95,7 @@ class PredictConfig:
         require_not_negative(self, "detect_width")
         require_one_of(self, "several", ("raise", "largest"))
         require_one_of(self, "on_error", ("raise", "skip"))
-        require_one_of(self, "precision", ("32", "bf16-mixed"))
+        require_one_of(self, "precision", ("32", "bf16-mixed", "auto"))
 
 
 def run_predict(config: PredictConfig) -> None:
@@ -117,6 +118,8 @@ def predict(config: PredictConfig, track: Track = silently) -> tuple[Prediction,
     Raises:
         MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
     """
+    if config.precision == "auto":
+        config = replace(config, precision=fastest_precision(config.device))  # type: ignore[arg-type]
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)

@@ -10,6 +10,7 @@ from bench.groups import relative_error
 from mol import MOL
 from mol.network.losses import MOLLoss
 from molkernels import reference
+from molkernels.functional import EdgeParameters, FCCParameters
 
 EXACT = 1e-9  # float64
 
@@ -56,22 +57,62 @@ def test_published_channel_loop_is_ccc_on_the_channel_graph(features):
     assert relative_error(loop(features), expected) < EXACT
 
 
+def same_results_and_gradients(form, exact, tensors, dtype):
+    """Both functions of the same random tensors, and their gradients for the same cotangent, agree."""
+    results = form(*tensors), exact(*tensors)
+    cotangent = torch.randn(results[0].shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64).to(dtype)
+    both = [(y.detach(), *torch.autograd.grad(y, tensors, cotangent)) for y in results]
+    limit = EXACT if dtype == torch.float64 else 1e-5
+    return all(relative_error(got, want) < limit for got, want in zip(*both, strict=True))
+
+
+def random_tensors(shapes, dtype):
+    generator = torch.Generator().manual_seed(6)
+    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("graph", ["channel", "position"])
 def test_usual_ccc_and_its_gradients_are_those_of_the_reference(graph, dtype):
-    generator = torch.Generator().manual_seed(6)
-    x = torch.randn(2, 24, 36, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-    parameters = [
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
-        for shape in ((36, 36), (36,), (36, 36), (36,))
-    ]
-    nodes = reference.graph_nodes(x.detach(), graph)
-    assert torch.equal(usual.knn(nodes, 3).sort().values, reference.knn(nodes, 3).long().sort().values)
-    form, exact = (ccc(x, *parameters, 3, graph) for ccc in (usual.ccc, reference.ccc))
-    cotangent = torch.randn(form.shape, generator=generator, dtype=torch.float64).to(dtype)
-    results = [(y, *torch.autograd.grad(y, (x, *parameters), cotangent)) for y in (form, exact)]
-    for got, want in zip(*results, strict=True):
-        assert relative_error(got, want) < (EXACT if dtype == torch.float64 else 1e-5)
+    tensors = random_tensors(((2, 24, 36), (36, 36), (36,), (36, 36), (36,)), dtype)
+    nodes = reference.graph_nodes(tensors[0].detach(), graph)
+    idx = usual.ccc(tensors[0], EdgeParameters(*tensors[1:]), 3, graph)[1]
+    assert torch.equal(idx.sort().values, reference.knn(nodes, 3).long().sort().values)
+    assert same_results_and_gradients(
+        lambda x, *given: usual.ccc(x, EdgeParameters(*given), 3, graph)[0],
+        lambda x, *given: reference.ccc(x, *given, 3, graph),
+        tensors,
+        dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("training", [False, True], ids=["given-statistics", "batch-statistics"])
+def test_usual_fcc_and_its_gradients_are_those_of_the_reference(training, dtype):
+    c, h, w = 6, 5, 4
+    tensors = random_tensors([(3, c, h, w), *[(c,)] * 2, *[(c, h), (c, w)] * 2, *[(c,)] * 2], dtype)
+    mean, var = torch.linspace(-1, 1, c, dtype=dtype), torch.linspace(0.5, 2, c, dtype=dtype)
+    statistics = (None, None) if training else (mean, var)
+
+    def exact(x, *given):
+        if training:
+            return reference.fcc_train(x, *given, 1, 1e-5, True)[0]
+        return reference.fcc(x, mean[None], var[None], *given, 1e-5, True)
+
+    def form(x, *given):
+        return usual.fcc(x, *statistics, FCCParameters(*given), 1e-5)
+
+    assert same_results_and_gradients(form, exact, tensors, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_usual_cost_volume_and_its_gradients_are_those_of_the_reference(dtype):
+    assert same_results_and_gradients(
+        lambda a, b: usual.cost_volume(a, b, 3, 2),
+        lambda a, b: reference.cost_volume(a, b, 3, 3, 2, 1.0),
+        random_tensors([(2, 8, 5, 6)] * 2, dtype),
+        dtype,
+    )
 
 
 def test_published_cost_volume_and_its_gradients(features):
@@ -83,6 +124,7 @@ def test_published_cost_volume_and_its_gradients(features):
     assert max(relative_error(got, want) for got, want in pairs) < EXACT
 
 
+@pytest.mark.slow
 def test_published_network_is_the_released_mol(released_state):
     loop = published.PublishedMOL().double().eval()
     loop.load_state_dict(released_state)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bench import counts, machine, memory, ops, record, report
-from bench.baselines import correlation_sampler
+from bench.baselines import correlation_sampler, usual
+from bench.gpu import timing
 from bench.groups import Check, Contender, Group, measure, relative_error
 from bench.test_ops import operators
 from bench.timing import ReplayClock, paired_ratio, quantiles, time_interleaved
@@ -90,6 +91,21 @@ def test_the_limit_is_that_of_the_same_round():
     assert moments[0].bytes_per_second == 4 * moments[1].bytes_per_second == 2 * gauge.source.nbytes
 
 
+@pytest.mark.parametrize(
+    ("flags", "architecture", "sets"),
+    [
+        ("flags : sse2 avx2 fma", "x86_64", []),
+        ("flags : avx2 avx512f avx512_bf16", "x86_64", ["AVX-512", "bfloat16"]),
+        ("flags : avx2 avx512f avx512_bf16 amx_bf16 amx_tile amx_int8", "x86_64", ["AVX-512", "bfloat16", "AMX"]),
+        ("Features : fp asimd i8mm", "aarch64", ["AArch64"]),
+        ("Features : fp asimd sve sve2 bf16", "aarch64", ["AArch64", "SVE", "bfloat16"]),
+        ("", "arm64", ["AArch64"]),
+    ],
+)
+def test_a_processor_is_named_by_the_instruction_sets_that_set_it_apart(flags, architecture, sets):
+    assert machine.instruction_sets(flags, architecture) == sets
+
+
 def test_a_measured_run_is_saved_and_reads_as_a_table(tmp_path, capsys):
     rows = [
         asdict(row) for row in measure(group([contender("published-loop"), contender("reference")]), LIMITS).values()
@@ -116,8 +132,59 @@ def test_the_published_loop_and_molkernels_compute_each_operator_of_the_benchmar
     """On small maps, without the compiled forms: what `pytest bench/` checks before it times."""
     measured = ops.group(op, direction, replace(ops.STANDARD, maps=1, side=8), "cpu")
     for one in measured.contenders:
-        if one.name not in (ops.COMPILED, ops.AUTOTUNED):
+        if one.name not in (ops.COMPILED, ops.USUAL, ops.AUTOTUNED):
             assert one.check().passed, one.key
+
+
+def judged(op, direction, dtype="float32", maps=2, side=8):
+    """The check of the idiomatic form, captured by the compiler but run as it is."""
+    case = ops.CASES[op](direction, replace(ops.STANDARD, maps=maps, side=side), "cpu")
+    form, evaluate = ops.form(case, ops.USUAL, backend="eager"), ops.evaluation(direction)
+    tensors = ops.leaves(case.tensors, getattr(torch, dtype))
+    cotangent = ops.cotangent_of(case).to(getattr(torch, dtype))
+    return ops.judge(case, form, evaluate, evaluate(form, tensors, cotangent), tensors, cotangent, dtype)
+
+
+@pytest.mark.parametrize("dtype", machine.DTYPES)
+@pytest.mark.parametrize("direction", ops.DIRECTIONS)
+@pytest.mark.parametrize("op", ops.CASES)
+def test_the_idiomatic_form_computes_each_operator_on_the_graph_that_it_finds(op, direction, dtype):
+    check = judged(op, direction, dtype)
+    assert check.passed, check
+    if op in ("fcc", "cost-volume"):
+        assert check.graph_differs is None
+    else:
+        assert 0 <= check.graph_differs < (0.01 if dtype == "float32" else 0.2)
+
+
+def test_neighbours_that_are_nearly_tied_may_change_places_and_are_counted(monkeypatch):
+    """All maps are equal, so every node is as near as any other: the exact graph takes the first ones."""
+    monkeypatch.setattr(ops, "_input", lambda device, shape: torch.ones(shape).requires_grad_())
+
+    def last(nodes, k):
+        return torch.arange(nodes.shape[1] - k, nodes.shape[1]).expand(*nodes.shape[:2], k)
+
+    monkeypatch.setattr(usual, "knn", last)
+    check = judged("ccc-channel", "forward")
+    assert check.passed, check
+    assert check.graph_differs > 0.9
+
+
+@pytest.mark.parametrize("op", ["ccc-channel", "ccc-position", "f5c"])
+def test_neighbours_that_are_not_nearly_tied_fail_the_check(op, monkeypatch):
+    exact = usual.knn
+    monkeypatch.setattr(usual, "knn", lambda nodes, k: exact(nodes, nodes.shape[1])[..., -k:])
+    check = judged(op, "forward")
+    assert (check.error, check.passed) == (float("inf"), False)
+    assert check.graph_differs > 0.9
+
+
+@pytest.mark.parametrize("op", ops.CASES)
+def test_the_idiomatic_form_takes_part_wherever_the_compiled_reference_does(op):
+    keys = ops.contender_keys(op, ops.STANDARD, "cpu")
+    for dtype in machine.DTYPES:
+        assert (f"compiled-idiomatic-{dtype}" in keys) == (f"compiled-reference-{dtype}" in keys)
+    assert {ops.COMPILED, ops.USUAL} <= set(timing.contenders(op, "compiled"))
 
 
 def test_what_is_left_out_is_said():

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from bench import record, report
 from bench.cluster_trial import Machine, Observed, drawn, fold_times, main, simulated
 
 # Node a does folds 0, 2 and 4, node b does 1 and 3; the first fold of each takes 2 s longer inside mol.
@@ -67,6 +68,15 @@ def test_a_small_trial_finds_the_same_table_with_nodes_killed(tmp_path, capsys):
     assert found["measured"]["retries"] <= kills  # a node has one fold at a time
     assert main(["--report", str(path)]) == 0
     assert capsys.readouterr().out in printed
+
+
+def test_the_report_of_all_results_prints_the_same_table(capsys):
+    path = next(record.RESULTS.glob("*/*-cluster.json"))
+    assert main(["--report", str(path)]) == 0
+    table = capsys.readouterr().out
+    assert "| nothing fails: all folds | 40.5 s |" in table
+    assert report.main([str(path)]) == 0
+    assert capsys.readouterr().out == table
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path, capsys):

@@ -186,12 +186,41 @@ def test_missing_rows_fail_unless_allowed_and_new_ones_are_listed(run):
     assert "| new |" in out
 
 
-@pytest.mark.parametrize(("key", "value"), [("device", "B"), ("threads", 4)])
-def test_runs_of_different_machines_are_not_compared(run, key, value):
+@pytest.mark.parametrize(
+    ("was", "now", "named"),
+    [
+        ({}, {"device": "B"}, "A CPU, 2 threads before, B now"),
+        (
+            {"device": "Xeon (AVX-512, bfloat16), 2 threads"},
+            {"device": "Xeon (AVX-512, bfloat16, AMX), 2 threads"},
+            "Xeon (AVX-512, bfloat16), 2 threads before, Xeon (AVX-512, bfloat16, AMX), 2 threads now",
+        ),
+        (
+            {"cpu_capability": "AVX2"},
+            {"cpu_capability": "AVX512"},
+            "A CPU, 2 threads [AVX2] before, A CPU, 2 threads [AVX512] now",
+        ),
+        (
+            {"capability": "8.0", "cpu_capability": "AVX2"},
+            {"capability": "9.0", "cpu_capability": "AVX2"},
+            "[8.0] before, A CPU, 2 threads [9.0] now",
+        ),
+        ({}, {"threads": 4}, "2 before, 4 now"),
+    ],
+    ids=["device", "instructions", "used", "gpu", "threads"],
+)
+def test_runs_of_different_machine_classes_are_not_compared(run, was, now, named):
     rows = group(np.random.default_rng(0))
-    status, out, error = run(result(rows), result(rows, **{key: value}))
+    status, out, error = run(result(rows, **was), result(rows, **now))
     assert (status, out) == (2, "")
-    assert f"{key} differs" in error
+    assert named in error
+    assert "pytest bench/ --save-results" in error
+
+
+def test_the_host_of_a_gpu_is_no_part_of_its_class(run):
+    rows = group(np.random.default_rng(0))
+    old, new = (result(rows, capability="9.0", cpu_capability=used) for used in ("AVX2", "AVX512"))
+    assert run(old, new)[0] == 0
 
 
 def test_another_torch_is_a_warning(run):

@@ -33,6 +33,17 @@ def test_pictures_without_rows_are_not_drawn(result, tmp_path):
     ]
 
 
+def test_the_speed_up_over_torch_compile_is_that_over_the_faster_form(result):
+    row = result["rows"][1]
+    slower = row["speedup_over"]["compiled-reference"]
+    row["speedup_over"]["compiled-idiomatic"] = faster = [ratio / 2 for ratio in slower]
+    forms = plots.OVER["torch.compile"]
+    assert plots.least_speedup(row, forms) == faster
+    row["speedup_over"]["compiled-idiomatic"] = [ratio * 2 for ratio in slower]
+    assert plots.least_speedup(row, forms) == slower
+    assert plots.least_speedup(row, plots.OVER["max-autotune"]) is None
+
+
 def test_the_ideal_grows_with_the_work_and_shrinks_with_the_threads(result):
     first = result["rows"][1]
     double = first | {"flops": 2 * first["flops"], "sizes": {**first["sizes"], "threads": 8}}

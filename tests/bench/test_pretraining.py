@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from bench import pretraining
+from bench import pretraining, report
 
 
 def saved(tmp_path, **changes):
@@ -32,6 +32,19 @@ def test_a_saved_measurement_becomes_a_table(tmp_path, capsys):
     assert "| mol pretrain | 0.550 ± 0.071 |" in text
     assert "4 of 48 folds, 300 steps of 32 clips each, seeds [0, 1]" in text
     assert "right with mol pretrain only 9, with random weights only 1; McNemar's exact test: p = 0.0215" in text
+
+
+def test_the_report_of_all_results_prints_the_same_table_and_fills_no_page(tmp_path, capsys):
+    path = saved(tmp_path)
+    pretraining.main(["--report", str(path)])
+    table = capsys.readouterr().out
+    assert report.main([str(path)]) == 0
+    assert capsys.readouterr().out == table
+    page = tmp_path / "page.md"
+    page.write_text("text\n")
+    assert report.main([str(path), "--page", str(page)]) == 2
+    assert "has no block on a page" in capsys.readouterr().err
+    assert page.read_text() == "text\n"
 
 
 def test_a_table_says_that_the_emotion_was_trained_alone(tmp_path, capsys):

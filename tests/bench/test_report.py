@@ -84,6 +84,46 @@ def test_the_full_table_shows_the_baselines_with_ratios_and_ours_in_bold(result)
     assert rows["MOL released, forward, batch 2"][1] == ""
 
 
+def add_idiomatic(result, factor, differs=0.0125):
+    """The idiomatic form, `factor` times as slow as the compiled reference."""
+    for row in [row for row in result["rows"] if row["contender"] == "compiled-reference"]:
+        times = {key: [factor * seconds for seconds in row[key]] for key in ("seconds", "durations")}
+        result["rows"].append({**row, **times, "contender": "compiled-idiomatic", "graph_differs": differs})
+
+
+@pytest.mark.parametrize(("factor", "cell"), [(0.6, r"1[12]\.\d ms \(idiomatic\), 1\.[12]\d×"),
+                                              (1.5, r"[12]\d\.\d ms \(reference\), [12]\.\d\d×")])  # fmt: skip
+@pytest.mark.parametrize("block", [report.full_block, report.short_block])
+def test_the_ratio_is_to_the_faster_of_the_compiled_forms_which_is_named(result, block, factor, cell):
+    add_idiomatic(result, factor)
+    titles, rows = block_rows(result, block)
+    assert titles == ["", "`cpu`", "`torch.compile`, the faster form", "`reference`", "published loop", "of the limit"]
+    assert re.fullmatch(cell, rows["F5C, forward"][1]), rows["F5C, forward"]
+    assert rows["MOL released, forward, batch 2"][1] == ""
+    text = " ".join(block(result, "r.json").split())
+    assert "`torch.compile` had two forms of each operator, and its column names the faster" in text
+
+
+def test_an_idiomatic_form_that_is_faster_than_ours_is_bold(result):
+    add_idiomatic(result, 0.1)
+    ours, compiled, *_ = block_rows(result)[1]["F5C, forward"]
+    assert "**" not in ours
+    assert re.fullmatch(r"\*\*[\d.]+ ms\*\* \(idiomatic\), 0\.\d\d×", compiled)
+
+
+def test_a_result_without_the_idiomatic_form_reads_as_it_did(result):
+    text = report.full_block(result, "r.json")
+    assert "idiomatic" not in text
+    assert "(reference)" not in text
+
+
+def test_the_share_of_other_neighbours_is_said_below_the_tables(result):
+    add_idiomatic(result, 1.5)
+    assert "Neighbours that are not the exact graph's: F5C, forward: 1.2 %." in report.markdown(result)
+    text = " ".join(report.full_block(result, "r.json").split())
+    assert "Neighbours of the idiomatic form that are not the exact graph's: F5C, forward: 1.2 %." in text
+
+
 def test_the_full_table_has_a_row_in_bfloat16_only_beside_a_baseline_in_bfloat16(result):
     rng = np.random.default_rng(1)
     result["rows"].append(timed_row(rng, "f5c", "forward", OPERATOR, "reference", "bfloat16"))

@@ -57,6 +57,41 @@ def test_gencode_embeds_ptx_only_where_asked():
     assert build.gencode("12.0+PTX") == "-gencode arch=compute_120,code=[sm_120,compute_120]"
 
 
+@pytest.mark.parametrize(
+    ("target", "sets"),
+    [
+        ("x86_64-linux-gnu", ["portable", "avx2", "avx512", "avx512_bf16", "amx"]),
+        ("aarch64-linux-gnu", ["neon", "neon_bf16"]),
+        ("arm64-apple-darwin23.1.0", ["neon", "neon_bf16"]),
+        ("riscv64-linux-gnu", ["portable"]),
+    ],
+)
+def test_the_target_of_the_compiler_decides_the_instruction_sets(target, sets):
+    assert build.instruction_sets(target) == sets
+
+
+def compiler_for(folder, target):
+    """A program that names this target and compiles nothing."""
+    path = folder / "c++"
+    path.write_text(f"#!/bin/sh\necho {target}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_macos_links_as_torchs_extensions_do_and_linux_against_an_empty_library(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "torch_headers", lambda: Path("/site/torch/include"))
+    rules = {}
+    for target in ("arm64-apple-darwin23.1.0", "aarch64-linux-gnu"):
+        plan = build.make_plan(environment(CXX=compiler_for(tmp_path, target), MOLKERNELS_CUDA="0"))
+        rules[target] = "\n".join(build._ninja(plan, ""))
+        assert "cpu/neon_bf16/fcc.o" in rules[target]
+    macos, linux = rules.values()
+    assert "-dynamiclib $objects -undefined dynamic_lookup -L/site/torch/lib -ltorch_cpu -o $out" in macos
+    assert "soname" not in macos
+    assert "libtorch_cpu.so" not in macos
+    assert "build libtorch_cpu.so: stub" in linux
+
+
 def built_elsewhere(folder, **changes):
     """A folder with a library that was built from these sources for Hopper, as far as its record says."""
     record = {"architectures": ["9.0"], "sources": build.sources_digest("cuda"), **changes}
@@ -154,6 +189,12 @@ def test_without_a_toolkit_the_cpu_kernels_are_built_alone_and_the_record_says_s
     assert plan.left_out == {"cuda": "no CUDA toolkit (nvcc) was found when molkernels was built"}
     with pytest.raises(build.BuildError, match="MOLKERNELS_CUDA=1, but nvcc was not found"):
         build.make_plan(environment(MOLKERNELS_CUDA="1"))
+
+
+def test_where_nothing_is_to_be_compiled_no_compiler_is_asked_for(tmp_path):
+    plan = build.make_plan(environment(MOLKERNELS_CPU="0", MOLKERNELS_CUDA="0"))
+    assert build.build(plan, work=tmp_path / "work") == {}
+    assert not (tmp_path / "work").exists()
 
 
 def test_a_build_that_breaks_is_an_error_and_not_a_fall_back(tmp_path, monkeypatch, capfd):

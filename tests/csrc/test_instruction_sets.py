@@ -1,6 +1,8 @@
 """The CPU kernels on every instruction set: the same source, so the same tests, once per set available here."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 
@@ -60,7 +62,10 @@ def test_properties_hold_on_every_instruction_set_of_this_machine(isa):
 
 
 def test_an_unknown_instruction_set_is_refused_by_name():
-    assert "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512, avx512_bf16 and amx" in chosen("sse9")
+    assert (
+        "MOLKERNELS_CPU_ISA is 'sse9'; allowed are portable, avx2, avx512, avx512_bf16, amx, neon and neon_bf16"
+        in chosen("sse9")
+    )
 
 
 def test_without_permission_for_amx_another_set_is_taken(tmp_path):
@@ -76,7 +81,7 @@ def test_without_permission_for_amx_another_set_is_taken(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("avx2" not in build.instruction_sets(), reason="not an x86-64 processor")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="not an x86-64 processor")
 def test_vectors_of_64_bytes_are_right_where_the_processor_has_none(tmp_path, monkeypatch):
     """The source of the AVX-512 kernels compiled to pairs of AVX2 registers: the same except for the instructions."""
     if "which this processor does not have" in chosen("avx2"):
@@ -86,3 +91,21 @@ def test_vectors_of_64_bytes_are_right_where_the_processor_has_none(tmp_path, mo
     build.build(plan, work=tmp_path)
     build.write_record(plan, tmp_path)
     run_properties(MOLKERNELS_CPU_ISA="avx2", MOLKERNELS_LIBRARIES=str(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def built_by_clang(tmp_path_factory):
+    """The folder of a CPU library that clang has built."""
+    if shutil.which("clang++") is None:
+        pytest.skip("clang++ is not installed")
+    folder = tmp_path_factory.mktemp("clang")
+    plan = build.make_plan({**os.environ, "CXX": "clang++", "MOLKERNELS_CUDA": "0"})
+    build.build(plan, work=folder)
+    build.write_record(plan, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["", "portable"])
+def test_properties_hold_in_a_library_that_clang_has_built(built_by_clang, isa):
+    run_properties(MOLKERNELS_CPU_ISA=isa, MOLKERNELS_LIBRARIES=str(built_by_clang))

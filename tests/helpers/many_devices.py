@@ -53,7 +53,7 @@ def main() -> None:
         **({"flow_pairs": pairs} if own else {}),
     )
     with launched(config) as (device, config), tempfile.TemporaryDirectory() as folder:
-        cache = write_tiny_cache(Path(folder) / "cache")
+        cache = write_tiny_cache(Path(folder) / "cache", marked=True)
         network = find_network(config.network)
         clips = network.hold(cache, range(len(cache)))
         torch.manual_seed(0)

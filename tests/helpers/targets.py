@@ -1,8 +1,9 @@
 """What the operators are tested on: every backend that can run on this machine, on its device.
 
 In addition to the backends of `molkernels.available_backends` there are "cuda-emulated", the CUDA kernels compiled for
-the CPU and run with one fibre per GPU thread (helpers/emulator), so that their logic is executed without a GPU; and
-"triton" on the CPU, the Triton kernels in Triton's interpreter.
+the CPU and run with one fibre per GPU thread (helpers/emulator), so that their logic is executed without a GPU;
+"triton" on the CPU, the Triton kernels in Triton's interpreter; and "cpu-aarch64", the CPU kernels on an emulated
+AArch64 processor (helpers/aarch64), where its compiler is installed and slow tests are asked for.
 """
 
 import os
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import aarch64
 import emulator
 import pytest
 import torch
@@ -22,6 +24,7 @@ import molkernels as mk
 from molkernels import dispatch, extension, triton
 
 EMULATED = "cuda-emulated"
+AARCH64 = "cpu-aarch64"
 INTERPRETED = "triton"
 
 
@@ -85,10 +88,15 @@ def _emulated_kernel(name: str):
     return extension.with_precision(name, getattr(torch.ops.molkernels_cuda, name).default)
 
 
+def _aarch64_missing(device_type: str, dtype: torch.dtype | None) -> str | None:
+    return "it takes cpu tensors only" if device_type != "cpu" else aarch64.missing() or extension.refuses("cpu", dtype)
+
+
 # A convolution in TF32, PyTorch's default on a GPU, is further off than float32's tolerances; tests of TF32 allow it.
 torch.backends.cudnn.allow_tf32 = False
 
 dispatch.BACKENDS[EMULATED] = dispatch.Backend(EMULATED, _emulated_missing, _emulated_kernel)
+dispatch.BACKENDS[AARCH64] = dispatch.Backend(AARCH64, _aarch64_missing, lambda name: getattr(aarch64.machine(), name))
 
 TARGETS = [
     *(pytest.param(Target(name, "cpu"), id=name) for name in mk.available_backends("cpu")),
@@ -98,6 +106,7 @@ TARGETS = [
         if triton.missing("cpu", None) is None
         else []
     ),
+    *([pytest.param(Target(AARCH64, "cpu"), id=AARCH64, marks=pytest.mark.slow)] if aarch64.missing() is None else []),
     *(
         pytest.param(Target(name, "cuda"), id=f"{name}-on-gpu", marks=pytest.mark.gpu)
         for name in (mk.available_backends("cuda") if torch.cuda.is_available() else ())
@@ -105,10 +114,10 @@ TARGETS = [
 ]
 
 
-def slow_on(name: str) -> pytest.MarkDecorator:
-    """TARGETS for a fixture `target`, with those of a name left to `make test-all`: the test takes too long on it."""
+def slow_on(*names: str) -> pytest.MarkDecorator:
+    """TARGETS for a fixture `target`, with those of these names left to `make test-all`, where they are slow."""
     marked = [
-        pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]) if param.id == name else param
+        pytest.param(*param.values, id=param.id, marks=[*param.marks, pytest.mark.slow]) if param.id in names else param
         for param in TARGETS
     ]
     return pytest.mark.parametrize("target", marked, indirect=True)

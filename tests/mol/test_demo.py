@@ -16,7 +16,7 @@ from tiny_model import instead_of_mol
 from mol import demo
 from mol.common.errors import InUseError, MissingExtraError, SettingsError
 from mol.common.locks import lock
-from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, choose_precision, run_demo, talking_head
+from mol.demo import DEMO, DEMO_LONG, DemoConfig, Recipe, Stages, run_demo, talking_head
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.faces import load_faces
 from mol.training.resume import TrainingInterrupted
@@ -212,15 +212,3 @@ def test_the_talking_head_is_found_without_importing_its_package(tmp_path, monke
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(demo, "_TALKING_HEAD", ("talking-wheel", "talking/data/head.mp4"))
     assert talking_head() == package / "data" / "head.mp4"
-
-
-def test_precision_follows_the_processor(tmp_path, monkeypatch):
-    found: list[str] = []
-    for flags in ("fpu avx512_bf16", "fpu amx_bf16", "fpu avx2"):
-        file = tmp_path / "cpuinfo"
-        file.write_text(f"processor : 0\nflags\t\t: {flags}\n", encoding="utf-8")
-        monkeypatch.setattr(demo, "_CPUINFO", file)
-        found.append(choose_precision("cpu"))
-    monkeypatch.setattr(demo, "_CPUINFO", tmp_path / "nowhere")
-    found.append(choose_precision("cpu"))
-    assert found == ["bf16-mixed", "bf16-mixed", "32", "32"]

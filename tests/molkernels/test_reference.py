@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from molkernels import reference
+import molkernels as mk
+from molkernels import dispatch, known_answers, reference
 
 
 @pytest.fixture
@@ -213,3 +214,36 @@ def test_the_reference_is_differentiable_twice(generator):
     x = random(generator, 2, 4, 3, 3).requires_grad_()
     parameters = fcc_parameters(generator, 4, 3, 3)
     assert torch.autograd.gradgradcheck(lambda x: reference.fcc_train(x, *parameters, 1, 1e-5, False)[0], (x,))
+
+
+needs_mps = pytest.mark.skipif(not torch.backends.mps.is_available(), reason="torch finds no Apple GPU (mps)")
+
+
+@needs_mps
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("op", dispatch.OPERATORS)
+def test_every_operator_and_its_gradient_are_right_on_an_apple_gpu(op, dtype):
+    def there(name):
+        def run(*arguments):
+            moved = [a.to("mps") if isinstance(a, torch.Tensor) else a for a in arguments]
+            found = dispatch.BACKENDS["reference"].kernel(name)(*moved)
+            return found.cpu() if isinstance(found, torch.Tensor) else tuple(f.cpu() for f in found)
+
+        return run
+
+    error = known_answers.largest_error(op, there, dtype, torch.device("cpu"))
+    assert error <= known_answers.LIMITS[str(dtype).removeprefix("torch.")]
+
+
+@needs_mps
+def test_a_block_computes_and_learns_on_an_apple_gpu():
+    torch.manual_seed(1)
+    block = mk.F5C(8, 4, 3).to("mps")
+    x = torch.randn(2, 8, 4, 4, device="mps", requires_grad=True)
+    y = block(x)
+    y.square().sum().backward()
+    assert y.device.type == x.grad.device.type == "mps"
+    assert all(p.grad.isfinite().all() for p in block.parameters() if p.grad is not None)
+    copy = mk.F5C(8, 4, 3, backend="reference")
+    copy.load_state_dict({name: value.cpu() for name, value in block.state_dict().items()})
+    torch.testing.assert_close(block.eval()(x).cpu(), copy.eval()(x.detach().cpu()), rtol=1e-3, atol=1e-3)

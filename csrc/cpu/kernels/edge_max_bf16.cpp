@@ -15,6 +15,7 @@ namespace {
 
 constexpr int kLanes = lanes<float>;
 
+#if defined(__AVX512BF16__)
 // 32 values of a row, selected by 32 indices below 256 from a row that is held in registers.
 struct Row256 {
   __m512i part[8];
@@ -36,6 +37,7 @@ __m512i select(const Row256& row, __m512i index) {
   const __mmask32 high = _mm512_test_epi16_mask(index, _mm512_set1_epi16(128));
   return _mm512_mask_blend_epi16(high, _mm512_mask_blend_epi16(odd, a, b), _mm512_mask_blend_epi16(odd, c, d));
 }
+#endif
 
 // The graph of a map, one neighbour after another: chosen[j · padded + p] = idx[p, j], 0 after the last position.
 void sort_by_neighbour(const int32_t* idx, int64_t positions, int k, uint16_t* chosen) {
@@ -51,43 +53,29 @@ void sort_by_neighbour(const int32_t* idx, int64_t positions, int k, uint16_t* c
 template <class Put>
 void gather(const BFloat16* map, int64_t rows, int64_t positions, int k, const uint16_t* chosen, Put put) {
   const int64_t width = padded16(positions), blocks = width / kBlock16;
-  const uint32_t rest = positions % kBlock16 == 0 ? ~uint32_t(0) : (uint32_t(1) << positions % kBlock16) - 1;
   for (int64_t r = 0; r < rows; ++r) {
     const BFloat16* row = map + r * positions;
+#if defined(__AVX512BF16__)
     if (positions <= 256) {
       const Row256 held = hold(row, positions);
       for (int j = 0; j < k; ++j) {
         for (int64_t block = 0; block < blocks; ++block) {
-          const __m512i values = select(held, _mm512_loadu_si512(chosen + j * width + block * kBlock16));
-          put(r, j, block, block + 1 < blocks ? values : _mm512_maskz_mov_epi16(rest, values));
+          const Pairs values = select(held, _mm512_loadu_si512(chosen + j * width + block * kBlock16));
+          put(r, j, block, first_pairs(values, positions - block * kBlock16));
         }
       }
-    } else {
-      for (int j = 0; j < k; ++j) {
-        for (int64_t block = 0; block < blocks; ++block) {
-          const uint16_t* from = chosen + j * width + block * kBlock16;
-          const int64_t left = positions - block * kBlock16;
-          BFloat16 values[kBlock16] = {};
-          for (int i = 0; i < kBlock16 && i < left; ++i) values[i] = row[from[i]];
-          put(r, j, block, _mm512_loadu_si512(values));
-        }
+      continue;
+    }
+#endif
+    for (int j = 0; j < k; ++j) {
+      for (int64_t block = 0; block < blocks; ++block) {
+        const uint16_t* from = chosen + j * width + block * kBlock16;
+        BFloat16 values[kBlock16];
+        for (int i = 0; i < kBlock16; ++i) values[i] = row[from[i]];
+        put(r, j, block, first_pairs(load_pairs(values), positions - block * kBlock16));
       }
     }
   }
-}
-
-// The gradient of the sums before the ReLU: grad_y where y > 0.
-__m512i passed16(__m512i grad_y, __m512i y) {
-  const __m512i infinity = _mm512_set1_epi16(0x7f80);
-  const __mmask32 positive = _mm512_cmpgt_epi16_mask(y, __m512i{}) & _mm512_cmple_epi16_mask(y, infinity);
-  return _mm512_maskz_mov_epi16(positive, grad_y);
-}
-
-// The winners of 32 values; 255 after the first `count`.
-__m256i load_winners16(const uint8_t* winner, int64_t count) {
-  if (count >= kBlock16) return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(winner));
-  const __mmask32 there = count <= 0 ? 0 : (uint32_t(1) << count) - 1;
-  return _mm256_mask_loadu_epi8(_mm256_set1_epi8(-1), there, winner);
 }
 
 // Bias, maximum over the neighbours, ReLU and residual of the vector at `at`; message(j) is the vector of neighbour j.
@@ -260,8 +248,8 @@ void edge16_position(const EdgeInput16& a, unsigned char* memory, int64_t begin,
     if (n != in_scratch) sort_by_neighbour(a.idx + n * a.positions * a.k, a.positions, a.k, chosen);
     in_scratch = n;
     pack_rows16(a.x + at, rows, a.positions, a.positions, nodes + a.k * size);
-    gather(a.x + at, rows, a.positions, a.k, chosen, [&](int64_t r, int j, int64_t block, __m512i values) {
-      _mm512_storeu_si512(nodes + j * size + block * kBlockSize16 + r * kBlock16, values);
+    gather(a.x + at, rows, a.positions, a.k, chosen, [&](int64_t r, int j, int64_t block, Pairs values) {
+      store_pairs(nodes + j * size + block * kBlockSize16 + r * kBlock16, values);
     });
     for (int64_t p = 0; p < a.positions; p += kBlock16) {
       for (int j = 0; j < a.k; ++j) {
@@ -293,13 +281,11 @@ template <bool added, class To>
 void transpose_block16(const float* from, int64_t columns, To to) {
   for (int half = 0; half < kBlock16 && half < columns; half += 16) {
     for (int rows = 0; rows < kBlock16; rows += 16) {
-      __m512i v[16];
-      for (int r = 0; r < 16; ++r) v[r] = _mm512_loadu_si512(from + (rows + r) * kBlock16 + half);
+      Pairs v[16];
+      for (int r = 0; r < 16; ++r) v[r] = load_floats(from + (rows + r) * kBlock16 + half);
       transpose_pairs(v);
       for (int s = 0; s < 16 && half + s < columns; ++s) {
-        float* row = to(half + s) + rows;
-        const __m512 values = _mm512_castsi512_ps(v[s]);
-        _mm512_storeu_ps(row, added ? _mm512_add_ps(_mm512_loadu_ps(row), values) : values);
+        store_floats<added>(to(half + s) + rows, v[s]);
       }
     }
   }
@@ -331,19 +317,18 @@ void edge16_position_grad_x(const EdgeGradient16& a, unsigned char* memory, int6
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t p = 0; p < a.positions; p += kBlock16) {
         const int64_t here = at + r * a.positions + p, left = a.positions - p;
-        const __m512i grad = passed16(load_pairs(a.grad_y + here, left), load_pairs(a.y + here, left));
-        const __m256i winner = load_winners16(a.winner + here, left);
+        const Pairs grad = passed_pairs(load_pairs(a.grad_y + here, left), load_pairs(a.y + here, left));
+        const Winners winner = load_winners(a.winner + here, left);
         BFloat16* to = grads + p * kBlock16 + r * kBlock16;
         for (int j = 0; j < a.k; ++j) {
-          const __mmask32 won = _mm256_cmpeq_epi8_mask(winner, _mm256_set1_epi8(char(j)));
-          _mm512_storeu_si512(to + j * size, _mm512_maskz_mov_epi16(won, grad));
+          store_pairs(to + j * size, won_pairs(grad, winner, j));
         }
-        _mm512_storeu_si512(to + a.k * size, grad);
+        store_pairs(to + a.k * size, grad);
       }
     }
     for (int64_t r = rows; r < kBlock16; ++r) {
       for (int64_t p = 0; p < (a.k + 1) * depth; p += kBlock16) {
-        _mm512_storeu_si512(grads + p * kBlock16 + r * kBlock16, __m512i{});
+        store_pairs(grads + p * kBlock16 + r * kBlock16, Pairs{});
       }
     }
     for (int64_t p = 0; p < a.positions; p += kBlock16) {
@@ -404,19 +389,19 @@ void edge16_pack_operands(const EdgeProducts16& a, unsigned char* memory, int64_
       const bool own = j == of.k;
       if (!own) {
         gather(of.x + map, of.channels, of.positions, 1, chosen + j * width,
-               [&](int64_t c, int, int64_t block, __m512i values) {
-                 _mm512_storeu_si512(chosen_x + c * width + block * kBlock16, values);
+               [&](int64_t c, int, int64_t block, Pairs values) {
+                 store_pairs(chosen_x + c * width + block * kBlock16, values);
                });
       }
       for (int64_t c = 0; c < of.channels; ++c) {
         for (int64_t p = 0; p < of.positions; p += kBlock16) {
           const int64_t here = map + c * of.positions + p, left = of.positions - p;
-          __m512i grad = passed16(load_pairs(of.grad_y + here, left), load_pairs(of.y + here, left));
+          Pairs grad = passed_pairs(load_pairs(of.grad_y + here, left), load_pairs(of.y + here, left));
           if (!own) {
-            const __m256i winner = load_winners16(of.winner + here, left);
-            grad = _mm512_maskz_mov_epi16(_mm256_cmpeq_epi8_mask(winner, _mm256_set1_epi8(char(j))), grad);
+            const Winners winner = load_winners(of.winner + here, left);
+            grad = won_pairs(grad, winner, j);
           }
-          _mm512_storeu_si512(masked + c * width + p, grad);
+          store_pairs(masked + c * width + p, grad);
         }
         if (!own) continue;
         for (int64_t p = 0; p < of.positions; p += kLanes) {

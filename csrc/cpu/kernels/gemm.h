@@ -12,8 +12,12 @@
 namespace molkernels {
 namespace MK_ISA {
 
-// 12 accumulators in 16 registers; AVX-512 has 32 registers.
+// 12 accumulators in 16 registers; AVX-512 and AArch64 have 32 registers.
+#if defined(__aarch64__)
+inline constexpr int kRows = 12;
+#else
 inline constexpr int kRows = MK_VECTOR_BYTES == 64 ? 12 : 6;
+#endif
 inline constexpr int kVectors = 2;
 template <class W>
 inline constexpr int kColumns = kVectors * lanes<W>;

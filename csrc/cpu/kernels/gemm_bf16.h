@@ -1,23 +1,24 @@
-// Products of bfloat16 with sums in float, a block of 32 × 32 at a time: AMX tiles, or AVX-512's dot products of pairs.
+// Products of bfloat16 with sums in float, a block of 32 × 32 at a time: AMX tiles, AVX-512's dot products of pairs,
+// or AArch64's products of 2 × 4 by 4 × 2 values.
 //
 //   c[r][s] = Σ_k a(r, k) · b(k, s),  depth a multiple of 32
 //
 // Both operands are panels of 32 rows or columns, zero beyond the last row and the last k:
 //   a panel of A holds [k / 32][r][k % 32]: tiles of 16 rows are contiguous;
 //   a panel of B holds [k / 2][s][k % 2]: pairs of k side by side.
-// FLOPs: 65,536 per 32 of k, on 4 tiles of sums and 4 loads of a KB; with AVX-512, 8 rows × 32 columns in registers.
+// FLOPs: 65,536 per 32 of k, on 4 tiles of sums and 4 loads of a KB; with AVX-512, 8 rows × 32 columns in registers, on
+// AArch64 8 × 8.
 // Subnormal numbers count as zero, in operands and in results.
 #pragma once
 
-#include "simd.h"
+#include "pairs.h"
 
-#if defined(__AVX512BF16__) && MK_VECTOR_BYTES == 64
-#define MK_BF16_PRODUCTS 1
+#if defined(MK_BF16_PRODUCTS)
 
 namespace molkernels {
 namespace MK_ISA {
 
-inline constexpr int kBlock16 = 32;
+inline constexpr int kBlock16 = kPairs;
 inline constexpr int kBlockSize16 = kBlock16 * kBlock16;
 
 static inline int64_t blocks16(int64_t length) { return (length + kBlock16 - 1) / kBlock16; }
@@ -75,6 +76,55 @@ static inline void multiply16(const BFloat16* a, const BFloat16* b, int64_t dept
   _tile_stored(1, c + 16, kRowBytes);
   _tile_stored(2, c + 16 * kBlock16, kRowBytes);
   _tile_stored(3, c + 16 * kBlock16 + 16, kRowBytes);
+#elif defined(__aarch64__)
+  // A register has 2 rows × 2 columns of sums.
+  constexpr int kSide = 8;
+  for (int first = 0; first < kBlock16; first += kSide) {
+    for (int column = 0; column < kBlock16; column += kSide) {
+      float* to = c + first * kBlock16 + column;
+      float32x4_t sum[kSide / 2][kSide / 2] = {};
+      if constexpr (added) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kSide / 2; ++r) {
+#pragma GCC unroll 4
+          for (int s = 0; s < kSide / 2; ++s) {
+            const float* at = to + 2 * r * kBlock16 + 2 * s;
+            sum[r][s] = vcombine_f32(vld1_f32(at), vld1_f32(at + kBlock16));
+          }
+        }
+      }
+      for (int64_t k = 0; k < depth; k += 4) {
+        const uint16_t* rows = reinterpret_cast<const uint16_t*>(a) + k / kBlock16 * kBlockSize16 + k % kBlock16;
+        const uint32_t* pairs = reinterpret_cast<const uint32_t*>(b) + k / 2 * kBlock16 + column;
+        bfloat16x8_t left[kSide / 2], right[kSide / 2];
+#pragma GCC unroll 4
+        for (int r = 0; r < kSide / 2; ++r) {
+          const uint16_t* row = rows + (first + 2 * r) * kBlock16;
+          left[r] = vreinterpretq_bf16_u16(vcombine_u16(vld1_u16(row), vld1_u16(row + kBlock16)));
+        }
+#pragma GCC unroll 2
+        for (int s = 0; s < kSide / 4; ++s) {
+          const uint32x4_t two = vld1q_u32(pairs + 4 * s), next = vld1q_u32(pairs + kBlock16 + 4 * s);
+          right[2 * s] = vreinterpretq_bf16_u32(vzip1q_u32(two, next));
+          right[2 * s + 1] = vreinterpretq_bf16_u32(vzip2q_u32(two, next));
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < kSide / 2; ++r) {
+#pragma GCC unroll 4
+          for (int s = 0; s < kSide / 2; ++s) sum[r][s] = vbfmmlaq_f32(sum[r][s], left[r], right[s]);
+        }
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < kSide / 2; ++r) {
+#pragma GCC unroll 4
+        for (int s = 0; s < kSide / 2; ++s) {
+          float* at = to + 2 * r * kBlock16 + 2 * s;
+          vst1_f32(at, vget_low_f32(sum[r][s]));
+          vst1_f32(at + kBlock16, vget_high_f32(sum[r][s]));
+        }
+      }
+    }
+  }
 #else
   constexpr int kHeight = 8;
   for (int first = 0; first < kBlock16; first += kHeight) {
@@ -114,60 +164,12 @@ static inline void multiply16(const BFloat16* a, const BFloat16* b, int64_t dept
 // Packing. A matrix is read in pieces of 16 × 32 or 2 × 16 pairs; `m` is contiguous along its second axis and has
 // `stride` values from row to row.
 
-// The first `count` of 32 values, the others zero.
-static inline __m512i load_pairs(const BFloat16* p, int64_t count) {
-  if (count >= kBlock16) return _mm512_loadu_si512(p);
-  const __mmask32 there = count <= 0 ? 0 : (uint32_t(1) << count) - 1;
-  return _mm512_maskz_loadu_epi16(there, p);
-}
-
-// Transpose 16 × 16 values of 32 bits.
-static inline void transpose_pairs(__m512i (&v)[16]) {
-  __m512i t[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    t[2 * i] = _mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]);
-    t[2 * i + 1] = _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
-    v[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
-    v[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    t[i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0x88);
-    t[4 + i] = _mm512_shuffle_i32x4(v[i], v[4 + i], 0xdd);
-    t[8 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0x88);
-    t[12 + i] = _mm512_shuffle_i32x4(v[8 + i], v[12 + i], 0xdd);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    v[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
-    v[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
-    v[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
-    v[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
-  }
-}
-
-// Two rows of 32 values, value by value side by side: the pairs of the first 16 and of the last 16 values.
-static inline void interleave(__m512i row, __m512i next, __m512i& first, __m512i& last) {
-  const __m512i of_first =
-      _mm512_set_epi32(0x2f000f, 0x2e000e, 0x2d000d, 0x2c000c, 0x2b000b, 0x2a000a, 0x290009, 0x280008, 0x270007,
-                       0x260006, 0x250005, 0x240004, 0x230003, 0x220002, 0x210001, 0x200000);
-  const __m512i of_last = _mm512_add_epi16(of_first, _mm512_set1_epi16(16));
-  first = _mm512_permutex2var_epi16(row, of_first, next);
-  last = _mm512_permutex2var_epi16(row, of_last, next);
-}
-
 // A panel of A from `rows` ≤ 32 rows of m, k along the second axis.
 static void pack_rows16(const BFloat16* m, int64_t rows, int64_t stride, int64_t depth, BFloat16* a) {
   for (int64_t k = 0; k < depth; k += kBlock16) {
     for (int64_t r = 0; r < kBlock16; ++r) {
-      const __m512i values = r < rows ? load_pairs(m + r * stride + k, depth - k) : __m512i{};
-      _mm512_storeu_si512(a + k * kBlock16 + r * kBlock16, values);
+      const Pairs values = r < rows ? load_pairs(m + r * stride + k, depth - k) : Pairs{};
+      store_pairs(a + k * kBlock16 + r * kBlock16, values);
     }
   }
 }
@@ -176,13 +178,13 @@ static void pack_rows16(const BFloat16* m, int64_t rows, int64_t stride, int64_t
 static void pack_columns16(const BFloat16* m, int64_t columns, int64_t stride, int64_t depth, BFloat16* b) {
   for (int64_t k = 0; k < depth; k += kBlock16) {
     for (int half = 0; half < kBlock16; half += 16) {
-      __m512i v[16];
+      Pairs v[16];
       for (int s = 0; s < 16; ++s) {
-        v[s] = half + s < columns ? load_pairs(m + (half + s) * stride + k, depth - k) : __m512i{};
+        v[s] = half + s < columns ? load_pairs(m + (half + s) * stride + k, depth - k) : Pairs{};
       }
       transpose_pairs(v);
       for (int pair = 0; pair < 16; ++pair) {
-        _mm512_storeu_si512(b + (k / 2 + pair) * 2 * kBlock16 + 2 * half, v[pair]);
+        store_pairs(b + (k / 2 + pair) * 2 * kBlock16 + 2 * half, v[pair]);
       }
     }
   }
@@ -191,12 +193,12 @@ static void pack_columns16(const BFloat16* m, int64_t columns, int64_t stride, i
 // A panel of B from columns [0, columns ≤ 32) of m: row k of B is row k of m.
 static void pack_pairs16(const BFloat16* m, int64_t columns, int64_t stride, int64_t depth, BFloat16* b) {
   for (int64_t k = 0; k < padded16(depth); k += 2) {
-    const __m512i row = k < depth ? load_pairs(m + k * stride, columns) : __m512i{};
-    const __m512i next = k + 1 < depth ? load_pairs(m + (k + 1) * stride, columns) : __m512i{};
-    __m512i first, last;
+    const Pairs row = k < depth ? load_pairs(m + k * stride, columns) : Pairs{};
+    const Pairs next = k + 1 < depth ? load_pairs(m + (k + 1) * stride, columns) : Pairs{};
+    Pairs first, last;
     interleave(row, next, first, last);
-    _mm512_storeu_si512(b + k * kBlock16, first);
-    _mm512_storeu_si512(b + k * kBlock16 + kBlock16, last);
+    store_pairs(b + k * kBlock16, first);
+    store_pairs(b + k * kBlock16 + kBlock16, last);
   }
 }
 
@@ -204,12 +206,12 @@ static void pack_pairs16(const BFloat16* m, int64_t columns, int64_t stride, int
 static void transpose_panel16(const BFloat16* b, int64_t depth, BFloat16* a) {
   for (int64_t k = 0; k < depth; k += kBlock16) {
     for (int half = 0; half < kBlock16; half += 16) {
-      __m512i v[16];
+      Pairs v[16];
       for (int pair = 0; pair < 16; ++pair) {
-        v[pair] = _mm512_loadu_si512(b + (k / 2 + pair) * 2 * kBlock16 + 2 * half);
+        v[pair] = load_pairs(b + (k / 2 + pair) * 2 * kBlock16 + 2 * half);
       }
       transpose_pairs(v);
-      for (int r = 0; r < 16; ++r) _mm512_storeu_si512(a + k * kBlock16 + (half + r) * kBlock16, v[r]);
+      for (int r = 0; r < 16; ++r) store_pairs(a + k * kBlock16 + (half + r) * kBlock16, v[r]);
     }
   }
 }

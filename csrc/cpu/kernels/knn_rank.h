@@ -18,6 +18,9 @@ uint32_t above(Vec<float> v, Vec<float> limit) {
   return _mm512_cmp_ps_mask((__m512)v, (__m512)limit, _CMP_GT_OQ);
 #elif defined(__AVX2__) && MK_VECTOR_BYTES == 32
   return uint32_t(_mm256_movemask_ps((__m256)(v > limit)));
+#elif defined(__aarch64__)
+  constexpr uint32x4_t kBits = {1, 2, 4, 8};
+  return vaddvq_u32((uint32x4_t)(v > limit) & kBits);
 #else
   const Mask<float> larger = v > limit;
   uint32_t bits = 0;

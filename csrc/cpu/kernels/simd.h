@@ -11,6 +11,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include <torch/headeronly/util/BFloat16.h>
@@ -73,6 +75,10 @@ static inline float to_wide(BFloat16 v) {
 static inline float to_wide(Half v) {
 #if defined(__F16C__)
   return _cvtsh_ss(v.x);
+#elif defined(__aarch64__)
+  __fp16 half;
+  std::memcpy(&half, &v.x, 2);
+  return half;
 #else
   return torch::headeronly::detail::fp16_ieee_to_fp32_value(v.x);
 #endif
@@ -91,15 +97,26 @@ inline float narrow<float>(float v) {
 // Round to nearest even; NaN stays NaN.
 template <>
 inline BFloat16 narrow<BFloat16>(float v) {
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  const bfloat16_t rounded = vcvth_bf16_f32(v);
+  uint16_t top;
+  std::memcpy(&top, &rounded, 2);
+#else
   uint32_t bits;
   std::memcpy(&bits, &v, 4);
   const uint16_t top = v != v ? uint16_t(0x7fc0) : uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+#endif
   return BFloat16(top, BFloat16::from_bits());
 }
 template <>
 inline Half narrow<Half>(float v) {
 #if defined(__F16C__)
   return Half(uint16_t(_cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT)), Half::from_bits());
+#elif defined(__aarch64__)
+  const __fp16 half = __fp16(v);
+  uint16_t bits;
+  std::memcpy(&bits, &half, 2);
+  return Half(bits, Half::from_bits());
 #else
   return Half(torch::headeronly::detail::fp16_ieee_from_fp32_value(v), Half::from_bits());
 #endif
@@ -153,6 +170,8 @@ inline Vec<float> load<Half>(const Half* p) {
   return (Vec<float>)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif defined(__F16C__) && MK_VECTOR_BYTES == 32
   return (Vec<float>)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__aarch64__)
+  return (Vec<float>)vcvt_f32_f16((float16x4_t) * reinterpret_cast<const Bits16*>(p));
 #else
   Vec<float> v;
   for (int i = 0; i < lanes<float>; ++i) v[i] = to_wide(p[i]);
@@ -173,9 +192,13 @@ inline void store<double>(double* p, Vec<double> v) {
 // As narrow<BFloat16>, lane by lane.
 template <>
 inline void store<BFloat16>(BFloat16* p, Vec<float> v) {
+#if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+  *reinterpret_cast<Bits16*>(p) = (Bits16)vcvt_bf16_f32((float32x4_t)v);
+#else
   const Bits32 wide_bits = (Bits32)v;
   const Bits32 rounded = (wide_bits + 0x7fff + ((wide_bits >> 16) & 1)) >> 16;
   *reinterpret_cast<Bits16*>(p) = truncate(v != v ? (Bits32{} + 0x7fc0) : rounded);
+#endif
 }
 template <>
 inline void store<Half>(Half* p, Vec<float> v) {
@@ -184,6 +207,8 @@ inline void store<Half>(Half* p, Vec<float> v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), bits);
 #elif defined(__F16C__) && MK_VECTOR_BYTES == 32
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+  *reinterpret_cast<Bits16*>(p) = (Bits16)vcvt_f16_f32((float32x4_t)v);
 #else
   for (int i = 0; i < lanes<float>; ++i) p[i] = narrow<Half>(v[i]);
 #endif

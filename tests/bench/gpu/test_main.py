@@ -75,7 +75,7 @@ def test_the_steps_go_through_without_the_packages_that_are_lacking(tmp_path, la
     assert not any(facts["packages"][name] for name in ("jsonargparse", "lightning-fabric", "av", "msgspec"))
     rows = [line["row"] for line in lines if line["kind"] == "row"]
     assert {row["dtype"] for row in rows} == {"float32", "tf32", "bfloat16"}
-    assert {"reference", "compiled-reference", "compiled-usual-form"} < {row["contender"] for row in rows}
+    assert {"reference", "compiled-reference", "compiled-idiomatic"} < {row["contender"] for row in rows}
     assert {row["subject"] for row in rows} == {"ccc-channel", "cost-volume", "mol"}
     assert all(row["error"] <= row["tolerance"] for row in rows)
     assert next(line for line in lines if line["kind"] == "sanitizer")["errors"] == 0

@@ -61,10 +61,10 @@ def build(sources: Iterable[Path] = (), *, sanitize: bool = False) -> Path:
     name = hashlib.sha1(" ".join(map(str, chosen)).encode()).hexdigest()[:8]
     folder = WORK / (f"{name}-sanitized" if sanitize else name)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         (folder / "empty.cpp").touch()
         (folder / "build.ninja").write_text("\n".join(_ninja(chosen, sanitize)) + "\n")
-        command = [_csrc_build()._ninja_program(), "-C", str(folder)]
+        command = [csrc_build()._ninja_program(), "-C", str(folder)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"compiling the emulated kernels failed:\n{done.stdout}{done.stderr}")
@@ -72,7 +72,7 @@ def build(sources: Iterable[Path] = (), *, sanitize: bool = False) -> Path:
 
 
 def _ninja(sources: list[Path], sanitize: bool) -> Iterator[str]:
-    csrc = _csrc_build()
+    csrc = csrc_build()
     target = f"-DTORCH_TARGET_VERSION={csrc.TORCH_TARGET_VERSION} -isystem {csrc.torch_headers()}"
     yield f"cxx = {compiler()}"
     yield f"flags = {FLAGS} -march=native {SANITIZE if sanitize else '-O2'} {target}"
@@ -94,12 +94,12 @@ def _ninja(sources: list[Path], sanitize: bool) -> Iterator[str]:
 
 def compiler() -> str | None:
     """g++ or its replacement; None if there is none."""
-    return _csrc_build()._compiler(os.environ)
+    return csrc_build()._compiler(os.environ)
 
 
 @functools.cache
-def _csrc_build() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("molkernels_csrc_build", ROOT / "csrc" / "build.py")
+def csrc_build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("molkernelscsrc_build", ROOT / "csrc" / "build.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -109,7 +109,7 @@ def _csrc_build() -> ModuleType:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """One process at a time: all workers of pytest-xdist need the library."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -28,7 +28,7 @@ TABLES = ("predictions.csv", "subjects.csv", "scores.csv")
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> LosoConfig:
     folder = tmp_path_factory.mktemp("at-once")
-    cache = write_tiny_cache(folder / "cache", people=4)
+    cache = write_tiny_cache(folder / "cache", people=4, marked=True)
     return LosoConfig(
         caches=[str(cache.path)],
         protocol="as-labelled",

@@ -61,7 +61,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_cache(tmp_path_factory.mktemp("cache") / "tiny", PEOPLE).path)
+    return str(write_tiny_cache(tmp_path_factory.mktemp("cache") / "tiny", PEOPLE, marked=True).path)
 
 
 def local_config(cache: str, run: Path, **changes: Any) -> LosoConfig:
@@ -378,7 +378,7 @@ def test_a_full_disk_on_one_node_is_left_to_the_other(cache: str, straight: Path
 @needs_namespaces
 def test_a_node_that_sees_neither_run_nor_cache_is_sent_them(tmp_path: Path, straight: Path) -> None:
     (tmp_path / "here").mkdir()
-    cache = str(write_tiny_cache(tmp_path / "here" / "tiny", PEOPLE).path)
+    cache = str(write_tiny_cache(tmp_path / "here" / "tiny", PEOPLE, marked=True).path)
     with nodes_here(0) as nodes, strange_node(nodes.address, f"mount -t tmpfs none {tmp_path / 'here'}", cpus=2):
         until(lambda: len(live(nodes)) == 2)
         said = assert_succeeds(driver(on(nodes, local_config(cache, tmp_path / "here" / "run"))))
@@ -387,9 +387,10 @@ def test_a_node_that_sees_neither_run_nor_cache_is_sent_them(tmp_path: Path, str
     assert not list(Path("/tmp").glob("mol-*/folds"))
 
 
+@pytest.mark.slow
 @needs_namespaces
 def test_a_cache_that_differs_between_nodes_is_refused(cluster: Any, cache: str, tmp_path: Path) -> None:
-    other = write_tiny_cache(tmp_path / "other", PEOPLE, seed=1).path
+    other = write_tiny_cache(tmp_path / "other", PEOPLE, seed=1, marked=True).path
     with strange_node(cluster.address, f"mount --bind {other} {cache}"):
         until(lambda: len(live(cluster)) == 3)
         config = on(cluster, local_config(cache, tmp_path / "run"))
@@ -445,6 +446,7 @@ def test_a_second_driver_is_refused_by_name(cluster: Any, cache: str, tmp_path: 
         loso(config)
 
 
+@pytest.mark.slow
 def test_a_fold_of_another_process_is_left_to_it(
     cluster: Any, cache: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -513,7 +515,8 @@ def test_ray_is_imported_by_its_engine_alone(cache: str, tmp_path: Path) -> None
         "assert 'mol.common.cluster' in sys.modules\n"
         "assert not [name for name in sys.modules if name.partition('.')[0] == 'ray']\n"
     )
-    options = ["--protocol", "as-labelled", "--network", "apex-difference", "--steps", "1", "--batch-size", "2"]
+    few = ["--steps", "1", "--batch-size", "2", "--folds", "1"]
+    options = ["--protocol", "as-labelled", "--network", "apex-difference", *few]
     command = [sys.executable, "-c", script, "loso", cache, *options, "--run", str(tmp_path / "run"), "--device", "cpu"]
     subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)
 

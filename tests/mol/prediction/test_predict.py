@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from tiny_model import TinyMOL
 from torch import nn
 
+from mol.common import devices
 from mol.common.errors import (
     CheckpointError,
     ClipError,
@@ -594,6 +595,25 @@ def test_a_film_of_varying_rate_is_told_and_drawn_at_its_own_times(tmp_path, tin
     assert times[29] / 1000 - 0.5 < start < end < times[30] / 1000 + 0.5
 
 
+def test_automatic_precision_is_that_of_the_processor(tmp_path, tiny_run, astronaut_frames, monkeypatch):
+    path = write_timed(tmp_path / "film.mkv", astronaut_frames[:10], range(0, 400, 40))
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(devices, "_CPUINFO", file)
+
+    def probabilities(precision):
+        config = PredictConfig(
+            str(path), str(tiny_run), str(tmp_path / "out"), fps=240, device="cpu", precision=precision, overlay=False
+        )
+        return [window.probabilities for window in predict(config)[0].windows]
+
+    exact, rounded = probabilities("32"), probabilities("bf16-mixed")
+    assert not np.array_equal(exact, rounded)
+    file.write_text("flags : fpu avx2\n", encoding="utf-8")
+    np.testing.assert_array_equal(probabilities("auto"), exact)
+    file.write_text("flags : fpu amx_bf16\n", encoding="utf-8")
+    np.testing.assert_array_equal(probabilities("auto"), rounded)
+
+
 def test_a_rate_that_is_given_overrules_the_time_stamps(tmp_path, tiny_run, astronaut_frames):
     path = write_timed(tmp_path / "slow-motion.mkv", astronaut_frames[:10], range(0, 400, 40))
     config = PredictConfig(str(path), str(tiny_run), str(tmp_path / "out"), fps=240, overlay=False)
@@ -616,7 +636,7 @@ def test_a_folder_of_a_known_data_set_has_its_rate_and_another_25(tmp_path, tiny
         prediction, _ = predict(config)
         assert prediction.video.fps == fps
         assert note in describe_prediction(prediction)
-        assert note not in describe_prediction(predict(replace(config, fps=50))[0])
+    assert note not in describe_prediction(predict(replace(config, fps=50))[0])
 
 
 def test_wide_frames_are_averaged_down_for_detection_as_in_extract(monkeypatch, astronaut_frames):

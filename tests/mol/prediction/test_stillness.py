@@ -22,6 +22,7 @@ from mol.prediction.stillness import STILL_CLIPS, Stillness, sensor_noise, still
 from mol.prediction.storyboard import overview_of, timeline_of
 from mol.prediction.windows import DISAGREEMENT, NO_EXPRESSION, STILL_FACE, Prediction, predict_video
 from mol.scoring.calibration import Temperature, apply_temperature
+from mol.vision.landmarks import Face
 from mol.vision.video import Video
 
 EMOTIONS = ["surprise", "happiness", "disgust"]
@@ -37,11 +38,13 @@ def face() -> np.ndarray:
     return picture[top:bottom, left:right]
 
 
+@cache
 def still_video(noise: float = 2.0, length: int = 40, seed: int = 0) -> Video:
     frames = still_frames(face(), length, noise, np.random.default_rng(seed))
     return Video(frames, 25.0, [f"frame {index}" for index in range(length)])
 
 
+@cache
 def moving_video(noise: float = 2.0, length: int = 40) -> Video:
     """The mouth opens and closes twice."""
     points = dlib_detector()(face())[0].points
@@ -78,8 +81,14 @@ def network(kind: type[TinyMOL], classes: int, seed: int) -> TinyMOL:
     return model
 
 
+@cache
+def faces_in(picture: bytes, shape: tuple[int, int]) -> list[Face]:
+    return dlib_detector()(np.frombuffer(picture, np.uint8).reshape(shape))
+
+
 def read(model: torch.nn.Module, video: Video, classes: list[str]) -> Prediction:
-    return predict_video(model, video, classes, detector=dlib_detector())
+    """What is predicted; the faces of each picture are looked for once, because tests share a few videos."""
+    return predict_video(model, video, classes, detector=lambda picture: faces_in(picture.tobytes(), picture.shape))
 
 
 # Sensor noise

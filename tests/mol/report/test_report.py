@@ -458,23 +458,31 @@ def test_no_failures_are_shown_where_none_are_wanted(tmp_path: Path):
     assert "None are shown (--failures 0)" in text
 
 
-@pytest.fixture
-def trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A real run of `mol loso` with a tiny network on a tiny cache."""
-    instead_of_mol(monkeypatch)
-    write_tiny_cache(tmp_path / "cache", people=3, videos=3, windows=2)
-    loso(
-        LosoConfig(
-            caches=[str(tmp_path / "cache")],
-            protocol="as-labelled",
-            run=str(tmp_path / "run"),
-            steps=2,
-            batch_size=4,
-            log_every=1,
-            device="cpu",
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    write_tiny_cache(folder / "cache", people=3, videos=3, windows=2)
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_mol(patch)
+        loso(
+            LosoConfig(
+                caches=[str(folder / "cache")],
+                protocol="as-labelled",
+                run=str(folder / "run"),
+                steps=2,
+                batch_size=4,
+                log_every=1,
+                device="cpu",
+            )
         )
-    )
-    return tmp_path / "run"
+    return folder / "run"
+
+
+@pytest.fixture
+def trained(trained_once: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A real run of `mol loso` with a tiny network on a tiny cache, which lies beside it."""
+    instead_of_mol(monkeypatch)
+    return trained_once
 
 
 def read_failures(run: LosoRun) -> list[mol.report.misread.Failure]:
@@ -511,8 +519,9 @@ def test_failures_are_shown_with_the_caches_own_frames_flow_and_landmarks(traine
         np.testing.assert_allclose(failure.seen.landmarks, cache.landmarks[row][1:] - 8, atol=1e-4)
 
 
-def test_a_checkpoint_that_was_not_the_one_scored_is_not_shown_as_if(trained: Path):
-    for path in (trained / "folds").rglob("predictions.csv"):
+def test_a_checkpoint_that_was_not_the_one_scored_is_not_shown_as_if(trained: Path, tmp_path: Path):
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    for path in (run / "folds").rglob("predictions.csv"):
         rows = rows_of(path)
         for row in rows:
             for name in ("happiness", "surprise", "disgust"):
@@ -521,15 +530,20 @@ def test_a_checkpoint_that_was_not_the_one_scored_is_not_shown_as_if(trained: Pa
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-    reasons = {failure.reason for failure in read_failures(read_run(trained))}
+    reasons = {failure.reason for failure in read_failures(read_run(run))}
     assert all("is not the one that was scored" in reason for reason in reasons)
 
 
 def test_another_cache_in_the_place_of_the_first_is_noticed(trained: Path):
-    shutil.rmtree(trained.parent / "cache")
-    write_tiny_cache(trained.parent / "cache", people=3, videos=3, windows=2, seed=1)
-    reasons = {failure.reason for failure in read_failures(read_run(trained))}
-    assert reasons == {f"{trained.parent / 'cache'} holds other clips than when the run was made"}
+    cache, aside = trained.parent / "cache", trained.parent / "aside"
+    cache.rename(aside)
+    try:
+        write_tiny_cache(cache, people=3, videos=3, windows=2, seed=1)
+        reasons = {failure.reason for failure in read_failures(read_run(trained))}
+    finally:
+        shutil.rmtree(cache)
+        aside.rename(cache)
+    assert reasons == {f"{cache} holds other clips than when the run was made"}
 
 
 # Curves

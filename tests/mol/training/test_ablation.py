@@ -244,7 +244,18 @@ def test_a_negative_weight_or_no_loss_at_all_is_refused() -> None:
 # Training and checkpoints
 
 
-@pytest.mark.parametrize("name", [name for name in ABLATIONS if name not in ("channel-graph", "paper-variant")])
+# One of each kind that `make test` trains.
+FAST = ("no-ccc", "no-flow-loss", "k2", "position-graph")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name not in FAST))
+        for name in ABLATIONS
+        if name not in ("channel-graph", "paper-variant")
+    ],
+)
 def test_every_ablation_trains_and_goes_on_from_its_checkpoint(name: str, config: TrainConfig) -> None:
     model, loss = apply_ablation(config.model, config.loss, name)
     config = replace(config, model=model, loss=loss)

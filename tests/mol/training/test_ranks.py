@@ -48,7 +48,7 @@ def without_noise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: x for name, x in weights.items() if not re.fullmatch(r"streams.*(0\.bias|running_mean)", name)}
 
 
-@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("devices", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_processes_learn_what_one_does(tmp_path, devices):
     options = ("--network", "flow-cnn", "--steps", "20", "--batch", "5")
     one, many = trained(tmp_path, 1, *options), trained(tmp_path, devices, *options)
@@ -139,7 +139,7 @@ def test_one_process_needs_nobody():
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    return write_tiny_cache(tmp_path_factory.mktemp("ranks") / "cache").path
+    return write_tiny_cache(tmp_path_factory.mktemp("ranks") / "cache", marked=True).path
 
 
 def start(cache: Path, run: Path, *options: str) -> subprocess.Popen[str]:

@@ -52,6 +52,7 @@ def test_the_bytes_are_those_of_one_process(
     assert "with 2 processes" in said
 
 
+@pytest.mark.slow
 def test_a_clip_that_cannot_be_used_is_listed_as_by_one_process(cluster: Any, tmp_path: Path) -> None:
     manifest = make_set(tmp_path, (8, 8, 8))
     remove(second_folder(manifest))
