@@ -14,13 +14,12 @@ CostVolumeShape shape_of(const Tensor& a, const Tensor& b, int64_t radius_y, int
   return {a.size(0), a.size(1), int(a.size(2)), int(a.size(3)), int(radius_y), int(radius_x), int(stride)};
 }
 
-// kernel(scratch, begin, end) over all maps.
-template <class T, class Kernel>
-void for_maps(const CostVolumeShape& shape, const Tensor& like, Kernel kernel) {
-  const int64_t bytes = MK_KERNEL(cost_volume_scratch<T>)(shape);
-  const Tensor scratch = empty(like, {parts_of(shape.maps) * bytes}, ScalarType::Byte);
-  for_parts(shape.maps, [&](int64_t part, int64_t begin, int64_t end) {
-    kernel(out<uint8_t>(scratch) + part * bytes, begin, end);
+// kernel(arguments, scratch, begin, end) over all maps, with `bytes` of scratch for each part.
+template <class Kernel, class Arguments>
+void for_maps(Kernel kernel, const Arguments& arguments, const Tensor& like, int64_t bytes) {
+  const Tensor scratch = empty(like, {parts_of(arguments.maps) * bytes}, ScalarType::Byte);
+  for_parts(arguments.maps, [&](int64_t part, int64_t begin, int64_t end) {
+    kernel(arguments, out<uint8_t>(scratch) + part * bytes, begin, end);
   });
 }
 
@@ -36,9 +35,14 @@ Tensor cost_volume(const Tensor& a, const Tensor& b, int64_t radius_y, int64_t r
     using T = decltype(zero);
     using W = wide_t<T>;
     const CostVolumeInput<T, W> v{shape, in<T>(first), in<T>(second), out<T>(volume), W(negative_slope)};
-    for_maps<T>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
-      MK_KERNEL(cost_volume<T, W>)(v, scratch, begin, end);
-    });
+#if defined(MK_KERNEL_BF16)
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (multiplies_bf16()) {
+        return for_maps(MK_KERNEL_BF16(cost_volume16), v, a, MK_KERNEL_BF16(cost_volume16_scratch)(shape));
+      }
+    }
+#endif
+    for_maps(MK_KERNEL(cost_volume<T, W>), v, a, MK_KERNEL(cost_volume_scratch<W>)(shape));
   });
   return volume;
 }
@@ -54,9 +58,14 @@ std::tuple<Tensor, Tensor> cost_volume_backward(const Tensor& grad_out, const Te
     using W = wide_t<T>;
     const CostVolumeGradient<T, W> v{shape,         in<T>(grad),    in<T>(first),   in<T>(second),
                                      in<T>(result), out<T>(grad_a), out<T>(grad_b), W(negative_slope)};
-    for_maps<T>(shape, a, [&](unsigned char* scratch, int64_t begin, int64_t end) {
-      MK_KERNEL(cost_volume_backward<T, W>)(v, scratch, begin, end);
-    });
+#if defined(MK_KERNEL_BF16)
+    if constexpr (std::is_same_v<T, BFloat16>) {
+      if (multiplies_bf16()) {
+        return for_maps(MK_KERNEL_BF16(cost_volume16_backward), v, a, MK_KERNEL_BF16(cost_volume16_scratch)(shape));
+      }
+    }
+#endif
+    for_maps(MK_KERNEL(cost_volume_backward<T, W>), v, a, MK_KERNEL(cost_volume_scratch<W>)(shape));
   });
   return {grad_a, grad_b};
 }
