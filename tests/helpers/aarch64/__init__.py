@@ -15,6 +15,7 @@ import platform
 import shutil
 import struct
 import subprocess
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ SYSTEM = Path("/usr/aarch64-linux-gnu")  # of Debian's cross compiler
 
 # The processors that are emulated: one of Armv8.0, and all that qemu knows.
 OLD, NEW = "cortex-a72", "max"
+# A call that takes longer hangs: the process is then killed, and the test fails. The longest take some 10 s.
+PATIENCE = 300
 
 _DTYPES = {
     torch.uint8: 0,
@@ -111,11 +114,16 @@ class Machine:
     def _call(self, name: str, results: str, arguments: list[bytes]) -> list[Any]:
         request = [_text(name), _text(results), struct.pack("<I", len(arguments)), *arguments]
         assert self._process.stdin is not None
-        self._process.stdin.write(b"".join(request))
-        self._process.stdin.flush()
-        if not self._read("?"):
-            raise RuntimeError(self._bytes(self._read("I")).decode())
-        return [self._tensor() if kind == "T" else self._read("q") for kind in results]
+        watch = threading.Timer(PATIENCE, self._process.kill)
+        watch.start()
+        try:
+            self._process.stdin.write(b"".join(request))
+            self._process.stdin.flush()
+            if not self._read("?"):
+                raise RuntimeError(self._bytes(self._read("I")).decode())
+            return [self._tensor() if kind == "T" else self._read("q") for kind in results]
+        finally:
+            watch.cancel()
 
     def _tensor(self) -> torch.Tensor:
         dtype = _CODES[self._read("i")]
