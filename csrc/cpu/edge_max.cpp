@@ -114,45 +114,39 @@ void edge_max_into(const Tensor& x, const Tensor& idx, const Tensor& weight1, co
   check_shapes(x, idx, graph);
   const Tensor w1 = contiguous(weight1), w2 = contiguous(weight2), b1 = contiguous(bias1), b2 = contiguous(bias2);
   const Tensor neighbours = as_int32(idx);
+  // The arguments of a kernel, from the panels of the weights and the sum of the biases.
+  const auto input = [&](auto like, auto like_panels, const Tensor& to_neighbour, const Tensor& to_node,
+                         const Tensor& bias) {
+    using T = decltype(like);
+    using W = wide_t<T>;
+    using P = decltype(like_panels);
+    return EdgeInput<T, W, P>{in<T>(x),
+                              in<int32_t>(neighbours),
+                              in<P>(to_neighbour),
+                              in<P>(to_node),
+                              in<W>(bias),
+                              out<T>(y),
+                              winner != nullptr ? out<uint8_t>(*winner) : nullptr,
+                              x.size(0),
+                              x.size(1),
+                              x.size(2),
+                              int(idx.size(2)),
+                              residual};
+  };
+  const double factor = graph.node_factor();
 #if defined(MK_KERNEL_BF16)
   if (in_bf16(x)) {
-    const Tensor to_neighbour = panels16(w2, nullptr, 0, false);
-    const Tensor to_node = panels16(w1, &w2, graph.node_factor(), false);
+    const Tensor to_neighbour = panels16(w2, nullptr, 0, false), to_node = panels16(w1, &w2, factor, false);
     const Tensor bias = bias_sum<BFloat16>(b1, b2);
-    const EdgeInput16 a{in<BFloat16>(x),
-                        in<int32_t>(neighbours),
-                        in<BFloat16>(to_neighbour),
-                        in<BFloat16>(to_node),
-                        in<float>(bias),
-                        out<BFloat16>(y),
-                        winner != nullptr ? out<uint8_t>(*winner) : nullptr,
-                        x.size(0),
-                        x.size(1),
-                        x.size(2),
-                        int(idx.size(2)),
-                        residual};
-    return run_forward16(a, graph, x);
+    return run_forward16(input(BFloat16{}, BFloat16{}, to_neighbour, to_node, bias), graph, x);
   }
 #endif
   for_dtype<double, float, BFloat16, Half>(x.scalar_type(), [&](auto zero) {
     using T = decltype(zero);
-    using W = wide_t<T>;
     const Tensor to_neighbour = panels<T>(w2, nullptr, 0, graph.channel, false);
-    const Tensor to_node = panels<T>(w1, &w2, graph.node_factor(), graph.channel, false);
+    const Tensor to_node = panels<T>(w1, &w2, factor, graph.channel, false);
     const Tensor bias = bias_sum<T>(b1, b2);
-    const EdgeInput<T, W> a{in<T>(x),
-                            in<int32_t>(neighbours),
-                            in<W>(to_neighbour),
-                            in<W>(to_node),
-                            in<W>(bias),
-                            out<T>(y),
-                            winner != nullptr ? out<uint8_t>(*winner) : nullptr,
-                            x.size(0),
-                            x.size(1),
-                            x.size(2),
-                            int(idx.size(2)),
-                            residual};
-    run_forward<T>(a, graph, x);
+    run_forward<T>(input(zero, wide_t<T>{}, to_neighbour, to_node, bias), graph, x);
   });
 }
 

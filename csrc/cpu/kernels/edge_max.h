@@ -1,7 +1,7 @@
 // Kernels of edge_max and its backward: see reference.edge_max for the mathematics.
 //
 // W is float, or double for T = double. Maps x, y are (maps, channels, positions), contiguous; idx (maps, nodes, k)
-// int32.
+// int32. Panels hold P: W, or BFloat16 for products of bfloat16 (edge_max_bf16.h).
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,13 @@
 
 namespace molkernels {
 
-template <class T, class W>
+template <class T, class W, class P = W>
 struct EdgeInput {
   const T* x;
   const int32_t* idx;
-  // Panels of `kRows` or `kColumns` rows (see gemm.h) of the weights of the neighbours and of the node itself.
-  const W *neighbour_panels, *node_panels;
+  // Of the weights of the neighbours and of the node itself: panels of `kRows` or `kColumns` rows (see gemm.h), or
+  // panels of B whose column p is row p of the weights (see gemm_bf16.h).
+  const P *neighbour_panels, *node_panels;
   const W* bias;  // (positions): b1 + b2
   T* y;
   uint8_t* winner;  // or null

@@ -8,21 +8,11 @@
 
 #include "../../common/index.h"
 #include "../isa.h"
+#include "edge_max.h"
 
 namespace molkernels {
 
-struct EdgeInput16 {
-  const torch::headeronly::BFloat16* x;
-  const int32_t* idx;
-  // Panels of B: column p is row p of the weights of the neighbours and of the node itself.
-  const torch::headeronly::BFloat16 *neighbour_panels, *node_panels;
-  const float* bias;  // (positions): b1 + b2
-  torch::headeronly::BFloat16* y;
-  uint8_t* winner;  // or null
-  int64_t maps, channels, positions;
-  int k;
-  bool residual;  // y += x
-};
+using EdgeInput16 = EdgeInput<torch::headeronly::BFloat16, float, torch::headeronly::BFloat16>;
 
 struct EdgeGradient16 {
   const torch::headeronly::BFloat16 *grad_y, *x, *y;
