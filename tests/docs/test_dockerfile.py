@@ -56,8 +56,9 @@ def is_left_out(name: str, rules: list[str]) -> bool:
 def test_what_is_copied_can_be_installed_and_holds_all_of_the_program(tmp_path: Path) -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
-    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    for name in filter(None, tracked):
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    tracked = listed.stdout.splitlines()
+    for name in tracked:
         if not is_left_out(name, rules) and (ROOT / name).is_file():
             target = tmp_path / "src" / name
             target.parent.mkdir(parents=True, exist_ok=True)
