@@ -37,7 +37,7 @@ _NEVER = 1e6  # cost of what is not possible
 _SURE = 3  # frames after which a person's usual likeness is known
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """One person in the frames that were looked at.
 
@@ -64,7 +64,7 @@ class Seen:
         self.width += max(face.area, 0) ** 0.5
 
 
-@dataclass
+@dataclass(eq=False)
 class _Known:
     """What is known of a person to find the next face."""
 
