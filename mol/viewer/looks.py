@@ -51,7 +51,7 @@ class Looks:
         with _naming_disk(folder):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the object
         self._folder = folder
 
     def __len__(self) -> int:
@@ -145,6 +145,6 @@ def _naming_disk(folder: Path | None) -> Iterator[None]:
     except OSError as error:
         where = folder or tempfile.gettempdir()
         raise StorageError(
-            f"could not keep what the page shows in {where}: {error.strerror or error}. Free some space, choose another "
-            "folder, or run again with --page false."
+            f"could not keep what the page shows in {where}: {error.strerror or error}. Free some space, choose "
+            "another folder, or run again with --page false."
         ) from error

@@ -162,7 +162,9 @@ def _spoken(seconds: float) -> str:
 
 
 def _write_data(page: TextIO, data: ViewerData, kept: Kept, clock: Clock, kind: str, film: Path) -> None:
-    page.write(f'<script type="application/json" id="data">{embedded_json(_describe(data, kept, clock, kind))}</script>\n')
+    page.write(
+        f'<script type="application/json" id="data">{embedded_json(_describe(data, kept, clock, kind))}</script>\n'
+    )
     _write_bytes(page, "numbers", [kept.numbers.astype("<u4").tobytes()])
     _write_bytes(page, "seconds", [data.seconds[kept.numbers].astype("<f8").tobytes()])
     _write_bytes(page, "media", [clock.starts.astype("<u4").tobytes()])
@@ -198,7 +200,9 @@ def _record_size(person: Person) -> int:
 def _write_bytes(page: TextIO, name: str, pieces: Iterable[bytes]) -> None:
     """Bytes as base64 in elements that the script puts together; none is long enough to be slow."""
     for piece in _pieces(pieces):
-        page.write(f'<script type="text/plain" data-bytes="{name}">{base64.b64encode(piece).decode("ascii")}</script>\n')
+        page.write(
+            f'<script type="text/plain" data-bytes="{name}">{base64.b64encode(piece).decode("ascii")}</script>\n'
+        )
 
 
 def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Which frames of a long film the page holds: all around expressions, few elsewhere, so that it opens in any browser."""
+"""Which frames of a long film the page holds: all around expressions, few elsewhere, so that browsers can open it."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def _note(expressions: Sequence[Expression], shown: int, duration: float, rate: 
     rest = f"{rate:.1f} frames a second" if rate >= 1 else f"a frame every {1 / rate:.1f} seconds"
     if not expressions:
         return (
-            f"the film lasts {duration / 60:.1f} minutes; the page holds every frame of its beginning and {rest} of the "
-            "rest; --page-minutes sets how much"
+            f"the film lasts {duration / 60:.1f} minutes; the page holds every frame of its beginning and {rest} of "
+            "the rest; --page-minutes sets how much"
         )
     around = "all expressions" if shown == len(expressions) else f"{shown} of {len(expressions)} expressions"
     return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
@@ -20,6 +21,7 @@ _OPTIONS = """
     --disable-component-update --disable-sync --hide-scrollbars --mute-audio --remote-debugging-pipe
 """.split()  # noqa: SIM905 - read as the command line that it is
 _KEYS = {" ": "Space", "?": "Slash"}
+_NUMBERS = {"Escape": 27, "Enter": 13, "Tab": 9}  # for what the browser itself does with a key
 _SHIFT = 8
 
 
@@ -32,15 +34,16 @@ class Browser:
 
     def __init__(self, folder: Path) -> None:
         assert BROWSER
-        (self._reading, theirs_out), (theirs_in, self._writing) = os.pipe(), os.pipe()
-        # Chromium reads commands from descriptor 3 and answers on 4.
+        (self._reading, out), (into, self._writing) = os.pipe(), os.pipe()
+        # Chromium reads commands from descriptor 3 and answers on 4, which may be taken here.
+        theirs_in, theirs_out = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (into, out))
         shell = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        command = ["sh", "-c", shell, BROWSER, *_OPTIONS, f"--user-data-dir={folder / 'profile'}"]
+        command = ["bash", "-c", shell, BROWSER, *_OPTIONS, f"--user-data-dir={folder / 'profile'}"]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        os.close(theirs_in)
-        os.close(theirs_out)
+        for end in (into, out, theirs_in, theirs_out):
+            os.close(end)
         self._buffer = b""
         self._number = 0
         self.events: list[dict[str, Any]] = []
@@ -98,7 +101,9 @@ class Page:
             self.call(f"{domain}.enable")
         self.resize(width, height, scale)
         self.prefer(dark)
-        self.call("Page.navigate", url=page.as_uri())
+        address = page.as_uri()
+        self.call("Page.navigate", url=address)
+        self.wait(f"location.href.startsWith({json.dumps(address)}) && document.readyState === 'complete'")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
         """A command of the DevTools protocol for this page."""
@@ -135,6 +140,7 @@ class Page:
         """Press and release a key, named as in ``KeyboardEvent.key``."""
         text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         parameters = {"key": key, "code": _KEYS.get(key, key), "modifiers": _SHIFT * shift}
+        parameters["windowsVirtualKeyCode"] = _NUMBERS.get(key, 0)
         self.call("Input.dispatchKeyEvent", type="keyDown", text=text, **parameters)
         self.call("Input.dispatchKeyEvent", type="keyUp", **parameters)
 
@@ -182,9 +188,7 @@ class Page:
 
     def _mouse(self, kind: str, x: float, y: float, buttons: int) -> None:
         button = "none" if kind == "mouseMoved" and not buttons else "left"
-        self.call(
-            "Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1
-        )
+        self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, buttons=buttons, clickCount=1)
 
     def screenshot(self, path: Path, whole: bool = False) -> Path:
         """A picture of the window, or of the whole page."""

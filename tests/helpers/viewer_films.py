@@ -34,14 +34,14 @@ def numbered_frames(count: int) -> Iterator[np.ndarray]:
 
 READ_NUMBER = f"""(() => {{
   const canvas = document.querySelector("#picture");
-  const context = canvas.getContext("2d");
-  let number = 0;
+  const copy = Object.assign(document.createElement("canvas"), {{width: {BITS}, height: 1}});
+  const context = copy.getContext("2d", {{willReadFrequently: true}});
   for (let bit = 0; bit < {BITS}; bit += 1) {{
     const x = Math.round((bit + 0.5) / {BITS} * canvas.width);
-    const [red] = context.getImageData(x, Math.round(canvas.height / 4), 1, 1).data;
-    number = 2 * number + (red > 128 ? 1 : 0);
+    context.drawImage(canvas, x, Math.round(canvas.height / 4), 1, 1, bit, 0, 1, 1);
   }}
-  return number;
+  const {{data}} = context.getImageData(0, 0, {BITS}, 1);
+  return [...Array({BITS}).keys()].reduce((number, bit) => 2 * number + (data[4 * bit] > 128 ? 1 : 0), 0);
 }})()"""
 """The number that the canvas shows, in JavaScript, where nothing is drawn over the picture."""
 
@@ -92,7 +92,7 @@ def looks_of(count: int, place: int, rng: np.random.Generator) -> Looks:
     looks = Looks((WIDTH, HEIGHT))
     left = 8 + 56 * place
     square = np.array([[left, 52], [left + 40, 52], [left + 40, 92], [left, 92]], float)
-    points = rng.uniform(0, 30, (68, 2)) + (left + 5, 57)
+    points = rng.uniform(0, 30, (68, 2)) + np.array([left + 5, 57])
     for number in range(2, count):
         looks.add(number, points, square, rng.normal(0, 0.5, (2, 16, 16)))
     return looks

@@ -39,7 +39,9 @@ class Stage {
     this.longest = data.people.map((person) => person.looks.longestFlow());
     this.frame = 0;
     this.ready = false;
-    canvas.style.aspectRatio = data.size.join(" / ");
+    const [width, height] = data.size;
+    canvas.style.aspectRatio = `${width} / ${height}`;
+    canvas.style.width = `calc(min(58vh, 42rem) * ${width / height})`;
   }
 
   draw(frame = this.frame) {

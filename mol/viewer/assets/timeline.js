@@ -3,7 +3,7 @@
 const AXIS = 22;
 const LANE = 20;
 const CHART = 92;
-const ROW = 12;
+const ROW = 13;
 const CAPTION = 17;
 const STEPS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600];
 
@@ -108,7 +108,7 @@ class Timeline {
     context.beginPath();
     context.rect(this.gutter, AXIS, this.width - this.gutter, lanes.height);
     context.clip();
-    this.drawThinned(context, lanes);
+    this.drawThinned(context);
     if (lanes.kinds.length) this.drawExpressions(context, lanes);
     this.drawChart(context, lanes);
     if (this.rows()) this.drawHeat(context, lanes);
@@ -140,7 +140,7 @@ class Timeline {
   }
 
   /** Stretches of the film of which the page has only few frames. */
-  drawThinned(context, lanes) {
+  drawThinned(context) {
     context.strokeStyle = this.colours.rule;
     for (const [start, end] of this.data.thinned) {
       const [left, right] = [Math.max(this.gutter, this.x(start)), Math.min(this.width, this.x(end))];
@@ -342,17 +342,22 @@ class Timeline {
     const captions = [
       [lanes.expressions, "Expressions"],
       [lanes.chart, this.data.probability[0].toUpperCase() + this.data.probability.slice(1)],
-      [lanes.heat, `Movement by region (darkest: ${this.rows() ? this.strongest().toPrecision(2) : 0} px)`],
+      [lanes.heat, `Movement by region (full colour: ${this.rows() ? this.strongest().toPrecision(2) : 0} px)`],
     ];
     context.font = `600 11px ${this.colours.font}`;
     for (const [top, text] of captions) {
       if (top === undefined) continue;
       this.writeOver(context, text, 0, top - 5);
     }
-    context.font = `11px ${this.colours.font}`;
-    if (!this.gutter) return;
-    context.fillStyle = this.colours.muted;
     context.textBaseline = "middle";
+    if (this.gutter) this.drawNames(context, lanes);
+    else this.drawSmallNames(context, lanes);
+  }
+
+  /** Names of rows and levels, beside the lanes. */
+  drawNames(context, lanes) {
+    context.font = `11px ${this.colours.font}`;
+    context.fillStyle = this.colours.muted;
     lanes.kinds.forEach((kind, row) => context.fillText(kind, 0, lanes.expressions + LANE * (row + 0.5)));
     for (let row = 0; row < this.rows(); row += 1) {
       context.fillText(readable(this.data.regions[row]), 0, lanes.heat + ROW * (row + 0.5));
@@ -362,6 +367,20 @@ class Timeline {
       context.fillText(String(level), this.gutter - 8, lanes.chart + CHART * (1 - level));
     }
     context.textAlign = "left";
+  }
+
+  /** Names of the regions over their rows, where there is no room beside them. */
+  drawSmallNames(context, lanes) {
+    context.font = `9px ${this.colours.font}`;
+    context.lineWidth = 3;
+    context.strokeStyle = this.colours.paper;
+    context.fillStyle = this.colours.ink;
+    for (let row = 0; row < this.rows(); row += 1) {
+      const place = [readable(this.data.regions[row]), 3, lanes.heat + ROW * (row + 0.5)];
+      context.strokeText(...place);
+      context.fillText(...place);
+    }
+    context.lineWidth = 1;
   }
 
   /** Text on a ground of its own, so that lines of the axis don't cross it. */

@@ -16,7 +16,8 @@ class Viewer {
     this.timeline = new Timeline(data, act);
     this.table = new Table(data, act, () => this.timeline.draw());
     this.timeline.visible = (one) => this.table.visible(one);
-    this.bars = this.writeBars();
+    this.bars = this.writeBars("classes", data.classes, (place) => `var(--class-${place})`);
+    this.regions = this.writeBars("regions", data.regions, () => "var(--deep)");
     this.fill();
     this.listen();
     this.setPerson(0);
@@ -37,16 +38,17 @@ class Viewer {
     if (hasFlow) drawWheel(find("wheel"));
   }
 
-  writeBars() {
-    const rows = this.data.classes.map((name, place) => {
+  /** A row with a bar for each name. */
+  writeBars(id, names, colour) {
+    const rows = names.map((name, place) => {
       const [row, bar, value] = [make("div"), make("i"), make("dd")];
-      bar.style.background = `var(--class-${place})`;
+      bar.style.background = colour(place);
       const track = make("span", "", { className: "bar" });
       track.append(bar);
-      row.append(make("dt", readable(name)), track, value);
+      row.append(make("dt", readable(name), { title: readable(name) }), track, value);
       return { row, bar, value };
     });
-    find("classes").replaceChildren(...rows.map(({ row }) => row));
+    find(id).replaceChildren(...rows.map(({ row }) => row));
     return rows;
   }
 
@@ -59,7 +61,7 @@ class Viewer {
     this.timeline.setNow(seconds);
     this.table.mark(this.active, seconds);
     find("clock").value = clockTime(seconds);
-    find("frame").textContent = `frame ${this.data.numbers[frame]} of ${this.data.frames}`;
+    find("frame").textContent = `frame ${this.data.numbers[frame]} / ${this.data.frames - 1}`;
     document.body.dataset.frame = this.data.numbers[frame];
     const lanes = find("lanes");
     lanes.setAttribute("aria-valuenow", seconds.toFixed(3));
@@ -69,15 +71,24 @@ class Viewer {
     this.showPlaying();
   }
 
+  /** Values of the window that is nearest in time, if one is near. */
   showBars(seconds) {
-    const { times, probabilities } = this.person;
+    const { times, probabilities, strength } = this.person;
     const row = nearest(times, seconds);
     const known = times.length && Math.abs(times[row] - seconds) <= Math.max(1, 2 * this.timeline.usualStep(times));
-    this.bars.forEach(({ row: element, bar, value }, place) => {
-      const probability = known ? probabilities[row * this.bars.length + place] : 0;
-      bar.style.width = `${100 * probability}%`;
-      value.textContent = known ? probability.toFixed(2) : "–";
-      element.classList.toggle("most", known && probability === Math.max(...probabilities.subarray(row * this.bars.length, (row + 1) * this.bars.length)));
+    const values = (all, count) => (known ? all.subarray(row * count, (row + 1) * count) : []);
+    const now = values(probabilities, this.bars.length);
+    this.fillBars(this.bars, now, 1, 2);
+    this.bars.forEach((bar, place) => bar.row.classList.toggle("most", now[place] === Math.max(...now)));
+    find("movement").hidden = !strength.length;
+    if (strength.length) this.fillBars(this.regions, values(strength, this.regions.length), this.timeline.strongest(), 2);
+  }
+
+  fillBars(bars, values, full, digits) {
+    bars.forEach(({ bar, value }, place) => {
+      const known = Number.isFinite(values[place]);
+      bar.style.width = `${known ? Math.min(100, (100 * values[place]) / full) : 0}%`;
+      value.textContent = known ? values[place].toFixed(digits) : "–";
     });
   }
 
@@ -95,7 +106,7 @@ class Viewer {
     this.person = this.data.people[place];
     find("person").value = String(place);
     this.stage.person = place;
-    find("scale").textContent = `rim: ${this.stage.longest[place].toPrecision(2)} px of the 128 px square`;
+    this.explainFlow();
     this.table.setPerson(this.person);
     this.timeline.setPerson(this.person);
     this.show(this.film.frame);
@@ -111,8 +122,17 @@ class Viewer {
   setStyle(style) {
     if (find("style").disabled) return;
     this.stage.style = find("style").value = style;
-    find("legend").classList.toggle("plain", style !== "tint");
+    this.explainFlow();
     this.show(this.film.frame);
+  }
+
+  explainFlow() {
+    const isTint = this.stage.style === "tint";
+    const longest = `${this.stage.longest[this.stage.person].toPrecision(2)} px of the 128 px square`;
+    find("legend").classList.toggle("plain", !isTint);
+    find("scale").textContent = isTint
+      ? `hue: where to; rim: ${longest}`
+      : `arrows are enlarged; the longest: ${longest}`;
   }
 
   // ---- time
@@ -163,6 +183,7 @@ class Viewer {
     find("looped").textContent = `Looping ${readable(one.emotion || one.kind)}, ${clockTime(one.onset)} to ${clockTime(one.end)}`;
     this.timeline.reveal(one.onset, one.end);
     this.timeline.draw();
+    this.table.mark(one, one.onset);
     this.film.seek(this.film.loop.first);
     this.film.play();
     this.showPlaying();
@@ -233,13 +254,27 @@ class Viewer {
     };
     for (const [id, act] of Object.entries(clicks)) find(id).addEventListener("click", act);
     find("speed").addEventListener("change", (event) => this.setSpeed(Number(event.target.value)));
-    find("margin").addEventListener("change", () => this.setLoop());
+    find("margin").addEventListener("change", () => this.active && this.setLoop());
     find("style").addEventListener("change", (event) => this.setStyle(event.target.value));
     find("person").addEventListener("change", (event) => this.setPerson(Number(event.target.value)));
     find("picture").addEventListener("click", (event) => this.clickPicture(event));
     for (const name of ["play", "pause", "ended"]) this.film.video.addEventListener(name, () => this.showPlaying());
     document.addEventListener("keydown", (event) => this.key(event));
+    this.freeKeys();
     new ResizeObserver(() => this.stage.draw()).observe(find("picture"));
+  }
+
+  /** What was pressed with a pointer keeps no focus: space and arrows then play and step again. */
+  freeKeys() {
+    let byPointer = false;
+    document.addEventListener("pointerdown", () => (byPointer = true), true);
+    document.addEventListener("keydown", () => (byPointer = false), true);
+    for (const name of ["click", "change"]) {
+      document.addEventListener(name, ({ target }) => {
+        const control = target.closest("button, select");
+        if (byPointer && control && (name === "change" || control.tagName === "BUTTON")) control.blur();
+      });
+    }
   }
 
   clickPicture(event) {
@@ -330,8 +365,10 @@ async function start() {
   } catch (error) {
     find("waiting").textContent = `The film cannot be shown: ${error.message}. The values below are complete.`;
   }
-  viewer.film.seek(0);
+  // page.html#t=3.2 opens the page at that time.
+  const time = Number(/^#t=([\d.]+)$/.exec(location.hash)?.[1]);
   viewer.show(0);
+  viewer.seekTime(time || 0);
   document.body.dataset.ready = "true";
 }
 
