@@ -41,7 +41,7 @@ WINDOW, MARGIN = 4, 8
 def film_data(video: Video) -> ViewerData:
     """What the page shows of the film."""
     points = follow_face(video.frames, FaceFollower(DlibDetector()), video.names, on_error="skip").points
-    looks = Looks((video.frames.shape[2], video.frames.shape[1]))
+    looks = Looks((video.frames.shape[2], video.frames.shape[1]), PAGE.parent)
     square = np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]]) - 0.5
     times, strengths = [], []
     for first in range(0, len(video) - WINDOW, WINDOW):
@@ -119,7 +119,7 @@ def main() -> None:
     """Make the page and its picture."""
     video = read_video(installed_file(*FILM, extra="demo"))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
-    write_page(PAGE, film_data(video), iter(video.frames))
+    write_page(PAGE, film_data(video), video.walk)
     photograph(PAGE, PICTURE)
     print(f"{PAGE}\n{PICTURE}")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from mol.common.scratch import Scratch
 from mol.common.storage import write_atomic
 from mol.network.model import FRAMES
 from mol.prediction.result import NO_EXPRESSION, STILL_FACE, Prediction, Scene
 from mol.prediction.sampling import Skipped
-from mol.prediction.scratch import Scratch
 from mol.prediction.windows import Window
 from mol.vision.points import interocular_distance
 

@@ -5,14 +5,11 @@ A record has 804 bytes: int16 coordinates in fractions of the picture, and the f
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from mol.common.errors import StorageError
+from mol.common.scratch import Spool
 from mol.vision.points import POINTS
 
 GRID = 16
@@ -34,29 +31,27 @@ WITHOUT_FLOW = LOOK.fields["flow"][1]  # type: ignore[index]
 
 
 class Looks:
-    """What is seen of one person, frame by frame, in a temporary file that vanishes with the object.
+    """What is seen of one person, frame by frame, in a working file that vanishes with the object.
 
     Args:
         size: width and height of the film in pixels.
-        folder: for the temporary file; by default the system's, which may be in memory.
+        folder: where the working file lies.
 
     Attributes:
         has_flow: whether a frame has flow.
+
+    Raises:
+        StorageError: the disk is full.
     """
 
-    def __init__(self, size: tuple[int, int], folder: Path | None = None) -> None:
+    def __init__(self, size: tuple[int, int], folder: Path) -> None:
         self._size = np.array(size, np.float64)
-        self._count = 0
+        self._spool = Spool(LOOK, folder, "leave the page out (--page false)")
         self.has_flow = False
-        with _naming_disk(folder):
-            if folder is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as the object
-        self._folder = folder
 
     def __len__(self) -> int:
         """Frames up to the last one added."""
-        return self._count
+        return len(self._spool)
 
     def add(
         self,
@@ -76,8 +71,8 @@ class Looks:
         Raises:
             StorageError: the disk is full.
         """
-        if number < self._count:
-            raise ValueError(f"frame {number} comes after frame {self._count - 1}")
+        if number < len(self):
+            raise ValueError(f"frame {number} comes after frame {len(self) - 1}")
         look = empty_looks(1)
         if landmarks is not None:
             look["landmarks"][0] = self._encoded(landmarks)
@@ -88,30 +83,23 @@ class Looks:
             step = float(np.abs(flow).max()) / 127
             look["step"] = step
             look["flow"][0] = np.rint(flow / step) if step > 0 else 0
-        with _naming_disk(self._folder):
-            while self._count < number:
-                gap = min(number - self._count, 4096)
-                self._file.write(empty_looks(gap).tobytes())
-                self._count += gap
-            self._file.write(look.tobytes())
-        self._count += 1
+        for _ in range(len(self), number):
+            self._spool.append(empty_looks(1))
+        self._spool.append(look)
 
-    def read(self, numbers: Iterable[int]) -> np.ndarray:
-        """Records (n,) of dtype `LOOK` of some frames, empty where nothing was added."""
-        wanted = np.asarray(list(numbers), int)
-        found = empty_looks(len(wanted))
-        with _naming_disk(self._folder):
-            self._file.flush()
-            for place in np.flatnonzero(wanted < self._count):
-                self._file.seek(int(wanted[place]) * LOOK.itemsize)
-                found[place] = np.frombuffer(self._file.read(LOOK.itemsize), LOOK)[0]
-            self._file.seek(0, 2)
-        return found
+    def read(self, number: int) -> np.ndarray:
+        """The record of a frame, (1,) of dtype `LOOK`; an empty one if nothing was added there."""
+        return self._spool.some(number, 1) if number < len(self) else empty_looks(1)
+
+    def close(self) -> None:
+        """Give the space back."""
+        self._spool.close()
 
     def _encoded(self, points: np.ndarray) -> np.ndarray:
         """Points in pixels, whose centres are at integers, as fractions of the picture."""
         values = np.rint((np.asarray(points, np.float64) + 0.5) / self._size * UNIT)
-        return np.where(np.isfinite(values), values.clip(-32767, 32767), ABSENT).astype(np.int16)
+        known = np.isfinite(values)
+        return np.where(known, np.where(known, values, 0).clip(-32767, 32767), ABSENT).astype(np.int16)
 
 
 def empty_looks(count: int) -> np.ndarray:
@@ -136,15 +124,3 @@ def coarse_flow(flow: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     turn = np.linalg.inv(linear) * np.sqrt(abs(np.linalg.det(linear)))
     turned: np.ndarray = np.einsum("ij,jyx->iyx", turn, cells).astype(np.float32)
     return turned
-
-
-@contextmanager
-def _naming_disk(folder: Path | None) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        where = folder or tempfile.gettempdir()
-        raise StorageError(
-            f"could not keep what the page shows in {where}: {error.strerror or error}. Free some space, choose "
-            "another folder, or run again with --page false."
-        ) from error

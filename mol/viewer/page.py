@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
-from mol.common.errors import MediaError
 from mol.common.names import path_part
 from mol.common.storage import write_atomic
 from mol.pictures.markup import Markup, element, facts, join
@@ -27,24 +26,26 @@ from mol.vision.points import SKELETON
 
 _SCRIPTS = ("data.js", "film.js", "stage.js", "timeline.js", "table.js", "viewer.js")
 _OPEN_NOTES = 3
+Walk = Callable[[Sequence[int]], Iterable[np.ndarray]]
+
 # Bytes per piece of base64, a multiple of three so that the pieces can be joined.
 _PIECE = 3 << 16
-_LOOKS_AT_ONCE = 256
 
 
-def write_page(path: Path, data: ViewerData, pictures: Iterable[np.ndarray], minutes: float = PAGE_MINUTES) -> Path:
+def write_page(path: Path, data: ViewerData, walk: Walk, minutes: float = PAGE_MINUTES) -> Path:
     """Write one HTML file that needs nothing else.
 
     Args:
         path: the file to create or replace, whole or not at all.
         data: what is shown.
-        pictures: all L frames of the film in order, (H, W) uint8; each is taken once and let go.
+        walk: gives the frames (H, W) uint8 of some numbers, ascending, such as `Footage.walk`; called once, and each
+            picture is let go before the next is taken.
         minutes: of film, of which the page may hold every frame; see `kept_frames`.
     Returns:
         `path`.
     Raises:
         StorageError: the page could not be written; nothing was overwritten and nothing is left.
-        MediaError: there are more or fewer pictures than `data.seconds`.
+        MediaError: a frame cannot be read.
     """
     shown = [one for person in data.people for one in person.expressions or ()]
     kept = kept_frames(data.seconds, data.duration, shown, minutes, _most_frames(data))
@@ -54,7 +55,7 @@ def write_page(path: Path, data: ViewerData, pictures: Iterable[np.ndarray], min
     def write(temporary: Path) -> None:
         film = temporary.with_name(temporary.name + ".film")
         try:
-            kind = encode_film(film, _chosen(pictures, kept.numbers, len(data.seconds)), clock)
+            kind = encode_film(film, walk(kept.numbers.tolist()), clock)
             with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as page:
                 _write(page, data, kept, clock, kind, film)
         finally:
@@ -66,19 +67,6 @@ def write_page(path: Path, data: ViewerData, pictures: Iterable[np.ndarray], min
 
 def _most_frames(data: ViewerData) -> int:
     return max(1000, MOST_LOOKS // max(1, len(data.people)))
-
-
-def _chosen(pictures: Iterable[np.ndarray], numbers: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """The pictures of some frames."""
-    wanted = set(numbers.tolist())
-    number = -1
-    for number, picture in enumerate(pictures):
-        if number in wanted:
-            yield picture
-    if number + 1 != count:
-        raise MediaError(
-            f"the film has {number + 1} frames now and had {count} when it was looked at; it must not change meanwhile."
-        )
 
 
 def _write(page: TextIO, data: ViewerData, kept: Kept, clock: Clock, kind: str, film: Path) -> None:
@@ -187,10 +175,8 @@ def _series(series: Series) -> Iterator[tuple[str, np.ndarray]]:
 def _records(person: Person, numbers: np.ndarray) -> Iterator[bytes]:
     """Landmarks, square and flow of the kept frames, as `LOOK` records; without flow if there is none."""
     assert person.looks is not None
-    for first in range(0, len(numbers), _LOOKS_AT_ONCE):
-        looks = person.looks.read(numbers[first : first + _LOOKS_AT_ONCE])
-        for look in looks:
-            yield look.tobytes()[: _record_size(person)]
+    for number in numbers.tolist():
+        yield person.looks.read(number).tobytes()[: _record_size(person)]
 
 
 def _record_size(person: Person) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -22,13 +24,12 @@ EXPRESSIONS = (
 )
 
 
-def numbered_frames(count: int) -> Iterator[np.ndarray]:
+def numbered_frames(numbers: Iterable[int]) -> Iterator[np.ndarray]:
     """(96, 128) pictures; the upper half is the number in eight squares, white for 1, the highest bit first."""
-    for number in range(count):
+    for number in numbers:
         bits = [(number >> place) & 1 for place in reversed(range(BITS))]
-        row = np.repeat(np.array(bits, np.uint8) * 255, CELL)
         picture = np.full((HEIGHT, WIDTH), 96, np.uint8)
-        picture[: HEIGHT // 2] = row
+        picture[: HEIGHT // 2] = np.repeat(np.array(bits, np.uint8) * 255, CELL)
         yield picture
 
 
@@ -89,7 +90,7 @@ def viewer_data(
 
 def looks_of(count: int, place: int, rng: np.random.Generator) -> Looks:
     """Points, a square and flow in the lower half of every frame but the first two."""
-    looks = Looks((WIDTH, HEIGHT))
+    looks = Looks((WIDTH, HEIGHT), Path(tempfile.gettempdir()))
     left = 8 + 56 * place
     square = np.array([[left, 52], [left + 40, 52], [left + 40, 92], [left, 92]], float)
     points = rng.uniform(0, 30, (68, 2)) + np.array([left + 5, 57])
