@@ -35,7 +35,7 @@ def heard(tmp_path_factory: pytest.TempPathFactory) -> tuple[Prediction, PageLoo
     face = rng.uniform(-25, 25, (68, 2))
     face[36:42], face[42:48] = (-12, -10), (12, -10)
     face[30], face[48], face[54] = (0, 2), (-9, 13), (9, 13)
-    points = (face + (80, 60) + rng.normal(0, 1, (LENGTH, 68, 2)).cumsum(axis=0)).astype(np.float32)
+    points = (face + np.array([80, 60]) + rng.normal(0, 1, (LENGTH, 68, 2)).cumsum(axis=0)).astype(np.float32)
     torch.manual_seed(0)
     windows: list[Window] = []
     looks: list[PageLooks] = []
