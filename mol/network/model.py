@@ -175,21 +175,21 @@ class MOL(nn.Module):
         landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
         if pairs is None or (self.batch_stats == "frame" and (pairs.shape[1] or elsewhere)):
             first = self._first(stacked)
-            logits, units = self._recognised(first, second)
-            met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
+            logits, units = self.recognised(first, second)
+            met = self.meet(first.flatten(0, 1), second.flatten(0, 1))
             flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame").unflatten(0, (-1, FRAMES - 1))
-            return _output(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks, units)
+            return output_of(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks, units)
         clip, start = pairs
         if self.by_motion:  # of the first frames it reads the opening one only
             opening, first = self.f5c1(torch.cat([stacked[:, 0], stacked[clip, start]])).split([len(clips), len(clip)])
-            logits, units = self._recognised(opening[:, None], second)
+            logits, units = self.recognised(opening[:, None], second)
         else:
             every = self._first(stacked)
-            (logits, units), first = self._recognised(every, second), every[clip, start]
+            (logits, units), first = self.recognised(every, second), every[clip, start]
         if not (len(clip) or elsewhere):
-            return _output(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks, units)
+            return output_of(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks, units)
         frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
-        return _output(logits, self.flow(frames, self._meet(first, second[clip, start]), 2, False), landmarks, units)
+        return output_of(logits, self.flow(frames, self.meet(first, second[clip, start]), 2, False), landmarks, units)
 
     def recognise(self, clips: Tensor) -> Tensor:
         """The logits alone, (B, num_classes), without flow and landmarks: a twentieth of the work of `forward`.
@@ -210,9 +210,9 @@ class MOL(nn.Module):
             return clips.new_empty(0, self.num_classes), self._no_units(clips)
         stacked = self._stacked(clips)
         first = self.f5c1(stacked[:, 0])[:, None] if self.by_motion else self._first(stacked)
-        return self._recognised(first, self._second(stacked))
+        return self.recognised(first, self._second(stacked))
 
-    def _recognised(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+    def recognised(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits of emotions and of action units; `first` as `MotionHead` or `EmotionHead` take it."""
         if self.action_units is None or not isinstance(self.emotion, MotionHead):
             return self.emotion(first, second, self._groups), None
@@ -239,7 +239,7 @@ class MOL(nn.Module):
         """G of frames 2 to T, (B, T − 1, 128, 16, 16)."""
         return self.f5c2(stacked[:, 1:].flatten(0, 1), self._groups).unflatten(0, (-1, FRAMES - 1))
 
-    def _meet(self, first: Tensor, second: Tensor) -> Tensor:
+    def meet(self, first: Tensor, second: Tensor) -> Tensor:
         """What the flow network gets of F and G of some pairs: (N, 128, 16, 16) each → (N, 256, 16, 16)."""
         if not self.by_motion:
             return torch.cat([first, second], 1)
@@ -248,7 +248,7 @@ class MOL(nn.Module):
 
     def _nothing(self, clips: Tensor, pairs: Tensor | None) -> MOLOutput | MOLUnitsOutput:
         chosen = () if pairs is not None else (FRAMES - 1,)
-        return _output(
+        return output_of(
             clips.new_empty(0, self.num_classes),
             clips.new_empty(0, *chosen, 2, SIZE, SIZE),
             clips.new_empty(0, FRAMES - 1, 68, 2),
@@ -388,7 +388,8 @@ def _check_units(units: Sequence[int]) -> None:
         )
 
 
-def _output(logits: Tensor, flow: Tensor, landmarks: Tensor, units: Tensor | None) -> MOLOutput | MOLUnitsOutput:
+def output_of(logits: Tensor, flow: Tensor, landmarks: Tensor, units: Tensor | None) -> MOLOutput | MOLUnitsOutput:
+    """The output of a network with or, if `units` is None, without action units."""
     if units is None:
         return MOLOutput(logits, flow, landmarks)
     return MOLUnitsOutput(logits, flow, landmarks, units)

@@ -66,13 +66,14 @@ def _network_of(state: dict[str, Any], folder: Path) -> Network:
         network = find_network(state.get("network", DEFAULT))
     except SettingsError as error:
         raise CheckpointError(f"{folder} was trained with a network that is not installed: {error}") from error
-    if state.get("action_units") is None:
+    facts, told = state.get("action_units"), state["model"].get("action_units")
+    if facts is None and told is None:
         return network
-    facts = state["action_units"]
-    if facts["units"] != (told := state["model"].get("action_units")):
+    if facts is None or facts["units"] != told:
+        named = "(absent)" if facts is None else facts["units"]
         raise CheckpointError(
-            f"{folder / STATE}: action_units.units are {facts['units']}, and the network tells {told}; use another "
-            "checkpoint or train again"
+            f"{folder / STATE}: action_units.units are {named}, and the network tells {told}; use another checkpoint or "
+            "train again"
         )
     lists = {name: tuple(facts[name]) for name in ("units", "annotated", "shown")}
     return network.with_action_units(LearnedUnits(**lists, clips=facts["clips"]))

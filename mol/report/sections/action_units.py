@@ -15,9 +15,9 @@ from mol.scoring.action_units import ActionUnitScores, UnitScores
 
 _GLOSSARY = (
     "A video shows a unit if the mean probability over its sub-clips is at least 0.5. Only videos whose annotation "
-    "says whether they show a unit count for it; sides and intensities are not told apart. “Always” is the F1 of always "
-    "answering that a unit is shown, “by frequency” that to be expected of answering so at random, as often as the "
-    "fold’s training clips show it. The mean is over the units that at least one video shows."
+    "says whether they show a unit count for it; sides and intensities are not told apart. “Always” is the F1 of "
+    "always answering that a unit is shown, “by frequency” that to be expected of answering so at random, as often as "
+    "the fold’s training clips show it. The mean is over the units that at least one video shows."
 )
 _NAMES = ("f1", "precision", "recall", "always_f1", "frequency_f1")
 _HEADS = ("F1", "Precision", "Recall", "F1, always", "F1, by frequency")
