@@ -118,6 +118,11 @@ def test_who_takes_the_seat_is_followed_and_noted_and_no_window_spans_both():
     ]
 
 
+def test_a_face_that_only_comes_when_the_other_has_gone_is_followed_though_it_is_short():
+    (person,), notes = find(["a"] * 20 + ["B"] * 4 + ["a"] * 20)
+    assert (names(person), notes) == ("a" * 20 + "BBBB" + "a" * 20, [])
+
+
 def test_a_gap_between_two_people_is_not_filled():
     (person,), _ = find(["a"] * 20 + [""] * 3 + ["b"] * 15, on_error="skip")
     assert names(person) == "a" * 20 + "---" + "b" * 15
@@ -166,9 +171,8 @@ def config(tmp_path: Path, two_heads: Path, monkeypatch: pytest.MonkeyPatch) -> 
     torch.manual_seed(0)
     state = {"classes": ["up", "down"], "mean_shape": [[0.0, 0.0]] * 68, "step": 5, "normalisation": "clip"}
     save_checkpoint(tmp_path / "run" / "checkpoints" / "last", TinyMOL(2), None, state)
-    return PredictConfig(
-        str(two_heads), str(tmp_path / "run"), str(tmp_path / "out"), interval=1, stride=4, fps=10.0, overlay=False
-    )
+    paths = (str(two_heads), str(tmp_path / "run"), str(tmp_path / "out"))
+    return PredictConfig(*paths, interval=1, stride=4, fps=10.0, overlay=False, page=False)
 
 
 def test_two_people_have_a_folder_each(config, tmp_path):

@@ -39,6 +39,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[PredictConfig, Pr
             landmarks=str(folder / "points.npz"),
             on_error="skip",
             overlay=False,
+            page=False,
             save_arrays=True,
         )
         prediction, files = predict(config)

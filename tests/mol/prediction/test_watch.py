@@ -16,9 +16,9 @@ from films import write_film, write_timed
 from tiny_model import TinyMOL
 from tiny_predictions import FACE, tiny_weights
 
+from mol.common import scratch
 from mol.common.errors import ClipError, StorageError
 from mol.network.model import MOL
-from mol.prediction import scratch
 from mol.prediction.alignment import TOLERANCE, anchors_of
 from mol.prediction.describe import compact_json
 from mol.prediction.people import Person
@@ -51,7 +51,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PredictConfig:
     weights = tiny_weights(tmp_path, monkeypatch)
     film = write_film(tmp_path / "talk.mp4", noisy(24), 25)
     points = write_points(tmp_path / "points.npz", 24)
-    return PredictConfig(str(film), str(weights), str(tmp_path / "out"), landmarks=points, overlay=False)
+    return PredictConfig(str(film), str(weights), str(tmp_path / "out"), landmarks=points, overlay=False, page=False)
 
 
 # Memory

@@ -143,3 +143,14 @@ def test_two_real_heads_that_pass_each_other_stay_themselves(passed):
         np.testing.assert_allclose([points.mean(axis=0)[0] for points in seen.points], x, atol=25)
     # Whatever else was found is no person.
     assert all(len(seen.places) <= 2 for seen in crowd.known()[2:])
+
+
+def test_a_real_head_that_takes_anothers_seat_is_another_person():
+    here = (200.0, 120.0)
+    crowd = Crowd(dlib_detector())
+    for picture in film_of([[here, None]] * 7 + [[None, here]] * 7):
+        crowd.look(picture)
+    assert [seen.places for seen in sorted(crowd.known(), key=lambda seen: seen.places[0])] == [
+        list(range(7)),
+        list(range(7, 14)),
+    ]
