@@ -1,0 +1,277 @@
+"""``mol spot``: where in a video micro- and macro-expressions are, by a trained network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from mol.common.checks import require_at_most, require_not_negative, require_one_of, require_positive
+from mol.common.devices import fastest_precision, start_fabric
+from mol.common.environment import versions
+from mol.common.memory import failures_named
+from mol.common.storage import write_json
+from mol.common.terminal import Track, console, say, silently, tracking
+from mol.data.annotations import LONGEST_EXPRESSION
+from mol.data.manifest import NEUTRAL
+from mol.data.sets.registry import set_of_folder
+from mol.network.checkpoint import find_checkpoint
+from mol.networks.registry import DEFAULT
+from mol.networks.trained import Trained, load_model
+from mol.prediction.predict import check_normalisation
+from mol.prediction.windows import DETECT_WIDTH
+from mol.scoring.expression import Expression
+from mol.scoring.spotting import score_video
+from mol.spotting.baseline import main_direction_curve, spot_peaks
+from mol.spotting.parameters_file import read_parameters
+from mol.spotting.results import expression_table, score_table, write_expressions
+from mol.spotting.sighting import Sighting, WatchSettings, watch_video
+from mol.spotting.spot import SpotParameters, choose_among, find_candidates, fitting, shows_micro
+from mol.spotting.truth import read_truth
+from mol.vision.landmark_files import read_landmarks
+from mol.vision.tracking import MAX_GAP
+from mol.vision.video import Video, numbered_pictures, read_video
+
+NO_NEUTRAL = (
+    "the network was trained without neutral clips, so it can't say that nothing happens; expressions are spotted by "
+    "the flow alone"
+)
+BASELINE, NOTHING = "MDMD, TV-L1", "nothing"
+# p of the baseline where none was chosen: the best on the synthetic recordings of docs/spotting.md.
+_SHARE = 0.3
+
+
+@dataclass
+class SpotConfig:
+    """Micro-expressions, macro-expressions and blinks in a video: onset, apex, offset, emotion, confidence.
+
+    Attributes:
+        video: a video file, or a folder of frames numbered in their names.
+        weights: run folder of `mol train`, or a checkpoint folder inside one; a network trained with neutral clips.
+        out: folder to write expressions.csv and spotting.json to.
+        truth: CSV of annotated expressions (onset, offset; if known apex, kind, emotion) to score against; frames are
+            counted from 0 in a file, in a folder they are the numbers in the pictures' names.
+        parameters: JSON of what counts as an expression, as `mol loso --task spot` chooses it on the people trained on;
+            by default values chosen on synthetic recordings.
+        interval: frames from one of a window's 8 frames to the next; by default what lets a window last 0.5 seconds.
+        stride: frames from one window's start to the next; by default a quarter of a window.
+        fps: frames per second, evenly spaced; by default each frame's own time stamp is used, for a folder of frames
+            the rate of the data set that it belongs to, or 25.
+        landmarks: CSV or NPZ with points in pixels, instead of dlib's, as for `mol predict`.
+        detect_width: frames wider than this are averaged down to it for face detection; 0 never scales down.
+        several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
+        on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and says so.
+        max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time.
+        batch_size: windows at once.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 if the device computes in it.
+        baseline: with a truth, also score the challenges' baseline, on TV-L1 flow, and finding nothing.
+    """
+
+    video: str
+    weights: str
+    out: str = "spotting"
+    truth: str | None = None
+    parameters: str | None = None
+    interval: int | None = None
+    stride: int | None = None
+    fps: float | None = None
+    landmarks: str | None = None
+    detect_width: int = DETECT_WIDTH
+    several: Literal["raise", "largest"] = "raise"
+    on_error: Literal["raise", "skip"] = "raise"
+    max_gap: int = MAX_GAP
+    batch_size: int = 4
+    device: str = "auto"
+    precision: Literal["32", "bf16-mixed", "auto"] = "32"
+    baseline: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6)
+        require_not_negative(self, "detect_width", "max_gap")
+        require_one_of(self, "several", ("raise", "largest"))
+        require_one_of(self, "on_error", ("raise", "skip"))
+        require_one_of(self, "precision", ("32", "bf16-mixed", "auto"))
+
+    @property
+    def watching(self) -> WatchSettings:
+        """How the video is watched."""
+        names = vars(WatchSettings())
+        return WatchSettings(**{name: getattr(self, name) for name in names})
+
+
+class Spotted(NamedTuple):
+    """What `spot_video` returns.
+
+    Attributes:
+        expressions: in the order of their onsets, with frames counted from 0.
+        numbers: of the frames, as the tables name them.
+        sighting: what it was found in.
+        notes: what to know.
+        scores: way of spotting → scores against the truth; empty without one.
+        files: kind → path.
+    """
+
+    expressions: list[Expression]
+    numbers: Sequence[int]
+    sighting: Sighting
+    notes: tuple[str, ...]
+    scores: dict[str, Any]
+    files: dict[str, Path]
+
+
+def run_spot(config: SpotConfig) -> None:
+    """Spot in a video and print what was found."""
+    with tracking() as track:
+        spotted = spot_video(config, track)
+    trace = spotted.sighting.trace
+    found = Counter(one.kind for one in spotted.expressions)
+    what = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing found"
+    say(f"{trace.duration:.1f} s: {what}")
+    if spotted.expressions:
+        seconds = spotted.sighting.seconds
+        console().print(expression_table(spotted.expressions, spotted.numbers, seconds))
+    if spotted.scores:
+        console().print(score_table(spotted.scores))
+    for note in spotted.notes:
+        say(f"note: {note}")
+    for name, path in spotted.files.items():
+        say(f"{name:<12}{path}")
+
+
+def spot_video(config: SpotConfig, track: Track = silently) -> Spotted:
+    """Read a video and a network, spot, score if there is a truth, write the results.
+
+    Args:
+        config: see `SpotConfig`.
+        track: progress display.
+    Raises:
+        MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
+    """
+    if config.precision == "auto":
+        config = replace(config, precision=fastest_precision(config.device))  # type: ignore[arg-type]
+    parameters = read_parameters(Path(config.parameters)) if config.parameters else SpotParameters()
+    fabric = start_fabric(config.device, config.precision)
+    trained = load_model(config.weights, fabric.device)
+    check_normalisation(trained.state, config.weights)
+    video, numbers = _open(config)
+    # Before the network runs, so that a wrong table costs nothing.
+    truth = _truth(config, video, numbers, trained.classes)
+    with failures_named(video.frames.nbytes, f"the frames of {config.video}", "give a shorter part of the video"):
+        given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
+        sighting = watch_video(trained.model, trained.network, video, trained.classes, config.watching, given, track)
+        parameters = fitting(parameters, trained.classes)
+        expressions = choose_among(find_candidates(sighting.trace), parameters)
+        scores = {} if truth is None else _scores(truth, expressions, sighting, video, config.baseline)
+    notes = (*sighting.notes, *_notes(video.fps, trained.classes, expressions))
+    content = _describe(config, trained, sighting, parameters, expressions, numbers, notes, scores)
+    files = _write(Path(config.out), content, expressions, numbers, sighting)
+    return Spotted(expressions, numbers, sighting, notes, scores, files)
+
+
+def _open(config: SpotConfig) -> tuple[Video, Sequence[int]]:
+    """The video, and the numbers of its frames."""
+    path = Path(config.video)
+    if not path.is_dir():
+        video = read_video(path)
+        return (video.at_rate(config.fps) if config.fps else video), range(len(video))
+    known = set_of_folder(path)
+    video = read_video(path, folder_fps=config.fps or (known[1] if known else None))
+    if known and not config.fps:
+        note = f"the folder belongs to {known[0]}: {known[1]:g} frames per second; --fps sets another rate"
+        video = replace(video, rate_notes=(note,))
+    return video, list(numbered_pictures(path))
+
+
+def _truth(config: SpotConfig, video: Video, numbers: Sequence[int], classes: Sequence[str]) -> list[Expression] | None:
+    if config.truth is None:
+        return None
+    return read_truth(Path(config.truth), Path(config.video), numbers, video.fps, classes)
+
+
+def _notes(fps: float, classes: Sequence[str], expressions: Sequence[Expression]) -> list[str]:
+    notes = []
+    if NEUTRAL not in classes:
+        notes.append(NO_NEUTRAL)
+    if not shows_micro(fps):
+        frames = LONGEST_EXPRESSION * fps
+        notes.append(
+            f"at {fps:g} frames per second a micro-expression has {frames:.2g} frames at most, too few to be seen "
+            "rising and falling; only longer expressions are found"
+        )
+    if not expressions:
+        notes.append("nothing was found; a weaker expression may be there, see --parameters")
+    return notes
+
+
+def _scores(
+    truth: Sequence[Expression], found: Sequence[Expression], sighting: Sighting, video: Video, baseline: bool
+) -> dict[str, Any]:
+    """Way of spotting → scores."""
+    scores = {"network": score_video(truth, found).describe()}
+    if baseline:
+        peaks = spot_peaks(main_direction_curve(sighting, video), sighting.trace, _SHARE)
+        scores[BASELINE] = score_video(truth, peaks).describe()
+        scores[NOTHING] = score_video(truth, []).describe()
+    return scores
+
+
+def _describe(
+    config: SpotConfig,
+    trained: Trained,
+    sighting: Sighting,
+    parameters: SpotParameters,
+    expressions: Sequence[Expression],
+    numbers: Sequence[int],
+    notes: Sequence[str],
+    scores: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Content of spotting.json."""
+    trace = sighting.trace
+    return {
+        "format": 1,
+        "video": {
+            "path": config.video,
+            "frames": trace.length,
+            "fps": trace.fps,
+            "seconds": round(trace.duration, 4),
+            "first_frame": numbers[0],
+        },
+        "network": {
+            "name": trained.state.get("network", DEFAULT),
+            "checkpoint": str(find_checkpoint(config.weights)),
+            "step": trained.state["step"],
+        },
+        "settings": asdict(config),
+        "parameters": asdict(parameters),
+        "versions": versions(),
+        "classes": list(trace.classes),
+        "windows": len(trace),
+        "expressions": [_described(one, numbers, sighting) for one in expressions],
+        "notes": list(notes),
+        "scores": dict(scores) or None,
+    }
+
+
+def _described(one: Expression, numbers: Sequence[int], sighting: Sighting) -> dict[str, Any]:
+    frames = {"onset": one.onset, "apex": one.apex, "offset": one.offset}
+    return {
+        "kind": one.kind,
+        "emotion": one.emotion,
+        "confidence": one.confidence,
+        **{name: numbers[frame] for name, frame in frames.items()},
+        **{f"{name}_seconds": round(float(sighting.seconds[frame]), 4) for name, frame in frames.items()},
+    }
+
+
+def _write(
+    out: Path, content: Mapping[str, Any], found: Sequence[Expression], numbers: Sequence[int], sighting: Sighting
+) -> dict[str, Path]:
+    """Write the tables; spotting.json last, so that if it is there, so is the other."""
+    files = {"expressions": out / "expressions.csv", "spotting": out / "spotting.json"}
+    write_expressions(files["expressions"], found, numbers, sighting.seconds)
+    write_json(files["spotting"], content)
+    return files
