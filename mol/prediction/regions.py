@@ -2,8 +2,8 @@
 
 The regions are squares about landmarks, as large as a part of the distance between the eyes, as in the published
 baselines for spotting (Liong et al., "Shallow Optical Flow Three-Stream CNN for Macro- and Micro-Expression Spotting
-from Long Videos", ICIP 2021). The nose hardly takes part in expressions: its flow is that of the head. The squares of the
-eyes are small ones on the upper lids, where a blink is seen best, and those of the brows keep away from them.
+from Long Videos", ICIP 2021). The nose hardly takes part in expressions: its flow is that of the head. The squares of
+the eyes are small ones on the upper lids, where a blink is seen best, and those of the brows keep away from them.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from mol.spotting.baseline import main_direction_curve, spot_peaks
 from mol.spotting.parameters_file import read_parameters
 from mol.spotting.results import expression_table, score_table, write_expressions
 from mol.spotting.sighting import Sighting, WatchSettings, watch_video
-from mol.spotting.spot import SpotParameters, choose_among, find_candidates, fitting, shows_micro
+from mol.spotting.spot import SpotParameters, choose_among, find_candidates, fitting, require_flow, shows_micro
 from mol.spotting.truth import read_truth
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.tracking import MAX_GAP
@@ -38,9 +38,10 @@ NO_NEUTRAL = (
     "the network was trained without neutral clips, so it can't say that nothing happens; expressions are spotted by "
     "the flow alone"
 )
-BASELINE, NOTHING = "MDMD, TV-L1", "nothing"
-# p of the baseline where none was chosen: the best on the synthetic recordings of docs/spotting.md.
-_SHARE = 0.3
+NETWORK, BASELINE, NOTHING = "network", "MDMD, TV-L1", "nothing"
+"""Ways of spotting, as tables name them."""
+SHARE = 0.3
+"""p of the baseline where none was chosen."""
 
 
 @dataclass
@@ -157,6 +158,7 @@ def spot_video(config: SpotConfig, track: Track = silently) -> Spotted:
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
+    require_flow(trained.network)
     video, numbers = _open(config)
     # Before the network runs, so that a wrong table costs nothing.
     truth = _truth(config, video, numbers, trained.classes)
@@ -211,9 +213,9 @@ def _scores(
     truth: Sequence[Expression], found: Sequence[Expression], sighting: Sighting, video: Video, baseline: bool
 ) -> dict[str, Any]:
     """Way of spotting → scores."""
-    scores = {"network": score_video(truth, found).describe()}
+    scores = {NETWORK: score_video(truth, found).describe()}
     if baseline:
-        peaks = spot_peaks(main_direction_curve(sighting, video), sighting.trace, _SHARE)
+        peaks = spot_peaks(main_direction_curve(sighting, video), sighting.trace, SHARE)
         scores[BASELINE] = score_video(truth, peaks).describe()
         scores[NOTHING] = score_video(truth, []).describe()
     return scores

@@ -29,7 +29,9 @@ _CENTRES = {
     "chin": (63.5, 116.2, 0.5),
 }
 # Pixels of the crop beyond which a region that moves otherwise than the head counts less, and rounds of fitting.
-_OUTLIER, _ROUNDS = 0.08, 8
+_OUTLIER, _ROUNDS = 0.06, 8
+# Pairs of frames from which the share of the head's motion that is left in a region is estimated.
+_FEWEST_PAIRS = 50
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def displacement(trace: Trace) -> Displacement:
     Args:
         trace: of one person; windows may overlap, and there may be gaps between them.
     """
-    moved = without_head(trace.flow)
+    moved = without_bias(*split_head(trace.flow))
     ticks = np.round(trace.seconds * trace.fps).astype(int)
     length, count = max(trace.length, int(ticks.max()) + 1), moved.shape[2]
     total, seen = np.zeros((length, count, 2)), np.zeros(length)
@@ -83,16 +85,18 @@ def _segments(covered: np.ndarray) -> np.ndarray:
     return np.where(before | after, np.cumsum(starts) - 1, -1)
 
 
-def without_head(flow: np.ndarray) -> np.ndarray:
-    """The flow of the regions less that of the head: shift, in-plane turn and zoom, fitted to all regions at once.
+def split_head(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The flow of the regions less that of the head, and that of the head: shift, in-plane turn and zoom.
 
-    Regions that move otherwise than the rest count less from round to round (iteratively reweighted least squares with
-    Huber's weights), so that an expression in one part of the face is not taken for a motion of the head.
+    They are fitted to all regions at once. Regions that move otherwise than the rest count less from round to round
+    (iteratively reweighted least squares with Huber's weights), so that an expression in one part of the face is not
+    taken for a motion of the head.
 
     Args:
         flow: (..., R, 2) in pixels of the crop, NaN where a region is outside it.
     Returns:
-        The same shape; NaN in all regions where fewer than three are known.
+        The rest, (..., R, 2), NaN in all regions where fewer than three are known; and the head (..., 4): shift along
+        x and y, zoom and turn as pixels at 50 pixels from the nose.
     """
     centres = np.array([_CENTRES[name][:2] for name in REGIONS])
     prior = np.array([_CENTRES[name][2] for name in REGIONS])
@@ -104,14 +108,47 @@ def without_head(flow: np.ndarray) -> np.ndarray:
     known = np.isfinite(flat).all(axis=-1)
     filled = np.where(known[..., None], flat, 0.0)
     weights = known * prior
-    rest = filled
+    rest, head = filled, np.zeros((len(flat), 4))
     for _ in range(_ROUNDS):
         normal = np.einsum("nr,rak,ral->nkl", weights, design, design) + 1e-9 * np.eye(4)
         right = np.einsum("nr,rak,nra->nk", weights, design, filled)
         head = np.linalg.solve(normal, right[..., None])[..., 0]
         rest = filled - np.einsum("rak,nk->nra", design, head)
-        distance = np.linalg.norm(rest, axis=-1)
-        weights = known * prior * np.minimum(1.0, _OUTLIER / np.maximum(distance, 1e-9))
+        weights = known * prior * _huber(np.linalg.norm(rest, axis=-1))
     enough = known.sum(axis=-1, keepdims=True)[..., None] >= 3
-    left: np.ndarray = np.where(known[..., None] & enough, rest, np.nan).reshape(flow.shape)
-    return left
+    left = np.where(known[..., None] & enough, rest, np.nan)
+    return left.reshape(flow.shape), head.reshape(*flow.shape[:-2], 4)
+
+
+def without_bias(rest: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """What is left of the head's motion in a region over the whole video is taken off as well.
+
+    A head is no plane, and a network's flow is a little too short in one part of the face and too long in another: then
+    a region moves a little whenever the head does. That part is linear in the motion of the head, and found by robust
+    least squares over all pairs of frames; expressions are rare, and have little to do with it.
+
+    Args:
+        rest, head: of `split_head`.
+    Returns:
+        (..., R, 2); as it was where fewer than 50 pairs of frames are known.
+    """
+    flat, moves = rest.reshape(-1, len(REGIONS), 2), head.reshape(-1, 4)
+    left = flat.copy()
+    for region in range(len(REGIONS)):
+        known = np.isfinite(flat[:, region]).all(axis=-1)
+        if known.sum() < _FEWEST_PAIRS:
+            continue
+        given, target = moves[known], flat[known, region]
+        weights = np.ones(len(given))
+        for _ in range(_ROUNDS):
+            weighted = given * weights[:, None]
+            share = np.linalg.solve(given.T @ weighted + 1e-6 * np.eye(4), weighted.T @ target)
+            weights = _huber(np.linalg.norm(target - given @ share, axis=-1))
+        left[known, region] = target - given @ share
+    return left.reshape(rest.shape)
+
+
+def _huber(distance: np.ndarray) -> np.ndarray:
+    """Huber's weights."""
+    weights: np.ndarray = np.minimum(1.0, _OUTLIER / np.maximum(distance, 1e-9))
+    return weights

@@ -27,7 +27,7 @@ PARTS = {
     MOUTH: ("right_mouth", "left_mouth", "right_cheek", "left_cheek", "chin", "nose"),
 }
 """Parts of the face and their regions."""
-FLOOR = 0.05
+FLOOR = 0.025
 """Pixels of the crop: what an excursion of no length is never below in noise."""
 LONGEST = 4.0
 """Seconds; an expression that lasts longer is not found as a whole."""

@@ -17,9 +17,10 @@ from itertools import product
 import numpy as np
 
 from mol.common.checks import require_not_negative, require_positive
-from mol.common.errors import ClipError, SettingsError
+from mol.common.errors import SettingsError
 from mol.data.annotations import LONGEST_EXPRESSION
 from mol.data.manifest import NEUTRAL
+from mol.networks.interface import FLOW, Network
 from mol.prediction.trace import Trace
 from mol.scoring.expression import BLINK, MACRO, MICRO, Expression
 from mol.scoring.spotting import OVERALL, pool_videos, score_video
@@ -27,7 +28,7 @@ from mol.spotting.displacement import Displacement, displacement
 from mol.spotting.excursions import BROWS, EYES, MOUTH, Excursion, find_excursions
 
 # Excursions weaker than this are never looked at; parameters are chosen above it.
-_LEAST_SCORE = 2.5
+_LEAST_SCORE = 2.0
 # Frames of the longest micro-expression at least, for one to be found at all.
 _FEWEST = 4
 # Seconds around the middle of an expression from which windows say its emotion.
@@ -45,9 +46,9 @@ class SpotParameters:
         blink: a short excursion is a blink if the eyes move more than this many times as much as brows and mouth.
     """
 
-    micro: float = 5.0
+    micro: float = 4.5
     macro: float = 4.0
-    evidence: float = 0.5
+    evidence: float = 0.25
     blink: float = 2.0
 
     def __post_init__(self) -> None:
@@ -61,8 +62,8 @@ class SpotParameters:
 
 
 GRID = {
-    "micro": (3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 10.0),
-    "macro": (3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),
+    "micro": (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 10.0),
+    "macro": (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),
     "evidence": (0.0, 0.25, 0.5, 0.75, 0.9),
     "blink": (1.5, 2.0, 3.0),
 }
@@ -106,14 +107,7 @@ def find_candidates(trace: Trace) -> Candidates:
 
     Args:
         trace: of one person.
-    Raises:
-        ClipError: the network estimates no flow.
     """
-    if not np.isfinite(trace.flow).any():
-        raise ClipError(
-            "expressions are spotted by the optical flow of brows and mouth, and this network estimates none; use a "
-            "network mol"
-        )
     moved = displacement(trace)
     # The ends of an excursion are known to about a sampled frame.
     longest = longest_micro(trace.fps) + round(moved.steps) if shows_micro(trace.fps) else 0
@@ -211,10 +205,20 @@ def spot(trace: Trace, parameters: SpotParameters | None = None) -> list[Express
     Args:
         trace: of one person.
         parameters: what counts.
-    Raises:
-        ClipError: the network estimates no flow.
     """
     return choose_among(find_candidates(trace), fitting(parameters or SpotParameters(), trace.classes))
+
+
+def require_flow(network: Network) -> None:
+    """Check that a network estimates what expressions are spotted by.
+
+    Raises:
+        SettingsError: it estimates no flow.
+    """
+    if FLOW not in network.estimates:
+        raise SettingsError(
+            f"expressions are spotted by optical flow, and {network.title} estimates none; use a network mol"
+        )
 
 
 def fitting(parameters: SpotParameters, classes: Iterable[str]) -> SpotParameters:
