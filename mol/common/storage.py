@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mol.common.errors import DataError, MOLError, StorageError
 from mol.common.names import path_part
@@ -105,18 +106,27 @@ def csv_text(cell: str) -> str:
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table as CSV; text that a spreadsheet would run as a formula is marked as text."""
     text = io.StringIO()
-    usual, quoting = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
-    for row in (header, *rows):
+    _write_rows(text, header, rows)
+    return text.getvalue()
+
+
+def _write_rows(file: TextIO, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    usual, quoting = (csv.writer(file, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in itertools.chain([header], rows):
         cells = [csv_cell(value) for value in row]
         # Python before 3.13 does not quote a carriage return, and reads it as the end of the row.
         returns = any(isinstance(cell, str) and "\r" in cell for cell in cells)
         (quoting if returns else usual).writerow(cells)
-    return text.getvalue()
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as `csv_table` gives it, atomically."""
-    write_text(path, csv_table(header, rows))
+    """Write a table as `csv_table` gives it, atomically and row by row."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            _write_rows(file, header, rows)
+
+    write_atomic(path, write)
 
 
 def refuse_pipe(path: Path, error: type[MOLError] = DataError) -> None:

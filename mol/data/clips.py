@@ -86,13 +86,22 @@ def normalise_clips(clips: Tensor) -> Tensor:
     Returns:
         Float32 tensor of the same shape (float64 stays float64).
     """
+    mean, deviation = grey_statistics(clips)
+    return (clips - mean) / deviation
+
+
+def grey_statistics(clips: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of every clip's grey values, as `normalise_clips` takes them: (..., 1, 1, 1) each.
+
+    Args:
+        clips: (..., T, H, W), grey values in any scale.
+    """
     x = clips if clips.is_floating_point() else clips.float()
     mean = x.mean(dim=(-3, -2, -1), keepdim=True)
-    centred = x - mean
-    deviation = centred.square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
+    deviation = (x - mean).square().mean(dim=(-3, -2, -1), keepdim=True).sqrt()
     # Relative, because rounding alone gives a constant picture a deviation of about 1e-7 of its brightness.
     floor = 1e-5 * mean.abs() + torch.finfo(x.dtype).tiny
-    return centred / torch.maximum(deviation, floor)
+    return mean, torch.maximum(deviation, floor)
 
 
 class _Held:

@@ -5,7 +5,8 @@ Source: Dosovitskiy et al., "FlowNet", ICCV 2015, as changed in Shao et al., "MO
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,22 @@ SLOPE = 0.1
 RADIUS, STRIDE = 10, 2
 FEATURE_SIZE = 16
 SMALL_CHANGE = 0.05
+
+
+class Encoded(NamedTuple):
+    """What the flow network computes of each frame alone, finest first.
+
+    Attributes:
+        frames: (N, 1, 128, 128).
+        c1: (N, 64, 64, 64).
+        c2: (N, 128, 32, 32).
+        c3: (N, 256, 16, 16).
+    """
+
+    frames: Tensor
+    c1: Tensor
+    c2: Tensor
+    c3: Tensor
 
 
 class ConvNorm(nn.Module):
@@ -136,16 +153,41 @@ class FlowNetC(nn.Module):
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
         """Flow of all pairs; `count` is T, `per_frame` computes batch statistics per frame."""
-        groups = count - 1 if per_frame else 1
-        encoder_groups = count if per_frame else 1
         # A loop over pairs sees the inner frames twice: I_1, I_2, I_2, I_3, …
         order = [t for pair in range(count - 1) for t in (pair, pair + 1)] if per_frame else None
-        pad = frames.is_cuda if self.pad is None else self.pad
+        encoded = self.encode(frames, count if per_frame else 1, order)
+        first, second = consecutive(encoded.c3, count)
+        groups = count - 1 if per_frame else 1
+        return self.decode(first, second, features, encoded, lambda x: consecutive(x, count)[0], groups)
+
+    def encode(self, frames: Tensor, groups: int = 1, order: Sequence[int] | None = None) -> Encoded:
+        """What is computed of each frame alone: frames (N, 1, 128, 128)."""
+        c1 = self.conv1(frames, groups, order)
+        c2 = self.conv2(c1, groups, order)
+        return Encoded(frames, c1, c2, self.conv3(c2, groups, order))
+
+    def decode(
+        self,
+        first: Tensor,
+        second: Tensor,
+        features: Tensor,
+        encoded: Encoded,
+        first_of: Callable[[Tensor], Tensor],
+        groups: int = 1,
+    ) -> Tensor:
+        """Flow of pairs of frames.
+
+        Args:
+            first, second: (N, 256, 16, 16) coarsest maps of both frames.
+            features: (N, 256, 16, 16) of the pairs.
+            encoded: of all frames.
+            first_of: takes the maps of the pairs' first frames, (N, …), out of those of all frames.
+            groups: pairs that have batch statistics of their own.
+        Returns:
+            (N, 2, 128, 128), pixels (dx, dy).
+        """
+        pad = encoded.frames.is_cuda if self.pad is None else self.pad
         multiple = MULTIPLE if pad else 1
-        c1 = self.conv1(frames, encoder_groups, order)
-        c2 = self.conv2(c1, encoder_groups, order)
-        c3 = self.conv3(c2, encoder_groups, order)
-        first, second = consecutive(c3, count)
         cost = self.cost(first, second)
         joint = joined([self.redirect(first, groups), cost, features.to(cost.dtype)], multiple)
         d3 = self.conv3_1(joint, groups, inputs=self.live_inputs)
@@ -155,11 +197,11 @@ class FlowNetC(nn.Module):
         u5 = joined([d5, self.upsample5(d6), self.upflow5(self.predict6(d6))], multiple)
         u4 = joined([d4, self.upsample4(u5), self.upflow4(self.predict5(u5))], multiple)
         u3 = joined([d3, self.upsample3(u4), self.upflow3(self.predict4(u4))], multiple)
-        u2 = joined([consecutive(c2, count)[0], self.upsample2(u3), self.upflow2(self.predict3(u3))], multiple)
-        u1 = joined([consecutive(c1, count)[0], self.upsample1(u2), self.upflow1(self.predict2(u2))], multiple)
+        u2 = joined([first_of(encoded.c2), self.upsample2(u3), self.upflow2(self.predict3(u3))], multiple)
+        u1 = joined([first_of(encoded.c1), self.upsample1(u2), self.upflow1(self.predict2(u2))], multiple)
         finest = self.upsample0(u1)
         # Under autocast the float32 frames would otherwise make the whole map float32.
-        first_frames = consecutive(frames, count)[0].to(finest.dtype)
+        first_frames = first_of(encoded.frames).to(finest.dtype)
         u0 = joined([first_frames, finest, self.upflow0(self.predict1(u1))], multiple)
         return self.predict0(u0)
 

@@ -148,7 +148,7 @@ class MOL(nn.Module):
         if pairs is None or (self.batch_stats == "frame" and (pairs.shape[1] or elsewhere)):
             first = self._first(stacked)
             logits = self.emotion(first, second, self._groups)
-            met = self._meet(first.flatten(0, 1), second.flatten(0, 1))
+            met = self.meet(first.flatten(0, 1), second.flatten(0, 1))
             flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame").unflatten(0, (-1, FRAMES - 1))
             return MOLOutput(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks)
         clip, start = pairs
@@ -161,7 +161,7 @@ class MOL(nn.Module):
         if not (len(clip) or elsewhere):
             return MOLOutput(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks)
         frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
-        return MOLOutput(logits, self.flow(frames, self._meet(first, second[clip, start]), 2, False), landmarks)
+        return MOLOutput(logits, self.flow(frames, self.meet(first, second[clip, start]), 2, False), landmarks)
 
     def recognise(self, clips: Tensor) -> Tensor:
         """The logits alone, (B, num_classes), without flow and landmarks: a twentieth of the work of `forward`.
@@ -197,7 +197,7 @@ class MOL(nn.Module):
         """G of frames 2 to T, (B, T − 1, 128, 16, 16)."""
         return self.f5c2(stacked[:, 1:].flatten(0, 1), self._groups).unflatten(0, (-1, FRAMES - 1))
 
-    def _meet(self, first: Tensor, second: Tensor) -> Tensor:
+    def meet(self, first: Tensor, second: Tensor) -> Tensor:
         """What the flow network gets of F and G of some pairs: (N, 128, 16, 16) each → (N, 256, 16, 16)."""
         if not self.by_motion:
             return torch.cat([first, second], 1)

@@ -133,6 +133,18 @@ class Output(Protocol):
         """(B, T−1, 68, 2), pixels (x, y), of frames 2 to T; None if the network does not estimate them."""
 
 
+class WindowStream(Protocol):
+    """Reads windows of one face under one alignment; what neighbouring windows share is computed once."""
+
+    def read(self, samples: np.ndarray, frames: Mapping[int, np.ndarray]) -> Output:
+        """The estimates for some windows, as if each were read alone.
+
+        Args:
+            samples: (B, T) frame numbers; no window starts before one of an earlier call.
+            frames: number → (S, S) uint8, aligned, of all frames in `samples`.
+        """
+
+
 class Emotion(NamedTuple):
     """The output of a network that estimates the emotion only."""
 
@@ -269,6 +281,18 @@ class Network(ABC):
             frames: (B, T, S, S) uint8, aligned.
             device: where to put them.
         """
+
+    def window_stream(self, model: nn.Module, anchor: np.ndarray, device: torch.device) -> WindowStream | None:
+        """What reads windows that share frames, under one alignment, without computing anything twice.
+
+        Args:
+            model: of this network, in evaluation mode.
+            anchor: (T, S, S) uint8, aligned frames whose grey statistics all windows take.
+            device: where the model is.
+        Returns:
+            None if the network reads whole windows only.
+        """
+        return None
 
     @abstractmethod
     def rebuild(self, **config: Any) -> nn.Module:

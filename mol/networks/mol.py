@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from mol.common.devices import upload
 from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
-from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, normalise_clips
+from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, grey_statistics, normalise_clips
+from mol.network.flownet import FlowNetC
 from mol.network.losses import LossTerms, MOLLoss
-from mol.network.model import FRAMES, MOL
+from mol.network.model import FRAMES, MOL, MOLOutput
+from mol.network.streaming import MOLStream
 from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, Part, Terms, TrainingClips
 
 OWN = Defaults(
@@ -99,9 +101,13 @@ class MOLNetwork(Network):
 
     def window_inputs(self, frames: np.ndarray, device: torch.device) -> Tensor:
         """Centre crops, normalised: (B, 1, T, 128, 128)."""
-        margin = (frames.shape[-1] - CROP) // 2
-        crops = frames[..., margin : margin + CROP, margin : margin + CROP]
-        return normalise_clips(torch.from_numpy(np.ascontiguousarray(crops)).to(device)).unsqueeze(1)
+        return normalise_clips(torch.from_numpy(_centre(frames)).to(device)).unsqueeze(1)
+
+    def window_stream(self, model: nn.Module, anchor: np.ndarray, device: torch.device) -> CropStream | None:
+        """`MOLStream` on centre crops, for MOL with its flow network."""
+        if not isinstance(model, MOL) or not isinstance(model.flow, FlowNetC):
+            return None
+        return CropStream(model, anchor, device)
 
     def rebuild(self, **config: Any) -> nn.Module:
         """`MOL` with these arguments; checkpoints of versions up to 0.2 know one meeting only."""
@@ -184,6 +190,35 @@ class MOLNetwork(Network):
         if elsewhere:
             return cast(Output, model(batch.clips, batch.pairs, elsewhere))
         return cast(Output, model(batch.clips, batch.pairs))
+
+
+class CropStream:
+    """`MOLStream` on aligned frames: cut to the centre, and normalised by the statistics of one window.
+
+    Args:
+        model: in evaluation mode.
+        anchor: (T, S, S) uint8, the window.
+        device: where the model is.
+    """
+
+    def __init__(self, model: MOL, anchor: np.ndarray, device: torch.device) -> None:
+        self._device = device
+        self._stream = MOLStream(model)
+        mean, deviation = grey_statistics(torch.from_numpy(_centre(anchor)).to(device))
+        self._mean, self._deviation = mean[0], deviation[0]
+
+    def read(self, samples: np.ndarray, frames: Mapping[int, np.ndarray]) -> MOLOutput:
+        """The estimates for some windows; see `mol.networks.interface.WindowStream`."""
+        new = self._stream.missing(samples)
+        crops = [torch.from_numpy(_centre(frames[number])).to(self._device) for number in new]
+        normalised = [(crop - self._mean) / self._deviation for crop in crops]
+        return self._stream.read(samples, dict(zip(new, normalised, strict=True)))
+
+
+def _centre(frames: np.ndarray) -> np.ndarray:
+    """Centre crops of aligned frames (..., S, S)."""
+    margin = (frames.shape[-1] - CROP) // 2
+    return np.ascontiguousarray(frames[..., margin : margin + CROP, margin : margin + CROP])
 
 
 def _spread(pairs: np.ndarray, count: int, wholes: Sequence[tuple[int, int]]) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 from mol.common.errors import ClipError
 from mol.data.annotations import LONGEST_EXPRESSION
 from mol.network.model import FRAMES
-from mol.vision.video import Video
+from mol.vision.footage import Footage
 
 # A step within a window that is longer than this many usual ones is a gap.
 _GAP = 3.0
@@ -50,7 +50,7 @@ class WindowPlan:
     seconds_apart: float | None = None
 
 
-def plan_windows(video: Video, interval: int | None, stride: int | None) -> WindowPlan:
+def plan_windows(video: Footage, interval: int | None, stride: int | None) -> WindowPlan:
     """Choose the frames of all windows: by their numbers, or by their times where the frame rate varies.
 
     Args:
@@ -149,7 +149,7 @@ def _window_from(seconds: np.ndarray, start: int, apart: float) -> np.ndarray | 
     return np.array(chosen)
 
 
-def split_at_gaps(video: Video, samples: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[Skipped]]:
+def split_at_gaps(video: Footage, samples: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list[Skipped]]:
     """Leave out windows with a gap in time, such as the seconds in which a camera dropped its frames.
 
     Args:
@@ -162,7 +162,8 @@ def split_at_gaps(video: Video, samples: Sequence[np.ndarray]) -> tuple[list[np.
     """
     if not video.has_variable_rate:
         return list(samples), []
-    steps = np.stack([np.diff(video.seconds[sample]) for sample in samples])
+    seconds = video.seconds
+    steps = np.stack([np.diff(seconds[sample]) for sample in samples])
     whole = steps.max(axis=1) <= _GAP * float(np.median(steps)) + _SAME
     if not whole.any():
         raise ClipError(
@@ -175,15 +176,43 @@ def split_at_gaps(video: Video, samples: Sequence[np.ndarray]) -> tuple[list[np.
     ]
 
 
+def nearest_windows(samples: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+    """Which window speaks for each frame: of those over it, the one whose middle is nearest in time.
+
+    Args:
+        samples: (n, T) frame numbers of the windows, in the order of time: no window starts or ends before the one
+            before it.
+        seconds: (L,) times of the frames.
+    Returns:
+        (L,) int64 number of the window, −1 if none is over the frame.
+    """
+    nearest = np.full(len(seconds), -1)
+    centres = (seconds[samples[:, 0]] + seconds[samples[:, -1]]) / 2
+    first = 0
+    for number, time in enumerate(seconds):
+        while first < len(samples) and samples[first, -1] < number:
+            first += 1
+        distance = np.inf
+        for window in range(first, len(samples)):
+            away = abs(centres[window] - time)
+            if samples[window, 0] > number or (centres[window] >= time and away > distance):
+                break
+            if away < distance:
+                # An earlier window that is further away now stays so, and ends no later.
+                nearest[number], distance, first = window, away, window
+    return nearest
+
+
 def _torn(sample: np.ndarray, steps: np.ndarray) -> Skipped:
     place = int(steps.argmax())
     reason = f"a gap of {steps[place]:.2f} s between frames {sample[place]} and {sample[place + 1]}"
     return Skipped(int(sample[0]), int(sample[-1]), reason, is_gap=True)
 
 
-def long_windows(video: Video, samples: Sequence[np.ndarray]) -> list[str]:
+def long_windows(video: Footage, samples: Sequence[np.ndarray]) -> list[str]:
     """A note if windows last much longer than a micro-expression, because the video has too few frames per second."""
-    longest = max(float(video.seconds[sample[-1]] - video.seconds[sample[0]]) for sample in samples)
+    seconds = video.seconds
+    longest = max(float(seconds[sample[-1]] - seconds[sample[0]]) for sample in samples)
     if longest <= 1.25 * LONGEST_EXPRESSION:
         return []
     return [

@@ -14,33 +14,39 @@ from mol.network.model import FRAMES
 from mol.pictures.faces import flow_maximum
 from mol.pictures.overview import Overview, Timeline, overview_picture
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, write_overlay
-from mol.prediction.windows import STILL_FACE, Prediction, Window, inverse
+from mol.prediction.result import STILL_FACE, Prediction
+from mol.prediction.sampling import Skipped
+from mol.prediction.tape import Tape, interpolated, points_of
+from mol.prediction.watch import strip_of
+from mol.prediction.windows import Window, inverse
 from mol.vision.align import transform_points, warp_picture
 
-_STRIP = 8
+_SQUARE = np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]]) - 0.5
 
 
 def overview_of(path: Path, prediction: Prediction, name: str) -> None:
     """Write the overview picture of a prediction."""
     video, seconds = prediction.video, prediction.video.seconds
     shown, why = _shown_window(prediction)
-    numbers = np.unique(np.linspace(0, len(video) - 1, _STRIP).round().astype(int))
-    seen = [window_at(prediction, int(number)) for number in numbers]
-    square = np.array([[0, 0], [CROP, 0], [CROP, CROP], [0, CROP]]) - 0.5
+    numbers = strip_of(video)
+    seen = [prediction.shown.get(int(prediction.nearest[number])) for number in numbers]
+    wanted = np.union1d(numbers, shown.frames[1:])
+    place = {number: index for index, number in enumerate(wanted.tolist())}
+    pictures = list(video.walk(wanted.tolist()))
+    strip = list(zip(seen, numbers.tolist(), strict=True))
     overview_picture(
         path,
         Overview(
             title=f"{name}: {prediction.verdict.replace('_', ' ')}",
             subtitle=_subtitle(prediction),
             window_title=f"{why}: {_content_of(shown)}",
-            frames=[video.frames[number] for number in numbers],
+            frames=[pictures[place[number]] for number in numbers.tolist()],
             frame_times=[float(seconds[number]) for number in numbers],
             frame_points=[
-                points_at(window, int(number), seconds) if window else None
-                for window, number in zip(seen, numbers, strict=True)
+                interpolated(*points_of(window), number, seconds) if window else None for window, number in strip
             ],
-            frame_boxes=[transform_points(inverse(window.matrix), square) if window else None for window in seen],
-            crops=np.stack([warp_picture(frame, shown.matrix, CROP) for frame in video.frames[shown.frames[1:]]]),
+            frame_boxes=[transform_points(inverse(window.matrix), _SQUARE) if window else None for window in seen],
+            crops=np.stack([warp_picture(pictures[place[n]], shown.matrix, CROP) for n in shown.frames[1:].tolist()]),
             crop_times=[float(second) for second in seconds[shown.frames[1:]]],
             crop_points=None if shown.landmarks is None else transform_points(shown.matrix, shown.landmarks),
             crop_detected=transform_points(shown.matrix, shown.detected[1:]),
@@ -53,14 +59,14 @@ def overview_of(path: Path, prediction: Prediction, name: str) -> None:
 def _shown_window(prediction: Prediction) -> tuple[Window, str]:
     """The window shown in detail, and why."""
     if prediction.predicted is None:
-        distances = [float(prediction.stillness.distance(window.probabilities)) for window in prediction.windows]
-        place = int(np.argmax(distances))
-        return prediction.windows[place], f"The window furthest from a still face ({distances[place]:.3f})"
+        window = prediction.shown[prediction.furthest]
+        distance = float(prediction.stillness.distance(window.probabilities))
+        return window, f"The window furthest from a still face ({distance:.3f})"
     winner = int(np.argmax(prediction.probabilities))
-    probabilities = [float(prediction.calibrated(window.probabilities)[winner]) for window in prediction.windows]
-    place = int(np.argmax(probabilities))
+    window = prediction.shown[prediction.strongest[winner]]
+    probability = float(prediction.calibrated(window.probabilities)[winner])
     predicted = prediction.predicted.replace("_", " ")
-    return prediction.windows[place], f"The window that says {predicted} most ({probabilities[place]:.2f})"
+    return window, f"The window that says {predicted} most ({probability:.2f})"
 
 
 def _content_of(window: Window) -> str:
@@ -77,7 +83,7 @@ def _subtitle(prediction: Prediction) -> str:
     average = " on average" if video.has_variable_rate else ""
     parts = [
         f"{len(video)} frames, {prediction.duration:.1f} s at {video.fps:.4g} fps{average}",
-        f"{len(prediction.windows)} windows of {FRAMES} {apart}",
+        f"{len(prediction.trace)} windows of {FRAMES} {apart}",
     ]
     if prediction.predicted is not None:
         highest = prediction.calibrated(prediction.probabilities).max()
@@ -93,16 +99,16 @@ def _subtitle(prediction: Prediction) -> str:
 
 def timeline_of(prediction: Prediction) -> Timeline:
     """Probability over time; neighbouring skipped windows become one gap."""
-    probabilities = np.stack([window.probabilities for window in prediction.windows])
+    trace = prediction.trace
     return Timeline(
-        times=np.array([prediction.centre_of(window) for window in prediction.windows]),
-        probabilities=prediction.calibrated(probabilities),
+        times=trace.centres,
+        probabilities=prediction.calibrated(trace.probabilities),
         classes=prediction.classes,
         duration=prediction.duration,
         mean=prediction.calibrated(prediction.probabilities),
         gaps=_gaps(prediction),
         winner=None if prediction.predicted is None else int(np.argmax(prediction.probabilities)),
-        distances=prediction.stillness.distance(probabilities),
+        distances=prediction.stillness.distance(trace.probabilities),
         still=prediction.stillness.between,
         limit=prediction.stillness.limit,
         is_calibrated=prediction.temperature is not None,
@@ -111,8 +117,13 @@ def timeline_of(prediction: Prediction) -> Timeline:
 
 def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
     """Stretches of time (seconds) whose nearest window was skipped: half way to the neighbours, within the video."""
-    skipped = [(prediction.centre_of(window), True) for window in prediction.skipped]
-    known = sorted([*skipped, *((prediction.centre_of(window), False) for window in prediction.windows)])
+    seconds = prediction.video.seconds
+
+    def centre_of(window: Skipped) -> float:
+        return float(seconds[window.start] + seconds[window.end]) / 2
+
+    skipped = [(centre_of(window), True) for window in prediction.skipped]
+    known = sorted([*skipped, *((centre, False) for centre in prediction.trace.centres.tolist())])
     centres = np.array([centre for centre, _ in known])
     reach = prediction.stride / 2 / prediction.video.fps
     edges = np.concatenate([[centres[0] - reach], (centres[1:] + centres[:-1]) / 2, [centres[-1] + reach]])
@@ -126,43 +137,9 @@ def _gaps(prediction: Prediction) -> list[tuple[float, float]]:
     return gaps
 
 
-def window_at(prediction: Prediction, number: int) -> Window | None:
-    """The window over frame `number` whose middle is nearest, or None if no window covers it."""
-    covering = [window for window in prediction.windows if window.frames[0] <= number <= window.frames[-1]]
-    time = prediction.video.seconds[number]
-    return min(covering, key=lambda window: abs(prediction.centre_of(window) - time)) if covering else None
-
-
-def points_at(window: Window, number: int, seconds: np.ndarray) -> np.ndarray:
-    """Landmarks at frame `number`, interpolated in time between the sampled frames; (68, 2).
-
-    They are the network's, or the detector's if the network estimates none.
-
-    Args:
-        window: one that covers the frame.
-        number: of the frame.
-        seconds: (L,) times of the video's frames.
-    """
-    known = (window.frames, window.detected) if window.landmarks is None else (window.frames[1:], window.landmarks)
-    frames, landmarks = known
-    place = np.interp(seconds[number], seconds[frames], np.arange(len(landmarks)))
-    earlier = min(int(place), len(landmarks) - 2)
-    weight = place - earlier
-    return landmarks[earlier] * (1 - weight) + landmarks[earlier + 1] * weight
-
-
-def flow_at(window: Window, number: int) -> np.ndarray | None:
-    """The network's flow over the pair of sampled frames around frame `number`; (2, 128, 128) float32, crop pixels."""
-    if window.flow is None:
-        return None
-    pair = int(np.searchsorted(window.frames, number, side="right")) - 1
-    return window.flow[min(pair, len(window.flow) - 1)].astype(np.float32)
-
-
-def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
-    """Write the overlay video of a prediction."""
-    sample = [window.flow for window in prediction.windows[:: max(1, len(prediction.windows) // 32)]]
-    flows = [flow for flow in sample if flow is not None]
+def write_overlay_of(path: Path, prediction: Prediction, tape: Tape, track: Track) -> None:
+    """Write the overlay video of a prediction whose windows are on a tape."""
+    flows = tape.flow_sample()
     caption = "per frame" if prediction.interval == 1 else f"over {prediction.interval} frames"
     if prediction.seconds_apart is not None:
         caption = f"over {1000 * prediction.seconds_apart:.0f} ms"
@@ -174,42 +151,44 @@ def write_overlay_of(path: Path, prediction: Prediction, track: Track) -> None:
         duration=prediction.duration,
     )
     numbers = track(range(len(prediction.video)), "drawing the overlay")
-    write_overlay(path, _overlay_frames(prediction, numbers), style, prediction.video.fps)
+    write_overlay(path, _overlay_frames(prediction, tape, numbers), style, prediction.video.fps)
 
 
-def _overlay_frames(prediction: Prediction, numbers: Any) -> Iterator[OverlayFrame]:
-    video, seconds = prediction.video, prediction.video.seconds
-    for number in numbers:
-        window = window_at(prediction, number)
+def _overlay_frames(prediction: Prediction, tape: Tape, numbers: Any) -> Iterator[OverlayFrame]:
+    seconds = prediction.video.seconds
+    for number, picture in zip(numbers, prediction.video.walk(), strict=True):
         known: dict[str, Any] = {}
-        if window is not None:
+        if (drawn := tape.matrix_and_points(number, seconds)) is not None:
+            probabilities = prediction.trace.probabilities[prediction.nearest[number]]
             known = {
-                "points": points_at(window, number, seconds),
-                "flow": flow_at(window, number),
-                "matrix": window.matrix,
-                "probabilities": prediction.calibrated(window.probabilities),
-                "verdict": _heading(prediction, window),
+                "points": drawn[1],
+                "flow": tape.flow(number),
+                "matrix": drawn[0],
+                "probabilities": prediction.calibrated(probabilities),
+                "verdict": _heading(prediction, probabilities),
             }
-        yield OverlayFrame(video.frames[number], float(seconds[number]), number, **known)
+        yield OverlayFrame(picture, float(seconds[number]), number, **known)
 
 
-def _heading(prediction: Prediction, window: Window) -> str:
+def _heading(prediction: Prediction, probabilities: np.ndarray) -> str:
     """The verdict of a window, short enough for the overlay's panel."""
-    verdict = prediction.verdict_of(window.probabilities)
+    verdict = prediction.verdict_of(probabilities)
     return "like a still face" if verdict == STILL_FACE else verdict
 
 
 def _winners(prediction: Prediction) -> np.ndarray:
     """Start, end (seconds) and winning class, −1 if like a still face, of each run of frames with the same winner."""
+    of_window = [
+        -1 if prediction.class_of(probabilities) is None else int(np.argmax(probabilities))
+        for probabilities in prediction.trace.probabilities
+    ]
     stretches: list[list[float]] = []
     # Each frame is shown until the next one.
     bounds = [*prediction.video.seconds.tolist(), prediction.duration]
-    for number in range(len(prediction.video)):
-        window = window_at(prediction, number)
-        if window is None:
+    for number, window in enumerate(prediction.nearest.tolist()):
+        if window < 0:
             continue
-        still = prediction.class_of(window.probabilities) is None
-        winner = -1 if still else int(np.argmax(window.probabilities))
+        winner = of_window[window]
         if stretches and stretches[-1][2] == winner and stretches[-1][1] == bounds[number]:
             stretches[-1][1] = bounds[number + 1]
         else:

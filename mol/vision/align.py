@@ -48,18 +48,24 @@ def alignment_matrix(points: np.ndarray, settings: AlignSettings | None = None) 
     points = np.asarray(points, np.float64)
     if points.shape != (68, 2) or not np.isfinite(points).all():
         raise FaceError(f"alignment needs 68 finite (x, y) points, got {points.shape} with NaN or infinite values.")
-    right_eye, left_eye = points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)
+    places = alignment_anchors(points)
+    right_eye, left_eye = places[:2]
     distance = np.linalg.norm(left_eye - right_eye)
     if distance < 1e-3:
         raise FaceError("both eyes have the same landmarks; the face cannot be aligned. Leave this frame out.")
     cosine, sine = (left_eye - right_eye) / distance
     level = np.array([[cosine, sine], [-sine, cosine]])
-    anchors = [right_eye, left_eye, *points[[_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER]]]
-    turned = np.stack(anchors) @ level.T
+    turned = places @ level.T
     low, high = turned.min(axis=0), turned.max(axis=0)
     scale = settings.size / (settings.enlarge * (high - low).max())
     offset = (settings.size - 1) / 2 - scale * (low + high) / 2
     return np.concatenate([scale * level, offset[:, None]], axis=1)
+
+
+def alignment_anchors(points: np.ndarray) -> np.ndarray:
+    """What faces are aligned by: (5, 2) both eye centres, the nose tip and the mouth corners of (68, 2) landmarks."""
+    eyes = [points[RIGHT_EYE].mean(axis=0), points[LEFT_EYE].mean(axis=0)]
+    return np.stack([*eyes, *points[[_NOSE_TIP, _RIGHT_MOUTH_CORNER, _LEFT_MOUTH_CORNER]]])
 
 
 def transform_points(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -33,17 +33,25 @@ _READ_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class FilmFrame:
-    """One decoded frame.
+    """One decoded frame; it is made a grey picture only if that is asked for.
 
     Attributes:
-        picture: (H, W) uint8, or uint16 if the film has 16 bits per level; upright.
-        stamp: seconds in the container's time, None without a time stamp.
-        stays: seconds for which it is shown, None if the file doesn't say.
+        shape: (H, W) of the picture, upright.
     """
 
-    picture: np.ndarray
-    stamp: float | None
-    stays: float | None
+    shape: tuple[int, int]
+    _frame: Any
+    _upright: Uprighting
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the film has 16 bits per level."""
+        return _bits(self._frame) >= 16
+
+    @property
+    def picture(self) -> np.ndarray:
+        """(H, W) uint8, or uint16 if the film has 16 bits per level; upright."""
+        return np.ascontiguousarray(self._upright(_grey(self._frame), self._frame))
 
 
 @dataclass
@@ -116,7 +124,7 @@ class Film:
         self._stamps.append(stamp)
         self._last = stays
         self._decoded += 1
-        return FilmFrame(np.ascontiguousarray(self._upright(_grey(frame), frame)), stamp, stays)
+        return FilmFrame(self._upright.shape(frame), frame, self._upright)
 
     def _require_whole(self, packets: int, end: float) -> None:
         promised = _matroska_seconds(self._stream)
@@ -199,11 +207,16 @@ def _reason(path: Path, error: Any, film: Film | None, av: Any) -> str:
 
 def _grey(frame: Any) -> np.ndarray:
     """(H, W) uint8; uint16 if the format has 16 bits per level, all of which need not be used."""
-    if max(component.bits for component in frame.format.components) < 16:
+    if _bits(frame) < 16:
         grey: np.ndarray = frame.to_ndarray(format="gray")
         return grey
     deep: np.ndarray = frame.reformat(format="gray16le").to_ndarray()
     return deep
+
+
+def _bits(frame: Any) -> int:
+    """Bits per level that the format of a frame has room for."""
+    return int(max(component.bits for component in frame.format.components))
 
 
 def _is_cover(stream: Any, av: Any) -> bool:

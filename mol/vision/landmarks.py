@@ -162,10 +162,7 @@ def only_face(faces: Sequence[Face], name: str, several: Literal["raise", "large
         NoFaceError, SeveralFacesError: there is none, or more than one; the message holds `name`.
     """
     if not faces:
-        raise NoFaceError(
-            f"no face found in {name}; the face must be upright, roughly frontal and at least 40 pixels wide. "
-            "Leave that part of the video out, or give landmarks of your own."
-        )
+        raise no_face_in(name)
     if len(faces) > 1 and several == "raise":
         boxes = ", ".join(str(face.box) for face in faces)
         raise SeveralFacesError(
@@ -173,6 +170,14 @@ def only_face(faces: Sequence[Face], name: str, several: Literal["raise", "large
             'crop the video to one person, or take the largest face (several="largest").'
         )
     return max(faces, key=lambda face: face.area)
+
+
+def no_face_in(name: str) -> NoFaceError:
+    """The error of a picture in which no face is found."""
+    return NoFaceError(
+        f"no face found in {name}; the face must be upright, roughly frontal and at least 40 pixels wide. "
+        "Leave that part of the video out, or give landmarks of your own."
+    )
 
 
 def fill_gaps(points: np.ndarray) -> np.ndarray:

@@ -12,12 +12,49 @@ _DEPTHS = (8, 10, 12, 14, 16)
 _PGM = re.compile(rb"P5\s(?:\s*#[^\n]*\n)*\s*\d+\s+(?:#[^\n]*\n\s*)*\d+\s+(?:#[^\n]*\n\s*)*(\d+)\s")
 
 
+class Depth:
+    """The bits per level of a video with 16-bit pixels: the smallest usual depth that holds every level seen so far."""
+
+    def __init__(self) -> None:
+        self.bits = _DEPTHS[0]
+        self._is_deep = False
+
+    def see(self, picture: np.ndarray, stated_bits: int = 8) -> int:
+        """Look at the next frame; returns by how many bits the depth has grown.
+
+        Args:
+            picture: (H, W) uint8 or uint16.
+            stated_bits: depth according to the file; more is used if the levels need it.
+        """
+        if picture.dtype != np.uint16:
+            return 0
+        self._is_deep = True
+        needed = max(stated_bits, int(picture.max(initial=0)).bit_length())
+        before, self.bits = self.bits, max(self.bits, next(depth for depth in _DEPTHS if depth >= needed))
+        return self.bits - before
+
+    def scaled(self, picture: np.ndarray) -> np.ndarray:
+        """A picture (H, W) as uint8; one that has 8 bits stays as it is."""
+        if picture.dtype == np.uint8:
+            return picture
+        return (picture >> (self.bits - 8)).astype(np.uint8)
+
+    @property
+    def note(self) -> str | None:
+        """What a user should know about the depth; None if the pixels use all of their bits."""
+        if not self._is_deep or self.bits == _DEPTHS[-1]:
+            return None
+        return (
+            f"the pictures have 16-bit pixels, but their levels need no more than {self.bits} bits: they are read as "
+            f"{self.bits}-bit pictures"
+        )
+
+
 class Grey:
     """Collects the grey frames of one video as 8 bits, with one scale for all of them.
 
-    The scale is that of the smallest depth of 8, 10, 12, 14 or 16 bits that holds every level seen so far. If a later
-    frame needs more bits, the frames before it are shifted by the difference, which loses nothing: two shifts are the
-    same as one.
+    The scale is that of the video's `Depth`. If a later frame needs more bits, the frames before it are shifted by the
+    difference, which loses nothing: two shifts are the same as one.
 
     Args:
         frames: (L, H, W) uint8, filled in order.
@@ -26,7 +63,7 @@ class Grey:
     def __init__(self, frames: np.ndarray) -> None:
         self.frames = frames
         self.count = 0
-        self._bits = _DEPTHS[0]
+        self._depth = Depth()
         self._deep: list[int] = []
 
     def add(self, picture: np.ndarray, stated_bits: int = 8) -> None:
@@ -36,30 +73,18 @@ class Grey:
             picture: (H, W) uint8 or uint16.
             stated_bits: depth according to the file; more is used if the levels need it.
         """
+        if wider := self._depth.see(picture, stated_bits):
+            for index in self._deep:
+                self.frames[index] >>= wider
         if picture.dtype == np.uint16:
             self._deep.append(self.count)
-            largest = int(picture.max(initial=0))
-            self._widen(max(stated_bits, largest.bit_length()))
-            picture = picture >> (self._bits - 8)
-        self.frames[self.count] = picture
+        self.frames[self.count] = self._depth.scaled(picture)
         self.count += 1
 
     @property
     def note(self) -> str | None:
         """What a user should know about the depth; None if the pixels use all of their bits."""
-        if not self._deep or self._bits == _DEPTHS[-1]:
-            return None
-        return (
-            f"the pictures have 16-bit pixels, but their levels need no more than {self._bits} bits: they are read as "
-            f"{self._bits}-bit pictures"
-        )
-
-    def _widen(self, bits: int) -> None:
-        depth = next(depth for depth in _DEPTHS if depth >= bits)
-        if depth > self._bits:
-            for index in self._deep[:-1]:
-                self.frames[index] >>= depth - self._bits
-            self._bits = depth
+        return self._depth.note
 
 
 def require_grey_levels(picture: np.ndarray, name: str) -> None:

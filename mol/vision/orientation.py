@@ -28,9 +28,19 @@ class Uprighting:
             picture: (H, W).
             frame: the `av.VideoFrame` that it was decoded from.
         """
+        matrix = self._of(frame)
+        return picture if matrix is None else oriented(picture, matrix)
+
+    def shape(self, frame: Any) -> tuple[int, int]:
+        """(H, W) of the picture as it is shown."""
+        matrix = self._of(frame)
+        height, width = frame.height, frame.width
+        return (width, height) if matrix is not None and _is_crossed(matrix) else (height, width)
+
+    def _of(self, frame: Any) -> np.ndarray | None:
         if frame.rotation != self._rotation:
             self._rotation, self._matrix = frame.rotation, display_matrix(frame)
-        return picture if self._matrix is None else oriented(picture, self._matrix)
+        return self._matrix
 
 
 def display_matrix(frame: Any) -> np.ndarray | None:
@@ -49,10 +59,14 @@ def oriented(picture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
         picture: (H, W).
         matrix: (2, 2) from (x, y) in the picture to (x, y) in the result, x to the right and y down; any scale.
     """
-    straight, crossed = abs(matrix[0, 0]) + abs(matrix[1, 1]), abs(matrix[0, 1]) + abs(matrix[1, 0])
-    if crossed > straight:
+    if _is_crossed(matrix):
         picture = picture.T
         x_sign, y_sign = matrix[0, 1], matrix[1, 0]
     else:
         x_sign, y_sign = matrix[0, 0], matrix[1, 1]
     return picture[:: -1 if y_sign < 0 else 1, :: -1 if x_sign < 0 else 1]
+
+
+def _is_crossed(matrix: np.ndarray) -> bool:
+    """Whether what was across is now upright."""
+    return bool(abs(matrix[0, 1]) + abs(matrix[1, 0]) > abs(matrix[0, 0]) + abs(matrix[1, 1]))

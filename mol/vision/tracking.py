@@ -16,6 +16,9 @@ from mol.vision.points import POINTS
 MAX_GAP = 4
 """Frames in a row whose landmarks are interpolated if no face is found in them: half of a window of 8."""
 
+FAINTEST = -0.3
+"""Least score of a face that is followed; chosen on one talking head, whose mouth opens wide."""
+
 
 class FaceFollower:
     """dlib's detector for the frames of one video; it does not lose a face at once that turns or opens its mouth.
@@ -25,11 +28,11 @@ class FaceFollower:
 
     Args:
         detector: finds the faces of one frame.
-        faintest: least score of a face that is followed; chosen on one talking head, whose mouth opens wide.
+        faintest: least score of a face that is followed.
         every: detect only in every n-th frame and look for the points in the last box in between.
     """
 
-    def __init__(self, detector: DlibDetector, faintest: float = -0.3, every: int = 1) -> None:
+    def __init__(self, detector: DlibDetector, faintest: float = FAINTEST, every: int = 1) -> None:
         self._detector = detector
         self._faint = copy(detector)
         self._faint.threshold = faintest
@@ -45,7 +48,7 @@ class FaceFollower:
             return [self._detector.face_in(image, last.box)]
         faces = self._detector(image)
         if not faces and last is not None:
-            faces = [face for face in self._faint(image) if _continues(face, last)][:1]
+            faces = [face for face in self._faint(image) if continues(face, last)][:1]
         self._remember(faces)
         return faces
 
@@ -57,7 +60,7 @@ class FaceFollower:
             self._last = None
 
 
-def _continues(face: Face, last: Face) -> bool:
+def continues(face: Face, last: Face) -> bool:
     """Whether a face overlaps the last one by at least half of what both cover together."""
     left, top, right, bottom = np.stack([face.box, last.box]).T
     width, height = right.min() - left.max(), bottom.min() - top.max()

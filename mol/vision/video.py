@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,10 +15,11 @@ from mol.common.extras import require
 from mol.common.memory import memory_for
 from mol.common.storage import refuse_pipe
 from mol.vision.film import Film, FilmFrame, opened_film
+from mol.vision.footage import Footage
 from mol.vision.frame_numbers import frame_numbers
 from mol.vision.integrity import truncation
 from mol.vision.levels import Grey, require_grey_levels, stated_depth
-from mol.vision.timing import DEFAULT_RATE, even_times, is_variable
+from mol.vision.timing import DEFAULT_RATE
 
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".tif", ".tiff", ".webp"})
 
@@ -26,8 +27,8 @@ _SHORTER = "give a shorter part of the video or smaller pictures, or free some m
 
 
 @dataclass(frozen=True)
-class Video:
-    """Grey frames in the order of time.
+class Video(Footage):
+    """Grey frames in the order of time, all in memory.
 
     Attributes:
         frames: (L, H, W) uint8.
@@ -51,21 +52,18 @@ class Video:
         return len(self.frames)
 
     @property
-    def seconds(self) -> np.ndarray:
-        """(L,) seconds of the frames."""
-        return even_times(len(self), self.fps) if self.times is None else self.times
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.frames.shape[1:]
+        return height, width
 
-    @property
-    def duration(self) -> float:
-        """Seconds from the first frame to the end of the last."""
-        if not len(self):
-            return 0.0
-        return float(self.seconds[-1]) + (1 / self.fps if self.last is None else self.last)
+    def name(self, number: int) -> str:
+        """The name of a frame."""
+        return self.names[number]
 
-    @property
-    def has_variable_rate(self) -> bool:
-        """Whether frame numbers at the mean rate miss the frames' own times."""
-        return self.times is not None and is_variable(self.times, self.fps)
+    def walk(self, numbers: Iterable[int] | None = None) -> Iterator[np.ndarray]:
+        """The frames, or some of them; see `Footage`."""
+        return iter(self.frames) if numbers is None else (self.frames[number] for number in numbers)
 
     def at_rate(self, fps: float) -> Video:
         """The same frames, evenly spaced at a rate that is known better than the file knows it."""
@@ -102,7 +100,7 @@ def read_video(path: str | Path, folder_fps: float | None = None) -> Video:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path, folder_fps)
-    return _read_file(_existing(path))
+    return _read_file(existing_film(path))
 
 
 def video_extent(path: str | Path) -> Extent:
@@ -127,8 +125,8 @@ def walk_video(path: str | Path) -> Iterator[np.ndarray]:
     with opened_film(Path(path)) as film:
         shape = None
         for frame in film.frames():
-            shape = shape or frame.picture.shape
-            _check_size(frame.picture, shape, film.path)
+            shape = shape or frame.shape
+            check_size(frame.shape, shape, film.path)
             yield _in_8_bits(frame.picture)
 
 
@@ -140,7 +138,7 @@ def read_picture(path: str | Path) -> np.ndarray:
     Raises:
         MediaError: the file is missing, truncated or not a picture.
     """
-    picture, bits = _decoded(Path(path))
+    picture, bits = decoded_picture(Path(path))
     return _in_8_bits(picture, bits)
 
 
@@ -155,17 +153,13 @@ def read_pictures(paths: Sequence[Path]) -> tuple[np.ndarray, tuple[str, ...]]:
         MediaError: a file is missing, truncated or not a picture, or they differ in size.
         NotEnoughMemoryError: they don't fit into memory.
     """
-    first, bits = _decoded(paths[0])
+    first, bits = decoded_picture(paths[0])
     with memory_for(len(paths) * first.size, f"the {len(paths)} pictures in {paths[0].parent}", _SHORTER):
         grey = Grey(np.empty((len(paths), *first.shape), np.uint8))
         grey.add(first, bits)
         for path in paths[1:]:
-            picture, bits = _decoded(path)
-            if picture.shape != first.shape:
-                raise MediaError(
-                    f"{path} is {_extent(picture)} pixels and {paths[0].name} is {_extent(first)}; "
-                    "the pictures of a folder must be the frames of one video, all of one size."
-                )
+            picture, bits = decoded_picture(path)
+            require_one_size(picture, path, first.shape, paths[0])
             grey.add(picture, bits)
     return grey.frames, (grey.note,) if grey.note else ()
 
@@ -271,8 +265,12 @@ def interpolate_frames(frames: np.ndarray, count: int) -> np.ndarray:
     return resampled
 
 
-def _existing(path: Path) -> Path:
-    """The path, which must be of a file; whether it is an ordinary one is checked when it is opened."""
+def existing_film(path: Path) -> Path:
+    """The path, which must be of a file; whether it is an ordinary one is checked when it is opened.
+
+    Raises:
+        MediaError: it is missing, or a single picture.
+    """
     if not path.exists():
         raise MediaError(f"{path} does not exist; give a video file or a folder of pictures.")
     if path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES:
@@ -283,15 +281,28 @@ def _existing(path: Path) -> Path:
 def _read_folder(folder: Path, fps: float | None) -> Video:
     paths = list(numbered_pictures(folder).values())
     frames, notes = read_pictures(paths)
-    names = [path.name for path in paths]
+    rate, rate_notes = rate_of_folder(fps)
+    return Video(frames, rate, [path.name for path in paths], notes=notes, rate_notes=rate_notes)
+
+
+def rate_of_folder(fps: float | None) -> tuple[float, tuple[str, ...]]:
+    """The rate of a folder of pictures, and what a user should know about it.
+
+    Args:
+        fps: frames per second if they are known.
+    """
     if fps is not None:
-        return Video(frames, fps, names, notes=notes)
+        return fps, ()
     assumed = f"a folder has no frame rate; {DEFAULT_RATE:g} frames per second are assumed; --fps sets another"
-    return Video(frames, DEFAULT_RATE, names, notes=notes, rate_notes=(assumed,))
+    return DEFAULT_RATE, (assumed,)
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, int]:
-    """A picture (H, W), uint8 or uint16, upright, and the bits per level that its file states."""
+def decoded_picture(path: Path) -> tuple[np.ndarray, int]:
+    """A picture (H, W), uint8 or uint16, upright, and the bits per level that its file states.
+
+    Raises:
+        MediaError: the file is missing, truncated or not a picture.
+    """
     cv2 = require("cv2", extra="data")
     refuse_pipe(path, MediaError)
     try:
@@ -327,8 +338,21 @@ def _in_8_bits(picture: np.ndarray, bits: int = 8) -> np.ndarray:
     return only
 
 
-def _extent(picture: np.ndarray) -> str:
-    return f"{picture.shape[1]}×{picture.shape[0]}"
+def require_one_size(picture: np.ndarray, path: Path, shape: tuple[int, ...], first: Path) -> None:
+    """Check that a picture of a folder is as large as its first one.
+
+    Raises:
+        MediaError: it is not.
+    """
+    if picture.shape != shape:
+        raise MediaError(
+            f"{path} is {_extent(picture.shape)} pixels and {first.name} is {_extent(shape)}; "
+            "the pictures of a folder must be the frames of one video, all of one size."
+        )
+
+
+def _extent(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}×{shape[0]}"
 
 
 def _read_file(path: Path) -> Video:
@@ -362,11 +386,11 @@ def _collect(frames: Iterator[FilmFrame], expected: int, film: Film) -> Grey:
         first = next(frames, None)
         if first is None:
             return Grey(np.empty((0, 0, 0), np.uint8))
-        shape = first.picture.shape
+        shape = first.shape
         grey = Grey(np.empty((max(expected, 1), *shape), np.uint8))
         grey.add(first.picture)
         for frame in frames:
-            _check_size(frame.picture, shape, film.path)
+            check_size(frame.shape, shape, film.path)
             if grey.count == len(grey.frames):
                 grey.frames.resize((grey.count + grey.count // 8 + 1, *shape), refcheck=False)
             grey.add(frame.picture)
@@ -374,6 +398,11 @@ def _collect(frames: Iterator[FilmFrame], expected: int, film: Film) -> Grey:
     return grey
 
 
-def _check_size(picture: np.ndarray, shape: tuple[int, ...], path: Path) -> None:
-    if picture.shape != shape:
+def check_size(found: tuple[int, ...], shape: tuple[int, ...], path: Path) -> None:
+    """Check that a frame of a film is as large as the others.
+
+    Raises:
+        MediaError: it is not.
+    """
+    if found != shape:
         raise MediaError(f"{path} changes its picture size in the middle; convert it to one size first.")

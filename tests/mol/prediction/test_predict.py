@@ -33,9 +33,12 @@ from mol.networks.flow_cnn import FlowCNN
 from mol.prediction import overlay
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, draw_frame, write_overlay
 from mol.prediction.predict import PredictConfig, describe_prediction, predict
-from mol.prediction.sampling import window_starts
-from mol.prediction.storyboard import flow_at, points_at, timeline_of, window_at
-from mol.prediction.windows import Window, predict_video
+from mol.prediction.regions import flow_by_region
+from mol.prediction.sampling import nearest_windows, sample_in_time, window_starts
+from mol.prediction.stillness import STILL_CLIPS
+from mol.prediction.storyboard import timeline_of
+from mol.prediction.tape import interpolated, pairs_shown
+from mol.prediction.watch import predict_video
 from mol.synth.faces import FaceImage, load_faces
 from mol.vision.align import align_clip, transform_points
 from mol.vision.landmarks import Face
@@ -150,7 +153,7 @@ def test_the_crop_is_the_centre_of_the_aligned_frames_normalised_per_clip():
     video, oracle = grey_video(), Oracle()
     prediction = predict_video(oracle, video, CLASSES, interval=1, stride=4, detector=Detector(video))
     window = prediction.windows[0]
-    clip = oracle.clips[0][0, 0]
+    clip = oracle.clips[STILL_CLIPS][0, 0]  # the still clips come first
     assert clip.mean().item() == pytest.approx(0, abs=1e-4)
     assert clip.std(correction=0).item() == pytest.approx(1, abs=1e-4)
     aligned, points, _ = align_clip(video.frames[:8], window.detected)
@@ -252,11 +255,18 @@ def test_a_short_gap_is_filled_and_noted_whoever_found_the_landmarks():
 
 def test_a_frame_with_several_faces_is_named_and_largest_takes_the_largest():
     video = grey_video()
-    detector = Detector(video, lambda index: 2 if index == 4 else 1)
-    with pytest.raises(SeveralFacesError, match=r"frame 4\b"):
+    detector = Detector(video, lambda index: 2 if index >= 4 else 1)
+    with pytest.raises(SeveralFacesError, match=r"frame 4\b.*the second one in 20 frames.*--people all"):
         run(video, interval=1, detector=detector)
     window = run(video, interval=1, stride=4, detector=detector, several="largest").windows[0]
     np.testing.assert_allclose(window.detected[4], tilted_face((82, 60)) + 5, atol=1e-3)
+
+
+def test_a_face_that_passes_by_is_left_out_and_noted():
+    video = grey_video()
+    prediction = run(video, interval=1, stride=4, detector=Detector(video, lambda index: 2 if index == 4 else 1))
+    np.testing.assert_allclose(prediction.windows[0].detected[4], tilted_face((82, 60)), atol=1e-3)
+    assert prediction.notes[-1] == "1 frame shows other faces too; the person who is there all the time is followed"
 
 
 def test_skip_leaves_out_exactly_the_windows_with_a_lost_face_and_lists_them():
@@ -322,25 +332,21 @@ def test_a_frame_without_given_landmarks_is_named_or_skipped():
 # Which window speaks for a frame
 
 
-def window_from(start: int, interval: int = 2) -> Window:
-    frames = start + interval * np.arange(8)
-    landmarks = np.broadcast_to(frames[1:, None, None], (7, 68, 2)).astype(np.float32)
-    flow = np.broadcast_to(np.arange(7.0)[:, None, None, None], (7, 2, 128, 128)).astype(np.float16)
-    return Window(frames, np.eye(2, 3), np.ones(3) / 3, flow, landmarks, np.zeros((8, 68, 2)))
-
-
 def test_landmarks_between_sampled_frames_are_interpolated():
-    window, seconds = window_from(10), np.arange(30) / 10
-    assert points_at(window, 15, seconds)[0, 0] == pytest.approx(15)
-    assert points_at(window, 10, seconds)[0, 0] == pytest.approx(12)
-    assert points_at(window, 24, seconds)[0, 0] == pytest.approx(24)
+    frames, seconds = np.arange(12, 26, 2), np.arange(30) / 10
+    points = np.broadcast_to(frames[:, None, None], (7, 68, 2)).astype(np.float32)
+    assert interpolated(frames, points, 15, seconds)[0, 0] == pytest.approx(15)
+    assert interpolated(frames, points, 10, seconds)[0, 0] == pytest.approx(12)
+    assert interpolated(frames, points, 24, seconds)[0, 0] == pytest.approx(24)
     # Frame 15 is shown three quarters of the way from frame 14 to frame 16.
-    assert points_at(window, 15, np.where(np.arange(30) == 15, 1.55, seconds))[0, 0] == pytest.approx(15.5)
+    later = np.where(np.arange(30) == 15, 1.55, seconds)
+    assert interpolated(frames, points, 15, later)[0, 0] == pytest.approx(15.5)
 
 
 def test_flow_of_a_frame_is_that_of_the_pair_around_it():
-    window = window_from(10)
-    assert [flow_at(window, number)[0, 0, 0] for number in (10, 11, 12, 23, 24)] == [0, 0, 1, 6, 6]
+    nearest = np.where(np.isin(np.arange(30), np.arange(10, 25)), 0, -1)
+    pairs = pairs_shown(10 + 2 * np.arange(8)[None], nearest)
+    assert pairs[[10, 11, 12, 23, 24]].tolist() == [0, 0, 1, 6, 6]
 
 
 def test_skipped_neighbours_are_one_gap_that_holds_no_window_that_was_read():
@@ -356,11 +362,31 @@ def test_skipped_neighbours_are_one_gap_that_holds_no_window_that_was_read():
 
 
 def test_the_nearest_covering_window_speaks_for_a_frame():
-    prediction = run(grey_video(40), interval=1, stride=4)
-    assert window_at(prediction, 0).start == 0
-    assert window_at(prediction, 15).start in (8, 12)
-    apart = run(grey_video(40), interval=1, stride=20)
-    assert window_at(apart, 14) is None
+    def windows_at(stride: int) -> np.ndarray:
+        _, _, starts = window_starts(40, 30, 1, stride)
+        return nearest_windows(np.array(starts)[:, None] + np.arange(8), np.arange(40) / 30)
+
+    assert windows_at(4)[0] == 0
+    assert windows_at(4)[15] in (2, 3)
+    assert windows_at(20)[14] == -1
+
+
+@given(st.lists(st.floats(0, 0.4), min_size=12, max_size=60), st.integers(1, 6), st.booleans())
+def test_the_nearest_window_is_that_of_a_search_over_all(steps, stride, in_time):
+    seconds = np.concatenate([[0], np.cumsum(steps)])
+    if in_time and seconds[-1]:
+        samples = np.stack(sample_in_time(seconds, min(0.07, seconds[-1] / 8), stride))
+    else:
+        samples = np.array(window_starts(len(seconds), 25, 1, stride)[2])[:, None] + np.arange(8)
+    centres = (seconds[samples[:, 0]] + seconds[samples[:, -1]]) / 2
+    for number, found in enumerate(nearest_windows(samples, seconds).tolist()):
+        covering = np.flatnonzero((samples[:, 0] <= number) & (number <= samples[:, -1]))
+        if not len(covering):
+            assert found == -1
+        else:
+            distances = np.abs(centres[covering] - seconds[number])
+            assert found in covering
+            assert abs(centres[found] - seconds[number]) == pytest.approx(distances.min())
 
 
 # Files
@@ -463,7 +489,7 @@ def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astrona
     settings = {"interval": 1, "stride": 2, "on_error": "skip", "max_gap": 0, "save_arrays": True}
     config = PredictConfig(str(folder), str(tiny_run), str(tmp_path / "out"), **settings)
     prediction, files = predict(config)
-    assert [window.start for window in prediction.windows] == [0, 2]
+    assert prediction.trace.frames[:, 0].tolist() == [0, 2]
     assert sorted(path.name for path in files.values()) == sorted(entry.name for entry in (tmp_path / "out").iterdir())
 
     written = json.loads(files["predictions"].read_text(encoding="utf-8"))
@@ -480,14 +506,19 @@ def test_a_folder_of_frames_is_read_to_the_last_file(tmp_path, tiny_run, astrona
 
     with np.load(files["arrays"], allow_pickle=False) as arrays:
         assert arrays["flow"].shape == (2, 7, 2, 128, 128)
-        np.testing.assert_allclose(arrays["landmarks"], np.stack([window.landmarks for window in prediction.windows]))
+        for place, window in enumerate(written["windows"]):
+            np.testing.assert_allclose(arrays["landmarks"][place, ..., 0], window["landmarks_px"]["x"], atol=0.01)
+            np.testing.assert_allclose(arrays["picture_to_crop"][place], window["picture_to_crop"], atol=1e-4)
+            points = transform_points(arrays["picture_to_crop"][place], arrays["detected"][place, :-1])
+            by_region = flow_by_region(arrays["flow"][place], points)
+            np.testing.assert_allclose(by_region, prediction.trace.flow[place], atol=1e-3)
     assert len(read_video(files["overlay"])) == 12
 
 
 def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tmp_path, astronaut_frames, monkeypatch):
     # In each still clip TV-L1 looks for the frame of greatest motion.
-    monkeypatch.setattr("mol.prediction.windows.STILL_CLIPS", 2)
-    monkeypatch.setattr("mol.prediction.windows.NOISE_FACTORS", np.array([0.8, 1.25]))
+    monkeypatch.setattr("mol.prediction.watch.STILL_CLIPS", 2)
+    monkeypatch.setattr("mol.prediction.watch.NOISE_FACTORS", np.array([0.8, 1.25]))
     torch.manual_seed(0)
     run = tmp_path / "run" / "checkpoints" / "last"
     state = {"network": "flow-cnn", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
@@ -497,10 +528,8 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
     prediction, files = predict(
         PredictConfig(str(tmp_path / "frames"), str(tmp_path / "run"), str(tmp_path / "out"), **settings)
     )
-    assert [(window.start, window.flow, window.landmarks) for window in prediction.windows] == [
-        (0, None, None),
-        (2, None, None),
-    ]
+    assert prediction.trace.frames[:, 0].tolist() == [0, 2]
+    assert np.isnan(prediction.trace.flow).all()
     text = describe_prediction(prediction)
     for part in ("from its first frame to the frame of greatest motion", "no optical flow", "no landmarks"):
         assert part in text
@@ -511,9 +540,6 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
     with np.load(files["arrays"], allow_pickle=False) as arrays:
         assert {"probabilities", "detected"} <= set(arrays)
         assert not {"flow", "landmarks"} & set(arrays)
-    # The detector's points are drawn in the network's place.
-    window = prediction.windows[0]
-    np.testing.assert_allclose(points_at(window, 3, prediction.video.seconds), window.detected[3])
     assert len(read_video(files["overlay"])) == 12
     assert files["overview"].stat().st_size > 10_000
 
@@ -542,7 +568,7 @@ def test_the_temperature_of_the_network_changes_all_probabilities_and_no_verdict
     for before, after in zip([raw["vote"], *raw["windows"]], [vote, *written["windows"]], strict=True):
         for key in ("predicted", "verdict", "distance_from_still"):
             assert after[key] == before[key]
-    found = np.stack([window.probabilities for window in plain.windows])
+    found = plain.trace.probabilities
     powers = found.astype(float) ** 4
     expected = powers / powers.sum(axis=1, keepdims=True)
     assert np.abs(expected - found).max() > 0.01
@@ -561,7 +587,7 @@ def test_real_faces_are_found_where_they_are(tmp_path, tiny_run, astronaut_frame
     config = PredictConfig(str(tmp_path / "frames"), str(tiny_run), str(tmp_path / "out"), overlay=False)
     prediction, files = predict(config)
     assert "overlay" not in files
-    eyes = prediction.windows[0].detected[:, 36:48].mean(axis=1)
+    eyes = prediction.person.at(prediction.trace.frames[0])[:, 36:48].mean(axis=1)
     # The pictures drift by 2 pixels a frame; the detector's own jitter is about one.
     np.testing.assert_allclose(np.diff(eyes[:, 0]).mean(), 2, atol=0.5)
     np.testing.assert_allclose(np.diff(eyes[:, 1]).mean(), 0, atol=0.5)
@@ -589,8 +615,8 @@ def test_a_film_of_varying_rate_is_told_and_drawn_at_its_own_times(tmp_path, tin
     np.testing.assert_allclose(overlay_video.seconds, times / 1000, atol=1e-3)
     assert overlay_video.duration == pytest.approx(prediction.duration, abs=1e-3)
     timeline = timeline_of(prediction)
-    for window, time in zip(prediction.windows, timeline.times, strict=True):
-        assert time == pytest.approx((times[window.start] + times[window.end]) / 2000, abs=2e-3)
+    for frames, time in zip(prediction.trace.frames, timeline.times, strict=True):
+        assert time == pytest.approx((times[frames[0]] + times[frames[-1]]) / 2000, abs=2e-3)
     ((start, end),) = timeline.gaps
     assert times[29] / 1000 - 0.5 < start < end < times[30] / 1000 + 0.5
 
@@ -604,7 +630,7 @@ def test_automatic_precision_is_that_of_the_processor(tmp_path, tiny_run, astron
         config = PredictConfig(
             str(path), str(tiny_run), str(tmp_path / "out"), fps=240, device="cpu", precision=precision, overlay=False
         )
-        return [window.probabilities for window in predict(config)[0].windows]
+        return predict(config)[0].trace.probabilities
 
     exact, rounded = probabilities("32"), probabilities("bf16-mixed")
     assert not np.array_equal(exact, rounded)
@@ -651,7 +677,7 @@ def test_wide_frames_are_averaged_down_for_detection_as_in_extract(monkeypatch, 
         def __call__(self, image: np.ndarray) -> list[Face]:
             return [Face((0, 0, 10, 10), tilted_face((80, 60)))]
 
-    monkeypatch.setattr("mol.prediction.windows.DlibDetector", WideDetector)
+    monkeypatch.setattr("mol.prediction.watch.DlibDetector", WideDetector)
     for setting in ({}, {"detect_width": 0}, {"detect_width": 320}):
         predict_video(Oracle(), grey_video(8), CLASSES, **setting)
     assert widths == [640, 0, 320]

@@ -18,9 +18,10 @@ from torch import Tensor
 from mol.network.checkpoint import save_checkpoint
 from mol.network.model import MOL, MOLOutput
 from mol.prediction.predict import NO_NEUTRAL_CLASS, PredictConfig, describe_prediction, predict
+from mol.prediction.result import DISAGREEMENT, NO_EXPRESSION, STILL_FACE, Prediction
 from mol.prediction.stillness import STILL_CLIPS, Stillness, sensor_noise, still_frames, total_variation
 from mol.prediction.storyboard import overview_of, timeline_of
-from mol.prediction.windows import DISAGREEMENT, NO_EXPRESSION, STILL_FACE, Prediction, predict_video
+from mol.prediction.watch import predict_video
 from mol.scoring.calibration import Temperature, apply_temperature
 from mol.vision.landmarks import Face
 from mol.vision.video import Video
@@ -203,7 +204,7 @@ def test_windows_that_are_each_no_still_face_do_not_add_up_to_one(windows, verdi
     probabilities = np.array(windows, np.float32)
     prediction = replace(
         plain,
-        windows=[replace(plain.windows[0], probabilities=row) for row in probabilities],
+        trace=replace(plain.trace, frames=plain.trace.frames[: len(windows)], probabilities=probabilities),
         probabilities=probabilities.mean(0),
         stillness=Stillness(np.array([[0.3, 0.35, 0.35], [0.4, 0.3, 0.3], [0.35, 0.3, 0.35]]), 1.0),
     )
