@@ -73,6 +73,7 @@ class LosoConfig(TrainingSettings):
         require_one_of(self, "engine", ("local", "ray"))
         require_one_of(self, "task", ("recognise", "spot"))
         require_positive(self, "spot_people")
+        require_at_most(self, spot_people=10**6)
         if self.videos and self.task != "spot":
             raise SettingsError("videos are for spotting; add --task spot")
         if self.engine == "local":

@@ -30,12 +30,13 @@ from mol.loso.settings import LosoConfig
 from mol.networks.registry import find_network
 from mol.networks.trained import Trained
 from mol.prediction.trace import Trace
+from mol.prediction.watch import WatchSettings
 from mol.scoring.expression import MACRO, MICRO, Expression
 from mol.scoring.spotting import OVERALL
 from mol.spotting.baseline import choose_share, main_direction_curve, spot_peaks
 from mol.spotting.command import BASELINE, NETWORK, SHARE
 from mol.spotting.parameters_file import write_parameters
-from mol.spotting.sighting import Sighting, WatchSettings, watch_video
+from mol.spotting.sighting import Sighting, watch_video
 from mol.spotting.spot import (
     Candidates,
     SpotParameters,
@@ -46,7 +47,9 @@ from mol.spotting.spot import (
     require_flow,
 )
 from mol.spotting.truth import expressions_of
-from mol.vision.video import Video, numbered_pictures, read_video
+from mol.vision.footage import Footage
+from mol.vision.sources import open_footage
+from mol.vision.video import numbered_pictures
 
 SPOTTING = "spotting.json"
 PARAMETERS = "parameters.json"
@@ -195,12 +198,10 @@ def _watch(video: LongVideo, config: LosoConfig, trained: Trained, folder: Path)
     manifest, recording = video
     path = manifest.root / recording.path
     numbers: Sequence[int] = list(numbered_pictures(path)) if path.is_dir() else ()
-    film: Video | None = None
     part = path_parts([video.name])[0]
     kept = folder / _KEPT / f"{part}.npz"
     if not kept.is_file():
-        film = read_video(path, folder_fps=recording.fps or None)
-        _run(film, kept, config, trained)
+        _run(open_footage(path, folder_fps=recording.fps or None), kept, config, trained)
     with np.load(kept) as stored:
         content = dict(stored)
     truth = expressions_of(recording, numbers or range(int(content["length"])))
@@ -216,11 +217,11 @@ def _watch(video: LongVideo, config: LosoConfig, trained: Trained, folder: Path)
     return Watched(video, truth, trace, content["curve"], find_candidates(trace))
 
 
-def _run(film: Video, kept: Path, config: LosoConfig, trained: Trained) -> None:
+def _run(film: Footage, kept: Path, config: LosoConfig, trained: Trained) -> None:
     """Run network and baseline on a video, and keep what they say."""
-    settings = WatchSettings(several="largest", on_error="skip", precision=config.precision)
+    settings = WatchSettings(people="largest", on_error="skip", precision=config.precision)
     try:
-        sighting = watch_video(trained.model, trained.network, film, trained.classes, settings)
+        sighting = watch_video(trained.model, trained.network, film, trained.classes, settings)[0]
     except (ClipError, FaceError) as problem:
         content: Mapping[str, Any] = {"problem": np.array(str(problem)), "length": np.array(len(film))}
     else:
@@ -228,7 +229,7 @@ def _run(film: Video, kept: Path, config: LosoConfig, trained: Trained) -> None:
     write_atomic(kept, lambda temporary: np.savez(temporary, **content))
 
 
-def _content(sighting: Sighting, film: Video) -> dict[str, Any]:
+def _content(sighting: Sighting, film: Footage) -> dict[str, Any]:
     trace = sighting.trace
     return {
         "fps": np.array(trace.fps),

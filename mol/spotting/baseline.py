@@ -13,6 +13,7 @@ blocks of the whole face. p is chosen as `mol.spotting.spot.choose_parameters` c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -26,8 +27,8 @@ from mol.scoring.spotting import OVERALL, pool_videos, score_video
 from mol.spotting.sighting import Sighting
 from mol.spotting.spot import longest_micro
 from mol.vision.align import transform_points
+from mol.vision.footage import Footage
 from mol.vision.tvl1 import tvl1_flow
-from mol.vision.video import Video
 
 SHARES = tuple(round(0.02 * step, 2) for step in range(1, 50))
 """Values of p among which one is chosen."""
@@ -38,7 +39,7 @@ _PLACES = ("right_brow", "left_brow", "right_mouth", "left_mouth")
 _MIDDLE, _SIDE = 4, 64
 
 
-def main_direction_curve(sighting: Sighting, video: Video) -> np.ndarray:
+def main_direction_curve(sighting: Sighting, video: Footage) -> np.ndarray:
     """The largest difference of flow in any of brows and mouth, for each window: (n,) pixels of the crop.
 
     Args:
@@ -61,20 +62,30 @@ def _small(matrix: np.ndarray) -> np.ndarray:
     return small
 
 
-def _aligned(sighting: Sighting, video: Video) -> Iterator[list[np.ndarray]]:
-    """First, middle and last frame of every window, in its crop."""
+def _aligned(sighting: Sighting, video: Footage) -> Iterator[list[np.ndarray]]:
+    """First, middle and last frame of every window, in its crop; only a window's frames are held at a time."""
     cv2 = require("cv2", extra="data")
-    for matrix, frames in zip(sighting.matrices, sighting.trace.frames, strict=True):
-        yield [
-            cv2.warpAffine(
-                video.frames[frame],
-                _small(matrix),
-                (_SIDE, _SIDE),
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-            for frame in (frames[0], frames[_MIDDLE], frames[-1])
-        ]
+    chosen = sighting.trace.frames[:, [0, _MIDDLE, -1]]
+    waiting = deque(zip(sighting.matrices, chosen.tolist(), strict=True))
+    held: dict[int, np.ndarray] = {}
+    numbers = np.unique(chosen).tolist()
+    for number, picture in zip(numbers, video.walk(numbers), strict=True):
+        held[number] = picture
+        while waiting and waiting[0][1][-1] <= number:
+            matrix, frames = waiting.popleft()
+            yield [
+                cv2.warpAffine(
+                    held[frame],
+                    _small(matrix),
+                    (_SIDE, _SIDE),
+                    flags=cv2.INTER_LINEAR,
+                    borderMode=cv2.BORDER_REPLICATE,
+                )
+                for frame in frames
+            ]
+        needed = waiting[0][1][0] if waiting else number + 1
+        for past in [frame for frame in held if frame < needed]:
+            del held[past]
 
 
 def _difference(there: np.ndarray, back: np.ndarray, points: np.ndarray) -> float:

@@ -16,23 +16,24 @@ from mol.common.storage import write_json
 from mol.common.terminal import Track, console, say, silently, tracking
 from mol.data.annotations import LONGEST_EXPRESSION
 from mol.data.manifest import NEUTRAL
-from mol.data.sets.registry import set_of_folder
 from mol.network.checkpoint import find_checkpoint
+from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
 from mol.networks.trained import Trained, load_model
-from mol.prediction.predict import check_normalisation
-from mol.prediction.windows import DETECT_WIDTH
+from mol.prediction.predict import check_normalisation, open_video
+from mol.prediction.watch import DETECT_WIDTH, WatchSettings, check_people
 from mol.scoring.expression import Expression
 from mol.scoring.spotting import score_video
 from mol.spotting.baseline import main_direction_curve, spot_peaks
 from mol.spotting.parameters_file import read_parameters
 from mol.spotting.results import expression_table, score_table, write_expressions
-from mol.spotting.sighting import Sighting, WatchSettings, watch_video
+from mol.spotting.sighting import Sighting, watch_video
 from mol.spotting.spot import SpotParameters, choose_among, find_candidates, fitting, require_flow, shows_micro
 from mol.spotting.truth import read_truth
+from mol.vision.footage import Footage
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.tracking import MAX_GAP
-from mol.vision.video import Video, numbered_pictures, read_video
+from mol.vision.video import numbered_pictures
 
 NO_NEUTRAL = (
     "the network was trained without neutral clips, so it can't say that nothing happens; expressions are spotted by "
@@ -40,7 +41,7 @@ NO_NEUTRAL = (
 )
 NETWORK, BASELINE, NOTHING = "network", "MDMD, TV-L1", "nothing"
 """Ways of spotting, as tables name them."""
-SHARE = 0.3
+SHARE = 0.2
 """p of the baseline where none was chosen."""
 
 
@@ -62,7 +63,8 @@ class SpotConfig:
             the rate of the data set that it belongs to, or 25.
         landmarks: CSV or NPZ with points in pixels, instead of dlib's, as for `mol predict`.
         detect_width: frames wider than this are averaged down to it for face detection; 0 never scales down.
-        several: where a frame shows several faces, "raise" stops and "largest" takes the largest.
+        people: whose faces are read, as for `mol predict`: "all", "largest" or a number; with "all" or a number each
+            person has a folder of their own, person-1, person-2, …; a truth is that of the first.
         on_error: where a frame shows no usable face, "raise" stops and "skip" leaves its windows out and says so.
         max_gap: if no face is found in up to this many frames in a row, their landmarks are interpolated in time.
         batch_size: windows at once.
@@ -81,7 +83,7 @@ class SpotConfig:
     fps: float | None = None
     landmarks: str | None = None
     detect_width: int = DETECT_WIDTH
-    several: Literal["raise", "largest"] = "raise"
+    people: Literal["all", "largest"] | int | None = None
     on_error: Literal["raise", "skip"] = "raise"
     max_gap: int = MAX_GAP
     batch_size: int = 4
@@ -93,19 +95,19 @@ class SpotConfig:
         require_positive(self, "interval", "stride", "fps", "batch_size")
         require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6)
         require_not_negative(self, "detect_width", "max_gap")
-        require_one_of(self, "several", ("raise", "largest"))
+        check_people(self.people)
         require_one_of(self, "on_error", ("raise", "skip"))
         require_one_of(self, "precision", ("32", "bf16-mixed", "auto"))
 
     @property
     def watching(self) -> WatchSettings:
         """How the video is watched."""
-        names = vars(WatchSettings())
-        return WatchSettings(**{name: getattr(self, name) for name in names})
+        own = vars(self)
+        return WatchSettings(**{name: own[name] for name in vars(WatchSettings()) if name in own})
 
 
 class Spotted(NamedTuple):
-    """What `spot_video` returns.
+    """What was found of one person.
 
     Attributes:
         expressions: in the order of their onsets, with frames counted from 0.
@@ -127,14 +129,19 @@ class Spotted(NamedTuple):
 def run_spot(config: SpotConfig) -> None:
     """Spot in a video and print what was found."""
     with tracking() as track:
-        spotted = spot_video(config, track)
-    trace = spotted.sighting.trace
+        people = spot_people(config, track)
+    for spotted in people:
+        if spotted.sighting.person is not None:
+            say(f"person {spotted.sighting.person}")
+        _print(spotted)
+
+
+def _print(spotted: Spotted) -> None:
     found = Counter(one.kind for one in spotted.expressions)
     what = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing found"
-    say(f"{trace.duration:.1f} s: {what}")
+    say(f"{spotted.sighting.trace.duration:.1f} s: {what}")
     if spotted.expressions:
-        seconds = spotted.sighting.seconds
-        console().print(expression_table(spotted.expressions, spotted.numbers, seconds))
+        console().print(expression_table(spotted.expressions, spotted.numbers, spotted.sighting.seconds))
     if spotted.scores:
         console().print(score_table(spotted.scores))
     for note in spotted.notes:
@@ -144,11 +151,18 @@ def run_spot(config: SpotConfig) -> None:
 
 
 def spot_video(config: SpotConfig, track: Track = silently) -> Spotted:
+    """`spot_people` for one person, or the most prominent one."""
+    return spot_people(config, track)[0]
+
+
+def spot_people(config: SpotConfig, track: Track = silently) -> list[Spotted]:
     """Read a video and a network, spot, score if there is a truth, write the results.
 
     Args:
         config: see `SpotConfig`.
         track: progress display.
+    Returns:
+        What was found of each person, the most prominent first.
     Raises:
         MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
     """
@@ -159,39 +173,25 @@ def spot_video(config: SpotConfig, track: Track = silently) -> Spotted:
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
     require_flow(trained.network)
-    video, numbers = _open(config)
+    parameters = fitting(parameters, trained.classes)
+    video, path = open_video(config.video, config.fps), Path(config.video)
+    numbers: Sequence[int] = list(numbered_pictures(path)) if path.is_dir() else range(len(video))
     # Before the network runs, so that a wrong table costs nothing.
-    truth = _truth(config, video, numbers, trained.classes)
-    with failures_named(video.frames.nbytes, f"the frames of {config.video}", "give a shorter part of the video"):
-        given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
-        sighting = watch_video(trained.model, trained.network, video, trained.classes, config.watching, given, track)
-        parameters = fitting(parameters, trained.classes)
-        expressions = choose_among(find_candidates(sighting.trace), parameters)
-        scores = {} if truth is None else _scores(truth, expressions, sighting, video, config.baseline)
-    notes = (*sighting.notes, *_notes(video.fps, trained.classes, expressions))
-    content = _describe(config, trained, sighting, parameters, expressions, numbers, notes, scores)
-    files = _write(Path(config.out), content, expressions, numbers, sighting)
-    return Spotted(expressions, numbers, sighting, notes, scores, files)
-
-
-def _open(config: SpotConfig) -> tuple[Video, Sequence[int]]:
-    """The video, and the numbers of its frames."""
-    path = Path(config.video)
-    if not path.is_dir():
-        video = read_video(path)
-        return (video.at_rate(config.fps) if config.fps else video), range(len(video))
-    known = set_of_folder(path)
-    video = read_video(path, folder_fps=config.fps or (known[1] if known else None))
-    if known and not config.fps:
-        note = f"the folder belongs to {known[0]}: {known[1]:g} frames per second; --fps sets another rate"
-        video = replace(video, rate_notes=(note,))
-    return video, list(numbered_pictures(path))
-
-
-def _truth(config: SpotConfig, video: Video, numbers: Sequence[int], classes: Sequence[str]) -> list[Expression] | None:
-    if config.truth is None:
-        return None
-    return read_truth(Path(config.truth), Path(config.video), numbers, video.fps, classes)
+    truth = read_truth(Path(config.truth), path, numbers, video.fps, trained.classes) if config.truth else None
+    given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
+    height, width = video.shape
+    with failures_named(FRAMES * height * width, f"a few frames of {config.video}", "scale the pictures down"):
+        sightings = watch_video(trained.model, trained.network, video, trained.classes, config.watching, given, track)
+        people = []
+        for place, sighting in enumerate(sightings):
+            expressions = choose_among(find_candidates(sighting.trace), parameters)
+            scores = {} if truth is None or place else _scores(truth, expressions, sighting, video, config.baseline)
+            notes = (*sighting.notes, *_notes(video.fps, trained.classes, expressions))
+            content = _describe(config, trained, sighting, parameters, expressions, numbers, notes, scores)
+            out = Path(config.out) / (f"person-{sighting.person}" if sighting.person is not None else "")
+            files = _write(out, content, expressions, numbers, sighting)
+            people.append(Spotted(expressions, numbers, sighting, notes, scores, files))
+    return people
 
 
 def _notes(fps: float, classes: Sequence[str], expressions: Sequence[Expression]) -> list[str]:
@@ -210,7 +210,7 @@ def _notes(fps: float, classes: Sequence[str], expressions: Sequence[Expression]
 
 
 def _scores(
-    truth: Sequence[Expression], found: Sequence[Expression], sighting: Sighting, video: Video, baseline: bool
+    truth: Sequence[Expression], found: Sequence[Expression], sighting: Sighting, video: Footage, baseline: bool
 ) -> dict[str, Any]:
     """Way of spotting → scores."""
     scores = {NETWORK: score_video(truth, found).describe()}

@@ -30,8 +30,8 @@ _CENTRES = {
 }
 # Pixels of the crop beyond which a region that moves otherwise than the head counts less, and rounds of fitting.
 _OUTLIER, _ROUNDS = 0.06, 8
-# Pairs of frames from which the share of the head's motion that is left in a region is estimated.
-_FEWEST_PAIRS = 50
+# Pairs of frames from which the share of the head's motion that is left in a region is estimated, and its limit.
+_FEWEST_PAIRS, _LARGEST_SHARE = 50, 0.2
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ def without_bias(rest: np.ndarray, head: np.ndarray) -> np.ndarray:
 
     A head is no plane, and a network's flow is a little too short in one part of the face and too long in another: then
     a region moves a little whenever the head does. That part is linear in the motion of the head, and found by robust
-    least squares over all pairs of frames; expressions are rare, and have little to do with it.
+    least squares over all pairs of frames; expressions are rare, and have little to do with it. It is at most a fifth:
+    where a head hardly moves, some of an expression is taken for its motion, and must not be taken off many times over.
 
     Args:
         rest, head: of `split_head`.
@@ -143,6 +144,7 @@ def without_bias(rest: np.ndarray, head: np.ndarray) -> np.ndarray:
         for _ in range(_ROUNDS):
             weighted = given * weights[:, None]
             share = np.linalg.solve(given.T @ weighted + 1e-6 * np.eye(4), weighted.T @ target)
+            share = share.clip(-_LARGEST_SHARE, _LARGEST_SHARE)
             weights = _huber(np.linalg.norm(target - given @ share, axis=-1))
         left[known, region] = target - given @ share
     return left.reshape(rest.shape)

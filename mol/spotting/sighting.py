@@ -4,34 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from torch import nn
 
 from mol.common.terminal import Track, silently
-from mol.network.model import FRAMES
 from mol.networks.interface import Network
-from mol.prediction.regions import REGIONS, flow_by_region
+from mol.prediction.result import Prediction, Scene
 from mol.prediction.trace import Trace
-from mol.prediction.windows import DETECT_WIDTH, Prediction, predict_video
-from mol.vision.align import transform_points
-from mol.vision.tracking import MAX_GAP
-from mol.vision.video import Video
-
-
-@dataclass(frozen=True)
-class WatchSettings:
-    """How a video is watched; see `mol.spotting.command.SpotConfig`."""
-
-    interval: int | None = None
-    stride: int | None = None
-    detect_width: int = DETECT_WIDTH
-    several: Literal["raise", "largest"] = "raise"
-    on_error: Literal["raise", "skip"] = "raise"
-    max_gap: int = MAX_GAP
-    batch_size: int = 4
-    precision: str = "32"
+from mol.prediction.watch import Listener, WatchSettings, watch
+from mol.prediction.windows import Window
+from mol.vision.footage import Footage
 
 
 @dataclass(frozen=True)
@@ -44,65 +27,74 @@ class Sighting:
         points: (n, 68, 2) landmarks in the first frame of every window, in pixels of the video.
         seconds: (L,) times of the frames.
         notes: what to know about rate, gaps and faces.
+        person: number of the person among several, from 1; None for the only one.
     """
 
     trace: Trace
     matrices: np.ndarray
     points: np.ndarray
     seconds: np.ndarray
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    person: int | None = None
+
+
+class _Places:
+    """Where the windows of a person are; they are let go otherwise."""
+
+    def __init__(self) -> None:
+        self.matrices: list[np.ndarray] = []
+        self.points: list[np.ndarray] = []
+
+    def hear(self, _: int, window: Window) -> None:
+        """Take in the next window."""
+        self.matrices.append(window.matrix)
+        self.points.append(window.detected[0])
 
 
 def watch_video(
     model: nn.Module,
     network: Network,
-    video: Video,
+    video: Footage,
     classes: Sequence[str],
     settings: WatchSettings | None = None,
     landmarks: np.ndarray | None = None,
     track: Track = silently,
-) -> Sighting:
+) -> list[Sighting]:
     """Run a network on the windows of a video.
 
     Args:
         model: in evaluation mode.
         network: what kind of network it is.
-        video: grey frames.
+        video: the frames.
         classes: names in the order of the logits.
         settings: how to watch.
         landmarks: (L, 68, 2) in pixels; by default dlib's.
         track: progress display.
+    Returns:
+        One sighting for each person, the most prominent first.
     Raises:
-        MOLError: as `mol.prediction.windows.predict_video`.
+        MOLError: as `mol.prediction.watch.watch`.
     """
-    options: dict[str, Any] = vars(settings or WatchSettings())
-    prediction = predict_video(model, video, classes, landmarks=landmarks, track=track, network=network, **options)
-    return Sighting(
-        trace_of(prediction),
-        np.stack([window.matrix for window in prediction.windows]),
-        np.stack([window.detected[0] for window in prediction.windows]),
-        video.seconds,
-        (*prediction.notes, *_gaps(prediction)),
+    heard: list[_Places] = []
+
+    def listeners(_: Scene) -> Sequence[Listener]:
+        heard.append(_Places())
+        return [heard[-1].hear]
+
+    predictions = watch(
+        model, video, classes, settings, network=network, landmarks=landmarks, listeners=listeners, track=track
     )
+    return [_sighting(prediction, places) for prediction, places in zip(predictions, heard, strict=True)]
 
 
-def trace_of(prediction: Prediction) -> Trace:
-    """What remains of the windows of a prediction."""
-    windows, seconds = prediction.windows, prediction.video.seconds
-    frames = np.stack([window.frames for window in windows])
-    flow = np.full((len(windows), FRAMES - 1, len(REGIONS), 2), np.nan, np.float32)
-    for place, window in enumerate(windows):
-        if window.flow is not None:
-            flow[place] = flow_by_region(window.flow, transform_points(window.matrix, window.detected[:-1]))
-    return Trace(
-        tuple(prediction.classes),
-        prediction.video.fps,
-        prediction.duration,
-        len(prediction.video),
-        frames,
-        seconds[frames],
-        np.stack([window.probabilities for window in windows]),
-        flow,
+def _sighting(prediction: Prediction, places: _Places) -> Sighting:
+    return Sighting(
+        prediction.trace,
+        np.stack(places.matrices),
+        np.stack(places.points),
+        prediction.video.seconds,
+        (*prediction.notes, *_gaps(prediction)),
+        prediction.person.number,
     )
 
 

@@ -5,7 +5,7 @@ lasts at most 0.5 s is a micro-expression, a longer one a macro-expression. The 
 word: an expression in whose windows it sees nothing but a neutral face is dropped. Its emotion is that of the windows
 about its rise.
 
-Four numbers decide what is found (`SpotParameters`), chosen on people who are not scored (`choose_parameters`).
+Few numbers decide what is found (`SpotParameters`), chosen on people who are not scored (`choose_parameters`).
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ from mol.scoring.spotting import OVERALL, pool_videos, score_video
 from mol.spotting.displacement import Displacement, displacement
 from mol.spotting.excursions import BROWS, EYES, MOUTH, Excursion, find_excursions
 
-# Excursions weaker than this are never looked at; parameters are chosen above it.
-_LEAST_SCORE = 2.0
+# Excursions weaker than this are never looked at; parameters are chosen above it. Blinks are not scored, so theirs is
+# not chosen: the lids are small, and their flow is hardly above the noise.
+_LEAST_SCORE, _LEAST_BLINK = 2.0, 3.0
+# Scores closer than this are equal.
+_EQUAL = 1e-9
 # Frames of the longest micro-expression at least, for one to be found at all.
 _FEWEST = 4
 # Seconds around the middle of an expression from which windows say its emotion.
@@ -43,13 +46,14 @@ class SpotParameters:
         micro: least score of a micro-expression, see `mol.spotting.excursions`.
         macro: least score of a macro-expression.
         evidence: least probability, in its windows, that the face is not neutral; 0 for networks without that class.
-        blink: a short excursion is a blink if the eyes move more than this many times as much as brows and mouth.
+        blink: a short excursion is a blink if the eyes move more than this many times as much as brows and mouth; not
+            chosen, as blinks are not scored.
     """
 
     micro: float = 4.5
-    macro: float = 4.0
+    macro: float = 3.5
     evidence: float = 0.25
-    blink: float = 2.0
+    blink: float = 1.2
 
     def __post_init__(self) -> None:
         require_positive(self, "micro", "macro", "blink")
@@ -65,7 +69,6 @@ GRID = {
     "micro": (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5, 6.0, 7.0, 8.0, 10.0),
     "macro": (2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0),
     "evidence": (0.0, 0.25, 0.5, 0.75, 0.9),
-    "blink": (1.5, 2.0, 3.0),
 }
 """Values among which parameters are chosen."""
 
@@ -174,8 +177,8 @@ def choose_among(candidates: Candidates, parameters: SpotParameters) -> list[Exp
         if one.excursion.score >= least and one.evidence >= parameters.evidence and not blinks:
             found.append(_expression(one, least))
     for excursion in candidates.blinks:
-        if excursion.score >= parameters.micro and _is_blink(excursion, parameters):
-            confidence = _confidence(excursion.score, parameters.micro)
+        if excursion.score >= _LEAST_BLINK and _is_blink(excursion, parameters):
+            confidence = round(_confidence(excursion.score, _LEAST_BLINK), 4)
             blink = Expression(excursion.onset, excursion.apex, excursion.offset, BLINK, None, confidence)
             if all(blink.overlap(other) == 0 for other in found if other.kind == BLINK):
                 found.append(blink)
@@ -242,8 +245,8 @@ def choose_parameters(
     for values in product(*GRID.values()):
         parameters = SpotParameters(**dict(zip(GRID, values, strict=True)))
         scores = pool_videos(score_video(truth, choose_among(found, parameters)) for found, truth in videos)
-        f1 = round(scores.of(kind).f1, 9)
-        if f1 >= highest:
-            best = [*best, parameters] if f1 == highest else [parameters]
-            highest = f1
+        f1 = scores.of(kind).f1
+        if f1 >= highest - _EQUAL:
+            best = [*best, parameters] if f1 <= highest + _EQUAL else [parameters]
+            highest = max(f1, highest)
     return best[len(best) // 2], highest

@@ -60,7 +60,7 @@ def plan_layout(layout: str, settings: LayoutSettings | None = None) -> LayoutPl
             clips that the settings ask for.
     """
     if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
+        raise unknown_name("layout", layout, (*LAYOUTS, "long"))
     settings = settings or LayoutSettings()
     if settings.neutral and layout not in WITH_NEUTRAL:
         raise SettingsError(

@@ -47,7 +47,7 @@ def test_a_corner_of_the_mouth_that_comes_back_is_a_peak(points) -> None:
     trace = trace_of(60)
     count = len(trace)
     matrices = np.tile(np.eye(2, 3), (count, 1, 1))
-    sighting = Sighting(trace, matrices, np.tile(points, (count, 1, 1)), np.arange(60) / 30, ())
+    sighting = Sighting(trace, matrices, np.tile(points, (count, 1, 1)), np.arange(60) / 30)
     values = main_direction_curve(sighting, video_of(curve))
     middles = trace.frames[:, 4]
     assert abs(middles[values.argmax()] - 29.5) <= 4

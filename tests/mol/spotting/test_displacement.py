@@ -9,7 +9,7 @@ import pytest
 
 from mol.prediction.regions import REGIONS
 from mol.prediction.trace import Trace
-from mol.spotting.displacement import _CENTRES, displacement, split_head, without_bias
+from mol.spotting.displacement import _CENTRES, displacement, split_head
 
 BROW, MOUTH = REGIONS.index("left_brow"), REGIONS.index("left_mouth")
 
