@@ -173,6 +173,9 @@ def _greet(begun: _Begun, where: str) -> None:
     pool, start = begun.pool, begun.start
     if start is not None:
         new = "" if start.classes == list(pool.classes) else "; the last layer of the emotion head is new"
+        if begun.config.action_units != start.model.get("action_units"):
+            told = begun.config.action_units is not None
+            new += "; the head for action units is new" if told else "; their head for action units is left out"
         say(f"every fold begins with the starting weights {start.name}{new}")
     for note in find_network(begun.config.network).notes(pool):
         say(f"note: {note}")

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from mol.common.extras import require
+from mol.common.scratch import Spool
 from mol.common.storage import write_atomic
 from mol.common.terminal import Track
 from mol.prediction.describe import Entries, describe
+from mol.prediction.page import PageLooks
 from mol.prediction.result import Prediction, Scene
-from mol.prediction.scratch import Spool
 from mol.prediction.tables import require_table, write_frames
 from mol.prediction.tape import Tape
 from mol.prediction.watch import Listener
@@ -32,23 +33,29 @@ class Files:
         overlay: whether to draw the overlay video.
         arrays: whether to write arrays.npz.
         format: of the table of frames, "csv" or "parquet".
+        page: whether to keep what the page shows of the person.
+
+    Attributes:
+        page: what the page shows; None if it wasn't to be kept.
+
     Raises:
         StorageError: the disk is full.
         MissingExtraError: what the files need is not installed.
     """
 
-    def __init__(self, scene: Scene, folder: Path, overlay: bool, arrays: bool, format: str) -> None:
+    def __init__(self, scene: Scene, folder: Path, overlay: bool, arrays: bool, format: str, page: bool) -> None:
         require("matplotlib", extra="report")  # before hours of reading, not after
         require_table(format)
         self._folder, self._format = folder, format
         self._entries = Entries(scene, folder)
         self._tape = Tape(scene, folder) if overlay else None
         self._arrays = Arrays(folder) if arrays else None
+        self.page = PageLooks(scene, folder) if page else None
 
     @property
     def listeners(self) -> Sequence[Listener]:
         """What hears every window."""
-        parts = [self._entries, self._tape, self._arrays]
+        parts = [self._entries, self._tape, self._arrays, self.page]
         return [part.hear for part in parts if part is not None]
 
     def write(self, prediction: Prediction, facts: Mapping[str, Any], video: str, track: Track) -> dict[str, Path]:
@@ -84,7 +91,7 @@ class Files:
 
     def close(self) -> None:
         """Give the space of the working files back."""
-        for part in (self._entries, self._tape, self._arrays):
+        for part in (self._entries, self._tape, self._arrays, self.page):
             if part is not None:
                 part.close()
 

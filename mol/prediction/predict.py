@@ -18,14 +18,16 @@ from mol.data.sets.registry import set_of_folder
 from mol.network.checkpoint import find_checkpoint
 from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
-from mol.networks.trained import load_model
+from mol.networks.trained import Trained, load_model
 from mol.prediction.alignment import ALIGNMENTS
 from mol.prediction.describe import NO_NEUTRAL_CLASS, describe_prediction
 from mol.prediction.files import Files
+from mol.prediction.page import Shown, write_prediction_page
 from mol.prediction.result import Prediction, Scene
 from mol.prediction.watch import DETECT_WIDTH, Listener, WatchSettings, check_people, predict_video, watch
 from mol.prediction.windows import Window
 from mol.scoring.calibration import temperature_of
+from mol.viewer.thinning import PAGE_MINUTES
 from mol.vision.footage import Footage
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.sources import open_footage
@@ -50,8 +52,8 @@ class PredictConfig:
     Attributes:
         video: a video file, or a folder of frames numbered in their names.
         weights: run folder of `mol train`, or a checkpoint folder inside one.
-        out: folder to write predictions.json, frames.csv, overview.png, overlay.mp4 and arrays.npz to; with `people`
-            "all" or a number, its subfolders person-1, person-2, … .
+        out: folder to write predictions.json, frames.csv, page.html, overview.png, overlay.mp4 and arrays.npz to; with
+            `people` "all" or a number, all but the page to its subfolders person-1, person-2, … .
         interval: frames from one of a window's 8 frames to the next; by default an eighth of the video, at most what
             lets a window last 0.5 seconds.
         stride: frames from one window's start to the next; by default a quarter of a window.
@@ -74,6 +76,8 @@ class PredictConfig:
         precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 if the device, also a
             processor, computes in it.
         overlay: write the overlay video.
+        page: write page.html, which shows the video with all of this in any browser, offline.
+        page_minutes: minutes of video of which the page holds every frame; of the rest of a longer one it holds few.
         save_arrays: write arrays.npz with flow and landmarks of every window.
         format: of the table of frames: "csv" or "parquet".
         alignment: "window" aligns and normalises every window by itself; "shared" keeps the alignment of one window
@@ -98,13 +102,17 @@ class PredictConfig:
     device: str = "auto"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
     overlay: bool = True
+    page: bool = True
+    page_minutes: float = PAGE_MINUTES
     save_arrays: bool = False
     format: Literal["csv", "parquet"] = "csv"
     alignment: Literal["window", "shared"] = "window"
 
     def __post_init__(self) -> None:
-        require_positive(self, "interval", "stride", "fps", "batch_size")
-        require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6)
+        require_positive(self, "interval", "stride", "fps", "batch_size", "page_minutes")
+        require_at_most(
+            self, page_minutes=10**6, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6
+        )
         if self.fps is not None and self.fps < 0.001:
             raise SettingsError(f"fps={self.fps} must be at least 0.001")
         if self.max_gap < 0:
@@ -175,7 +183,8 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
     with ExitStack() as closing, failures_named(FRAMES * height * width, f"a few frames of {config.video}", remedy):
 
         def listeners(scene: Scene) -> Sequence[Listener]:
-            files = Files(scene, folder_of(scene, config), config.overlay, config.save_arrays, config.format)
+            folder = folder_of(scene, config)
+            files = Files(scene, folder, config.overlay, config.save_arrays, config.format, config.page)
             closing.callback(files.close)
             opened.append(files)
             return files.listeners
@@ -191,10 +200,32 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
             listeners=listeners,
             track=track,
         )
-        return [
-            (prediction, files.write(prediction, _facts(prediction, config, trained.state), config.video, track))
-            for prediction, files in zip(predictions, opened, strict=True)
-        ]
+        page = _write_page(predictions, opened, config, trained)
+        results = []
+        for prediction, files in zip(predictions, opened, strict=True):
+            written = files.write(prediction, _facts(prediction, config, trained.state), config.video, track)
+            results.append((prediction, {**written, **page}))
+        return results
+
+
+def _write_page(
+    predictions: Sequence[Prediction], files: Sequence[Files], config: PredictConfig, trained: Trained
+) -> dict[str, Path]:
+    """The page of all people, if one is wanted."""
+    people = [
+        Shown(prediction, kept.page.looks) for prediction, kept in zip(predictions, files, strict=True) if kept.page
+    ]
+    if not people:
+        return {}
+    facts = {"Network": f"{trained.network.title}, step {trained.state['step']}", "Windows": _windows(predictions[0])}
+    path = Path(config.out) / "page.html"
+    return {"page": write_prediction_page(path, people, Path(config.video).name, facts, config.page_minutes)}
+
+
+def _windows(prediction: Prediction) -> str:
+    apart = prediction.seconds_apart
+    step = f"{prediction.interval} apart" if apart is None else f"{1000 * apart:.0f} ms apart"
+    return f"{len(prediction.trace)} of {FRAMES} frames, {step}"
 
 
 def folder_of(scene: Scene, config: PredictConfig) -> Path:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mol.common.scratch import Spool
 from mol.data.clips import CROP
 from mol.network.model import FRAMES
 from mol.prediction.result import Scene
-from mol.prediction.scratch import Spool
 from mol.prediction.windows import Window
 
 _SAMPLE = 32

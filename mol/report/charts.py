@@ -11,6 +11,7 @@ import numpy as np
 
 from mol.common.errors import SettingsError
 from mol.common.extras import require
+from mol.pictures.markup import Markup
 from mol.pictures.style import (
     CLASS_COLOURS,
     HAIRLINE,
@@ -20,7 +21,6 @@ from mol.pictures.style import (
     draw_headline,
     open_figure,
 )
-from mol.report.html import Markup
 
 Curve = Sequence[tuple[float, float]]
 

@@ -8,8 +8,9 @@ from typing import Any
 from mol.loso.measures import ERRORS, MEASURES, PRINTED
 from mol.loso.saved_run import LosoRun
 from mol.networks.registry import title_of
+from mol.pictures.markup import Markup, banner, element, facts, table
 from mol.report.compare import Comparison, PairedTest, difference
-from mol.report.html import Markup, Section, banner, element, facts, page, section, table
+from mol.report.html import Section, page, section
 from mol.report.numbers import cell, column_head, group_name, readable
 from mol.report.side_by_side import ClassScores, class_scores, people_side_by_side
 

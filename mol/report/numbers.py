@@ -5,7 +5,7 @@ from __future__ import annotations
 from mol.loso.measures import MEASURES
 from mol.loso.saved_run import Spread
 from mol.loso.scores import COMPOSITE
-from mol.report.html import Markup, element
+from mol.pictures.markup import Markup, element
 
 
 def cell(spread: Spread, name: str) -> Markup:

@@ -8,9 +8,11 @@ from mol.common.terminal import duration
 from mol.loso.measures import MEASURES
 from mol.loso.saved_run import LosoRun, Spread
 from mol.networks.registry import DEFAULT, title_of
+from mol.pictures.markup import Markup, banner, element, facts
 from mol.report.context import Report
-from mol.report.html import Markup, Section, banner, element, facts, page
+from mol.report.html import Section, page
 from mol.report.numbers import readable
+from mol.report.sections.action_units import action_units
 from mol.report.sections.confidence import confidence
 from mol.report.sections.confusion import confusion
 from mol.report.sections.failures import failures
@@ -26,6 +28,7 @@ SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     spotting,
     confusion,
     confidence,
+    action_units,
     people,
     training,
     failures,

@@ -1,54 +1,12 @@
-"""The styles of report pages: light or dark like the reader's system, for narrow and wide screens and for paper."""
+"""The styles of report pages, for narrow and wide screens and for paper."""
 
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --paper: #fcfcfa; --card: #ffffff; --ink: #1b2530; --muted: #5c6772; --rule: #dde1e5; --track: #e9ecef;
-  --accent: #00639b; --deep: #0072b2; --bad: #b3401a; --bad-paper: #fdf1ea;
-  --good: #00795a;
-  --serif: Charter, "Bitstream Charter", "Iowan Old Style", "Source Serif 4", Cambria, Georgia, "DejaVu Serif", serif;
-  --sans: system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, "DejaVu Sans", sans-serif;
-  --mono: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #12171d; --card: #181f27; --ink: #e4e9ee; --muted: #97a3af; --rule: #2b343e; --track: #27303a;
-    --accent: #6cc0f0; --deep: #3d9bd4; --bad: #ff9a6b; --bad-paper: #2c1d15;
-    --good: #4cc9a0;
-  }
-}
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-body {
-  margin: 0 auto; max-width: 76rem; padding: 0 clamp(1rem, 4vw, 3rem);
-  background: var(--paper); color: var(--ink); font: 0.9375rem/1.55 var(--sans);
-  font-variant-numeric: tabular-nums; overflow-wrap: anywhere;
-}
-h1, h2, h3 { line-height: 1.15; overflow-wrap: break-word; text-wrap: balance; }
-h1 { font: 400 clamp(2rem, 5.4vw, 3.4rem)/1.06 var(--serif); letter-spacing: -0.018em; margin: 0.1em 0 0.35em; }
-h2 { font: 400 1.5rem/1.2 var(--serif); letter-spacing: -0.01em; margin: 0 0 0.4rem; }
-h3 { font-size: 0.9375rem; font-weight: 650; margin: 2.2rem 0 0.6rem; }
+from mol.pictures.page_style import PAGE_STYLE
+
+STYLE = (
+    PAGE_STYLE
+    + """
 .main > .facts { margin-top: 0.6rem; }
 .main > h3:first-child, .main > figure:first-child, .main > p:first-child { margin-top: 0; }
-p { margin: 0 0 0.8rem; max-width: 44rem; }
-a { color: var(--accent); text-underline-offset: 0.18em; }
-small, .small { font-size: 0.8125rem; }
-.muted { color: var(--muted); }
-code, pre { font: 0.8125rem/1.55 var(--mono); }
-
-header { padding-top: clamp(2rem, 6vw, 4.5rem); }
-.eyebrow {
-  color: var(--muted); font-size: 0.75rem; font-weight: 600; letter-spacing: 0.09em; text-transform: uppercase;
-  margin: 0;
-}
-.lead { color: var(--muted); font: 400 1.125rem/1.5 var(--serif); margin: 0 0 1.8rem; max-width: 46rem; }
-.facts {
-  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(42%, 12.5rem), 1fr)); gap: 1rem 2rem;
-  margin: 1.8rem 0 0;
-}
-.facts div { border-top: 1px solid var(--rule); padding-top: 0.5rem; }
-.facts dt { color: var(--muted); font-size: 0.75rem; }
-.facts dd { margin: 0.1rem 0 0; }
 .headline {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(min(42%, 10.5rem), 1fr)); gap: 1.4rem 1.6rem;
   margin: 2.4rem 0 0;
@@ -56,13 +14,6 @@ header { padding-top: clamp(2rem, 6vw, 4.5rem); }
 .headline dt { color: var(--muted); font-size: 0.75rem; font-weight: 600; letter-spacing: 0.05em; }
 .headline dd { margin: 0; font: 400 clamp(1.9rem, 3.4vw, 2.5rem)/1.15 var(--serif); letter-spacing: -0.02em; }
 .headline dd small { color: var(--muted); font: 0.8125rem var(--sans); letter-spacing: 0; margin-left: 0.3rem; }
-
-.banner {
-  border: 1px solid; border-left-width: 0.4rem; border-radius: 0.3rem; padding: 0.9rem 1.2rem; margin: 1.6rem 0 0;
-}
-.banner strong { display: block; font: 600 1.125rem/1.3 var(--sans); }
-.banner ul { margin: 0.35rem 0 0; padding-left: 1.1rem; color: var(--ink); }
-.warning { border-color: var(--bad); background: var(--bad-paper); color: var(--bad); }
 
 nav {
   display: flex; flex-wrap: wrap; gap: 0.3rem 1.4rem; border-bottom: 1px solid var(--rule); padding: 2.2rem 0 0.8rem;
@@ -76,24 +27,6 @@ section > * { min-width: 0; }
   section { grid-template-columns: 13rem minmax(0, 1fr); }
   .side { align-self: start; position: sticky; top: 1.5rem; }
 }
-footer { color: var(--muted); font-size: 0.8125rem; padding: 1.4rem 0 3rem; }
-
-.scroll { overflow-x: auto; margin: 0 0 1.6rem; }
-.scroll:last-child { margin-bottom: 0; }
-table { border-collapse: collapse; width: 100%; font-size: 0.875rem; overflow-wrap: normal; }
-caption { text-align: left; color: var(--muted); font-size: 0.8125rem; padding-bottom: 0.5rem; }
-th, td { padding: 0.42rem 0.9rem 0.42rem 0; text-align: left; vertical-align: baseline; }
-thead th {
-  color: var(--muted); font-size: 0.75rem; font-weight: 600; border-bottom: 1px solid var(--ink);
-  white-space: nowrap;
-}
-tbody th { font-weight: 500; }
-tbody tr + tr > * { border-top: 1px solid var(--rule); }
-tbody tr:last-child > * { border-bottom: 1px solid var(--rule); }
-.numbers th:not(:first-child), .numbers td {
-  text-align: right; white-space: nowrap; padding: 0.42rem 0 0.42rem 1.1rem;
-}
-.numbers tbody th { white-space: nowrap; }
 .words td { overflow-wrap: anywhere; }
 .words td:last-child { padding-right: 0; }
 td small, th small { color: var(--muted); font-weight: 400; font-size: 0.78em; }
@@ -188,3 +121,4 @@ pre {
   h2, h3 { break-after: avoid; }
 }
 """
+)

@@ -12,9 +12,10 @@ from mol.common.storage import write_csv
 from mol.loso.measures import MEASURES
 from mol.loso.results import Video
 from mol.loso.saved_run import LosoRun, Spread
+from mol.pictures.markup import Markup, element, table
 from mol.report.charts import inline_svg, svg_text
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section, table
+from mol.report.html import Section, section
 from mol.report.numbers import cell, column_head, group_name
 from mol.scoring.calibration import CONFIDENCE_TITLES, Confidence, confidence_scores
 from mol.scoring.reliability import draw_reliability

@@ -8,8 +8,9 @@ from mol.common.names import path_parts
 from mol.loso.saved_run import LosoRun
 from mol.loso.scores import COMPOSITE, write_confusion
 from mol.pictures.evaluation import confusion_picture
+from mol.pictures.markup import Markup, element
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section
+from mol.report.html import Section, section
 from mol.report.numbers import group_name, readable
 
 

@@ -13,9 +13,10 @@ from mol.common.names import path_part
 from mol.loso.saved_run import LosoRun
 from mol.pictures.evaluation import Seen, failure_picture
 from mol.pictures.faces import flow_colours, flow_maximum, flow_wheel
+from mol.pictures.markup import Markup, data_uri, element
 from mol.pictures.style import OURS, TRUTH
 from mol.report.context import Report
-from mol.report.html import Markup, Section, data_uri, element, section
+from mol.report.html import Section, section
 from mol.report.misread import Failure, confident_failures, read_again
 from mol.report.numbers import readable
 from mol.vision.points import SKELETON

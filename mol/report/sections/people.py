@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from mol.pictures.markup import Markup, element
 from mol.report.charts import people_picture
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section
+from mol.report.html import Section, section
 
 
 def people(report: Report) -> Section | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 
+from mol.pictures.markup import element
 from mol.report.context import Report
-from mol.report.html import Section, element, section
+from mol.report.html import Section, section
 
 
 def reproduce(report: Report) -> Section:

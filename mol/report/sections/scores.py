@@ -10,8 +10,9 @@ from mol.loso.measures import ERRORS, SCORES
 from mol.loso.saved_run import LosoRun, Spread
 from mol.loso.scores import latex_scores
 from mol.networks.registry import title_of
+from mol.pictures.markup import Markup, element, table
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section, table
+from mol.report.html import Section, section
 from mol.report.numbers import cell, column_head, group_name
 
 _GLOSSARY = (

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mol.common.extras import require
+from mol.pictures.markup import element, facts, table
 from mol.report.context import Report
-from mol.report.html import Section, element, facts, section, table
+from mol.report.html import Section, section
 from mol.report.numbers import readable
 
 

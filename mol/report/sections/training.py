@@ -8,9 +8,10 @@ from mol.common.errors import DataError
 from mol.common.names import path_parts
 from mol.loso.results import is_done
 from mol.loso.saved_run import LosoRun
+from mol.pictures.markup import element
 from mol.report.charts import curve_picture, inline_svg
 from mol.report.context import Report
-from mol.report.html import Section, element, section
+from mol.report.html import Section, section
 from mol.report.numbers import readable
 from mol.training.runlog import read_log
 

@@ -30,9 +30,9 @@ from mol.loso.latex import escape_latex
 from mol.loso.run import loso
 from mol.loso.saved_run import LosoRun, read_run
 from mol.loso.settings import LosoConfig
+from mol.pictures.markup import Markup, element
 from mol.report.charts import curve_picture, inline_svg, mean_curve
 from mol.report.compare import compare_runs, paired_test
-from mol.report.html import Markup, element
 from mol.report.misread import confident_failures, read_again
 from mol.report.report import ReportConfig, report
 from mol.scoring.calibration import expected_calibration_error
