@@ -98,7 +98,7 @@ def _difference(there: np.ndarray, back: np.ndarray, points: np.ndarray) -> floa
         first, second = (_patch(flow, box) - head for flow, head in zip((there, back), heads, strict=True))
         if len(first):
             values.append(_main_difference(first, second))
-    return max(values, default=0.0)
+    return max([0.0, *values])
 
 
 def _patch(flow: np.ndarray, box: np.ndarray) -> np.ndarray:
@@ -108,12 +108,12 @@ def _patch(flow: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 def _main_difference(first: np.ndarray, second: np.ndarray) -> float:
-    """Mean over the third of the pixels of the main direction in which the lengths differ most."""
+    """Mean over the third of the pixels of the main direction that come back most: longer first than second."""
     turn = np.arctan2(first[:, 1], first[:, 0]) / (2 * np.pi) * _DIRECTIONS
     direction = np.round(turn).astype(int) % _DIRECTIONS
     main = direction == np.bincount(direction, minlength=_DIRECTIONS).argmax()
     lengths = np.linalg.norm(first[main], axis=1) - np.linalg.norm(second[main], axis=1)
-    return float(np.sort(np.abs(lengths))[-max(len(lengths) // 3, 1) :].mean())
+    return float(np.sort(lengths)[-max(len(lengths) // 3, 1) :].mean())
 
 
 def spot_peaks(curve: np.ndarray, trace: Trace, share: float) -> list[Expression]:

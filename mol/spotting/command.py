@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,9 +21,12 @@ from mol.network.checkpoint import find_checkpoint
 from mol.network.model import FRAMES
 from mol.networks.registry import DEFAULT
 from mol.networks.trained import Trained, load_model
+from mol.prediction.page import PageLooks, Shown, write_prediction_page
 from mol.prediction.predict import check_normalisation, open_video
-from mol.prediction.watch import DETECT_WIDTH, WatchSettings, check_people
-from mol.scoring.expression import Expression
+from mol.prediction.result import Scene
+from mol.prediction.watch import DETECT_WIDTH, Listener, WatchSettings, check_people
+from mol.scoring.calibration import temperature_of
+from mol.scoring.expression import KINDS, Expression
 from mol.scoring.spotting import score_video
 from mol.spotting.baseline import main_direction_curve, spot_peaks
 from mol.spotting.parameters_file import read_parameters
@@ -30,6 +34,7 @@ from mol.spotting.results import expression_table, score_table, write_expression
 from mol.spotting.sighting import Sighting, watch_video
 from mol.spotting.spot import SpotParameters, choose_among, find_candidates, fitting, require_flow, shows_micro
 from mol.spotting.truth import read_truth
+from mol.viewer.thinning import PAGE_MINUTES
 from mol.vision.footage import Footage
 from mol.vision.landmark_files import read_landmarks
 from mol.vision.tracking import MAX_GAP
@@ -52,7 +57,7 @@ class SpotConfig:
     Attributes:
         video: a video file, or a folder of frames numbered in their names.
         weights: run folder of `mol train`, or a checkpoint folder inside one; a network trained with neutral clips.
-        out: folder to write expressions.csv and spotting.json to.
+        out: folder to write expressions.csv, spotting.json and page.html to.
         truth: CSV of annotated expressions (onset, offset; if known apex, kind, emotion) to score against; frames are
             counted from 0 in a file, in a folder they are the numbers in the pictures' names.
         parameters: JSON of what counts as an expression, as `mol loso --task spot` chooses it on the people trained on;
@@ -70,6 +75,8 @@ class SpotConfig:
         batch_size: windows at once.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 if the device computes in it.
+        page: write page.html, which shows the video with what was found in any browser, offline.
+        page_minutes: minutes of video of which the page holds every frame; of the rest of a longer one it holds few.
         baseline: with a truth, also score the challenges' baseline, on TV-L1 flow, and finding nothing.
     """
 
@@ -89,10 +96,13 @@ class SpotConfig:
     batch_size: int = 4
     device: str = "auto"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
+    page: bool = True
+    page_minutes: float = PAGE_MINUTES
     baseline: bool = True
 
     def __post_init__(self) -> None:
-        require_positive(self, "interval", "stride", "fps", "batch_size")
+        require_positive(self, "interval", "stride", "fps", "batch_size", "page_minutes")
+        require_at_most(self, page_minutes=10**6)
         require_at_most(self, interval=10**9, stride=10**9, fps=10**6, batch_size=10**6, detect_width=10**6)
         require_not_negative(self, "detect_width", "max_gap")
         check_people(self.people)
@@ -137,9 +147,7 @@ def run_spot(config: SpotConfig) -> None:
 
 
 def _print(spotted: Spotted) -> None:
-    found = Counter(one.kind for one in spotted.expressions)
-    what = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items())) or "nothing found"
-    say(f"{spotted.sighting.trace.duration:.1f} s: {what}")
+    say(f"{spotted.sighting.trace.duration:.1f} s: {summary_of(spotted.expressions)}")
     if spotted.expressions:
         console().print(expression_table(spotted.expressions, spotted.numbers, spotted.sighting.seconds))
     if spotted.scores:
@@ -148,6 +156,12 @@ def _print(spotted: Spotted) -> None:
         say(f"note: {note}")
     for name, path in spotted.files.items():
         say(f"{name:<12}{path}")
+
+
+def summary_of(expressions: Sequence[Expression]) -> str:
+    """How many of each kind were found, in words."""
+    found = Counter(one.kind for one in expressions)
+    return ", ".join(f"{found[kind]} {kind}" for kind in KINDS if found[kind]) or "nothing found"
 
 
 def spot_video(config: SpotConfig, track: Track = silently) -> Spotted:
@@ -180,18 +194,53 @@ def spot_people(config: SpotConfig, track: Track = silently) -> list[Spotted]:
     truth = read_truth(Path(config.truth), path, numbers, video.fps, trained.classes) if config.truth else None
     given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
     height, width = video.shape
-    with failures_named(FRAMES * height * width, f"a few frames of {config.video}", "scale the pictures down"):
-        sightings = watch_video(trained.model, trained.network, video, trained.classes, config.watching, given, track)
+    out = Path(config.out)
+    with ExitStack() as closing, failures_named(FRAMES * height * width, f"a few frames of {path}", "scale it down"):
+        looks: list[PageLooks] = []
+
+        def more(scene: Scene) -> Sequence[Listener]:
+            if not config.page:
+                return ()
+            looks.append(PageLooks(scene, out))
+            closing.callback(looks[-1].close)
+            return [looks[-1].hear]
+
+        sightings = watch_video(
+            *(trained.model, trained.network, video, trained.classes, config.watching, given, track),
+            more=more,
+            calibration=temperature_of(trained.state),
+        )
+        found = [choose_among(find_candidates(sighting.trace), parameters) for sighting in sightings]
+        page = _write_page(sightings, found, looks, config, trained)
         people = []
-        for place, sighting in enumerate(sightings):
-            expressions = choose_among(find_candidates(sighting.trace), parameters)
+        for place, (sighting, expressions) in enumerate(zip(sightings, found, strict=True)):
             scores = {} if truth is None or place else _scores(truth, expressions, sighting, video, config.baseline)
             notes = (*sighting.notes, *_notes(video.fps, trained.classes, expressions))
             content = _describe(config, trained, sighting, parameters, expressions, numbers, notes, scores)
-            out = Path(config.out) / (f"person-{sighting.person}" if sighting.person is not None else "")
-            files = _write(out, content, expressions, numbers, sighting)
+            folder = out / (f"person-{sighting.person}" if sighting.person is not None else "")
+            files = {**_write(folder, content, expressions, numbers, sighting), **page}
             people.append(Spotted(expressions, numbers, sighting, notes, scores, files))
     return people
+
+
+def _write_page(
+    sightings: Sequence[Sighting],
+    found: Sequence[Sequence[Expression]],
+    looks: Sequence[PageLooks],
+    config: SpotConfig,
+    trained: Trained,
+) -> dict[str, Path]:
+    """The page of all people, if one is wanted."""
+    people = [
+        Shown(sighting.prediction, kept.looks, expressions, summary_of(expressions))
+        for sighting, kept, expressions in zip(sightings, looks, found, strict=bool(looks))
+        if sighting.prediction is not None
+    ]
+    if not people:
+        return {}
+    facts = {"Network": f"{trained.network.title}, step {trained.state['step']}"}
+    path = Path(config.out) / "page.html"
+    return {"page": write_prediction_page(path, people, Path(config.video).name, facts, config.page_minutes)}
 
 
 def _notes(fps: float, classes: Sequence[str], expressions: Sequence[Expression]) -> list[str]:
@@ -272,7 +321,7 @@ def _described(one: Expression, numbers: Sequence[int], sighting: Sighting) -> d
 def _write(
     out: Path, content: Mapping[str, Any], found: Sequence[Expression], numbers: Sequence[int], sighting: Sighting
 ) -> dict[str, Path]:
-    """Write the tables; spotting.json last, so that if it is there, so is the other."""
+    """Write the tables; spotting.json last, so that if it is there, so are the others."""
     files = {"expressions": out / "expressions.csv", "spotting": out / "spotting.json"}
     write_expressions(files["expressions"], found, numbers, sighting.seconds)
     write_json(files["spotting"], content)

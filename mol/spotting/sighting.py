@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from mol.prediction.result import Prediction, Scene
 from mol.prediction.trace import Trace
 from mol.prediction.watch import Listener, WatchSettings, watch
 from mol.prediction.windows import Window
+from mol.scoring.calibration import Temperature
 from mol.vision.footage import Footage
 
 
@@ -27,7 +28,7 @@ class Sighting:
         points: (n, 68, 2) landmarks in the first frame of every window, in pixels of the video.
         seconds: (L,) times of the frames.
         notes: what to know about rate, gaps and faces.
-        person: number of the person among several, from 1; None for the only one.
+        prediction: all else that is known of the person.
     """
 
     trace: Trace
@@ -35,7 +36,12 @@ class Sighting:
     points: np.ndarray
     seconds: np.ndarray
     notes: tuple[str, ...] = ()
-    person: int | None = None
+    prediction: Prediction | None = None
+
+    @property
+    def person(self) -> int | None:
+        """Number of the person among several, from 1; None for the only one."""
+        return self.prediction.person.number if self.prediction is not None else None
 
 
 class _Places:
@@ -59,6 +65,8 @@ def watch_video(
     settings: WatchSettings | None = None,
     landmarks: np.ndarray | None = None,
     track: Track = silently,
+    more: Callable[[Scene], Sequence[Listener]] = lambda scene: (),
+    calibration: Temperature | None = None,
 ) -> list[Sighting]:
     """Run a network on the windows of a video.
 
@@ -70,6 +78,8 @@ def watch_video(
         settings: how to watch.
         landmarks: (L, 68, 2) in pixels; by default dlib's.
         track: progress display.
+        more: who else listens to the windows of a person.
+        calibration: the network's temperature, for what the page shows; nothing is spotted by it.
     Returns:
         One sighting for each person, the most prominent first.
     Raises:
@@ -77,12 +87,20 @@ def watch_video(
     """
     heard: list[_Places] = []
 
-    def listeners(_: Scene) -> Sequence[Listener]:
+    def listeners(scene: Scene) -> Sequence[Listener]:
         heard.append(_Places())
-        return [heard[-1].hear]
+        return [heard[-1].hear, *more(scene)]
 
     predictions = watch(
-        model, video, classes, settings, network=network, landmarks=landmarks, listeners=listeners, track=track
+        model,
+        video,
+        classes,
+        settings,
+        network=network,
+        landmarks=landmarks,
+        calibration=calibration,
+        listeners=listeners,
+        track=track,
     )
     return [_sighting(prediction, places) for prediction, places in zip(predictions, heard, strict=True)]
 
@@ -94,7 +112,7 @@ def _sighting(prediction: Prediction, places: _Places) -> Sighting:
         np.stack(places.points),
         prediction.video.seconds,
         (*prediction.notes, *_gaps(prediction)),
-        prediction.person.number,
+        prediction,
     )
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from mol.common.storage import write_csv
 from mol.loso.spot_scores import pool_spotting
+from mol.pictures.markup import Markup, element, table
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section, table
+from mol.report.html import Section, section
 from mol.scoring.expression import MACRO, MICRO
 from mol.scoring.spotting import OVERALL
 
