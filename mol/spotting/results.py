@@ -69,7 +69,7 @@ def score_table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
         rows: way → what `SpottingScores.describe` gives.
     """
     table = require("rich.table", "train").Table()
-    titles = ("spotted by", "kind", "annotated", "found", "hits", "precision", "recall", "F1", "UF1 of hits", "STRS")
+    titles = ("by", "kind", "true", "found", "hits", "prec.", "recall", "F1", "UF1", "STRS")
     for name in titles:
         table.add_column(name, justify="left" if name in titles[:2] else "right")
     for way, scores in rows.items():

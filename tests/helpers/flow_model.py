@@ -31,4 +31,8 @@ class LucasKanadeMOL(TinyMOL):
 
 
 def _smooth(maps: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(maps, side, stride=1, padding=side // 2, count_include_pad=False)
+    """Mean over squares, one side after the other."""
+    for kernel in ((side, 1), (1, side)):
+        padding = tuple(length // 2 for length in kernel)
+        maps = F.avg_pool2d(maps, kernel, stride=1, padding=padding, count_include_pad=False)
+    return maps

@@ -101,7 +101,7 @@ def test_expressions_of_a_synthetic_film_are_found_and_their_table_can_be_a_trut
 
 def test_scores_stand_beside_those_of_the_baseline_and_of_nothing(frames, weights, tmp_path):
     truth = tmp_path / "truth.csv"
-    truth.write_text("onset,offset\n20,30\n")
+    truth.write_text("onset,offset\n10,20\n")
     film = short(frames, tmp_path / "part.mkv", 24)
     spotted = spot_video(config(film, weights, tmp_path, parameters=str(loose(tmp_path)), truth=str(truth), stride=8))
     content = json.loads(spotted.files["spotting"].read_text(encoding="utf-8"))
@@ -121,7 +121,7 @@ def test_the_command_prints_a_table_and_the_files(frames, weights, tmp_path, cap
     typed = f"spot {film} --weights {weights} --out {tmp_path}/out --truth {truth} --device cpu"
     assert main([*typed.split(), "--parameters", str(loose(tmp_path)), "--baseline", "false", "--page", "false"]) == 0
     printed = capsys.readouterr().out
-    for part in ("1.3 s: ", "micro", "annotated", "expressions.csv"):
+    for part in ("1.3 s: ", "micro", "recall", "STRS", "expressions.csv"):
         assert part in printed
 
 
