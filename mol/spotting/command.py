@@ -44,7 +44,7 @@ NO_NEUTRAL = (
     "the network was trained without neutral clips, so it can't say that nothing happens; expressions are spotted by "
     "the flow alone"
 )
-NETWORK, BASELINE, NOTHING = "network", "MDMD, TV-L1", "nothing"
+NETWORK, BASELINE, NOTHING = "network", "MDMD", "nothing"
 """Ways of spotting, as tables name them."""
 SHARE = 0.2
 """p of the baseline where none was chosen."""

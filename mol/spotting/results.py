@@ -78,5 +78,5 @@ def score_table(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Any:
             counts = (str(own[name]) for name in ("annotated", "found", "hits"))
             shares = (f"{own[name]:.3f}" for name in ("precision", "recall", "f1"))
             both = (f"{own[name]:.3f}" if own["recognised_hits"] else "–" for name in ("uf1", "strs"))
-            table.add_row(way, kind, *counts, *shares, *both)
+            table.add_row(way, "both" if kind == OVERALL else kind, *counts, *shares, *both)
     return table
