@@ -178,7 +178,7 @@ def match(truth: Sequence[Expression], found: Sequence[Expression], least: float
     """
     overlaps = [[one.overlap(other) for other in found] for one in truth]
     choices = [
-        sorted((place for place in range(len(found)) if row[place] >= least), key=lambda place, row=row: -row[place])
+        [place for lack, place in sorted((1 - share, place) for place, share in enumerate(row)) if row[place] >= least]
         for row in overlaps
     ]
     owner: dict[int, int] = {}

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from mol.common.errors import DataError
 from mol.data.interval import check_order
@@ -151,10 +152,12 @@ def _names(row: SheetRow) -> tuple[str, str]:
     return parts[1], f"{parts[1]}_{parts[2]}"
 
 
-def _kind(row: SheetRow) -> str:
+def _kind(row: SheetRow) -> Literal["micro", "macro"]:
     kind = row.text("type").lower()
-    if kind.startswith(("micro", "macro")):
-        return kind[:5]
+    if kind.startswith("micro"):
+        return "micro"
+    if kind.startswith("macro"):
+        return "macro"
     raise DataError(f"the type {row.text('type')!r} is neither macro nor micro; correct the cell.")
 
 

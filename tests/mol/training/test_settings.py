@@ -46,7 +46,8 @@ def test_each_form_of_mol_has_its_own_defaults(form: str) -> None:
 def test_the_published_form_trains_as_the_published_code() -> None:
     config = TrainConfig(cache="c", model=ModelConfig(variant="released"))
     assert (config.learning_rate, config.schedule, config.flow_pairs) == (1e-4, "constant", "all")
-    assert (config.model.dropout, asdict(config.loss)) == (0.5, {"w_me": 1.0, "w_of": 10 / 7, "w_ldm": 3.5, "w_au": None})
+    weights = {"w_me": 1.0, "w_of": 10 / 7, "w_ldm": 3.5, "w_au": None}
+    assert (config.model.dropout, asdict(config.loss)) == (0.5, weights)
     assert asdict(config.rates) == {"flow": 1.0, "predictors": None, "emotion": 1.0}
 
 
