@@ -24,6 +24,7 @@ from mol.networks.trained import Trained, load_model
 from mol.prediction.page import PageLooks, Shown, write_prediction_page
 from mol.prediction.predict import check_normalisation, open_video
 from mol.prediction.result import Scene
+from mol.prediction.tables import require_table
 from mol.prediction.watch import DETECT_WIDTH, Listener, WatchSettings, check_people
 from mol.scoring.calibration import temperature_of
 from mol.scoring.expression import KINDS, Expression
@@ -75,6 +76,7 @@ class SpotConfig:
         batch_size: windows at once.
         device: "auto", "cpu", "cuda" or "cuda:N".
         precision: "32", "bf16-mixed" for bfloat16 where it is safe, or "auto": bfloat16 if the device computes in it.
+        format: of the table of expressions: "csv" or "parquet".
         page: write page.html, which shows the video with what was found in any browser, offline.
         page_minutes: minutes of video of which the page holds every frame; of the rest of a longer one it holds few.
         baseline: with a truth, also score the challenges' baseline, on TV-L1 flow, and finding nothing.
@@ -96,6 +98,7 @@ class SpotConfig:
     batch_size: int = 4
     device: str = "auto"
     precision: Literal["32", "bf16-mixed", "auto"] = "32"
+    format: Literal["csv", "parquet"] = "csv"
     page: bool = True
     page_minutes: float = PAGE_MINUTES
     baseline: bool = True
@@ -107,6 +110,7 @@ class SpotConfig:
         require_not_negative(self, "detect_width", "max_gap")
         check_people(self.people)
         require_one_of(self, "on_error", ("raise", "skip"))
+        require_one_of(self, "format", ("csv", "parquet"))
         require_one_of(self, "precision", ("32", "bf16-mixed", "auto"))
 
     @property
@@ -187,6 +191,7 @@ def spot_people(config: SpotConfig, track: Track = silently) -> list[Spotted]:
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
     require_flow(trained.network)
+    require_table(config.format)
     parameters = fitting(parameters, trained.classes)
     video, path = open_video(config.video, config.fps), Path(config.video)
     numbers: Sequence[int] = list(numbered_pictures(path)) if path.is_dir() else range(len(video))
@@ -218,7 +223,7 @@ def spot_people(config: SpotConfig, track: Track = silently) -> list[Spotted]:
             notes = (*sighting.notes, *_notes(video.fps, trained.classes, expressions))
             content = _describe(config, trained, sighting, parameters, expressions, numbers, notes, scores)
             folder = out / (f"person-{sighting.person}" if sighting.person is not None else "")
-            files = {**_write(folder, content, expressions, numbers, sighting), **page}
+            files = {**_write(folder, config.format, content, expressions, numbers, sighting), **page}
             people.append(Spotted(expressions, numbers, sighting, notes, scores, files))
     return people
 
@@ -319,10 +324,15 @@ def _described(one: Expression, numbers: Sequence[int], sighting: Sighting) -> d
 
 
 def _write(
-    out: Path, content: Mapping[str, Any], found: Sequence[Expression], numbers: Sequence[int], sighting: Sighting
+    out: Path,
+    format: str,
+    content: Mapping[str, Any],
+    found: Sequence[Expression],
+    numbers: Sequence[int],
+    sighting: Sighting,
 ) -> dict[str, Path]:
     """Write the tables; spotting.json last, so that if it is there, so are the others."""
-    files = {"expressions": out / "expressions.csv", "spotting": out / "spotting.json"}
-    write_expressions(files["expressions"], found, numbers, sighting.seconds)
+    files = {"expressions": out / f"expressions.{format}", "spotting": out / "spotting.json"}
+    write_expressions(files["expressions"], found, numbers, sighting.seconds, format)
     write_json(files["spotting"], content)
     return files

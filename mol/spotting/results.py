@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.extras import require
-from mol.common.storage import write_csv
+from mol.common.storage import write_atomic, write_csv
 from mol.scoring.expression import MACRO, MICRO, Expression
 from mol.scoring.spotting import OVERALL
 
@@ -41,10 +41,35 @@ def expression_rows(expressions: Iterable[Expression], numbers: Sequence[int], s
 
 
 def write_expressions(
-    path: Path, expressions: Iterable[Expression], numbers: Sequence[int], seconds: np.ndarray
+    path: Path, expressions: Iterable[Expression], numbers: Sequence[int], seconds: np.ndarray, format: str = "csv"
 ) -> None:
-    """Write expressions.csv."""
-    write_csv(path, COLUMNS, expression_rows(expressions, numbers, seconds))
+    """Write the table of expressions.
+
+    Args:
+        path: of the table.
+        expressions, numbers, seconds: see `expression_rows`.
+        format: "csv" or "parquet".
+    Raises:
+        StorageError: it could not be written.
+        MissingExtraError: "parquet" without the extra "tables".
+    """
+    rows = expression_rows(expressions, numbers, seconds)
+    if format == "csv":
+        write_csv(path, COLUMNS, rows)
+    else:
+        write_atomic(path, lambda temporary: _write_parquet(temporary, rows))
+
+
+def _write_parquet(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    arrow, parquet = require("pyarrow", extra="tables"), require("pyarrow.parquet", extra="tables")
+    kinds = [*[arrow.int64()] * 3, *[arrow.float64()] * 3, arrow.string(), arrow.string(), arrow.float64()]
+    schema = arrow.schema(list(zip(COLUMNS, kinds, strict=True)))
+    columns = [[row[place] for row in rows] for place in range(len(COLUMNS))]
+    arrays = [
+        arrow.array([float(cell) for cell in column] if kind == arrow.float64() else column, type=kind)
+        for column, kind in zip(columns, kinds, strict=True)
+    ]
+    parquet.write_table(arrow.Table.from_arrays(arrays, schema=schema), path)
 
 
 def expression_table(expressions: Sequence[Expression], numbers: Sequence[int], seconds: np.ndarray) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -45,16 +46,16 @@ def read_truth(
 
 
 def expressions_of(recording: Recording, numbers: Sequence[int]) -> list[Expression]:
-    """The annotated expressions of a recording with frames counted from 0.
+    """The annotated expressions of a recording with frames counted from 0, as far as they are in the film.
 
     Args:
         recording: of a manifest.
         numbers: of its frames, ascending.
-    Raises:
-        DataError: an interval lies outside the video.
     """
-    where = f"{recording.dataset}/{recording.subject}/{recording.video}"
-    return [_placed(one, numbers, where) for one in recording.expressions]
+    first, last = numbers[0], numbers[-1]
+    inside = [one for one in recording.expressions if one.onset <= last and one.offset >= first]
+    clipped = [replace(one, onset=max(one.onset, first), offset=min(one.offset, last)) for one in inside]
+    return [_placed(one, numbers, recording.path) for one in clipped]
 
 
 def _require_this_video(row: Mapping[str, str], video: Path, where: str) -> None:

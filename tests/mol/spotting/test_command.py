@@ -155,6 +155,16 @@ def test_parameters_that_are_none_are_refused(film, weights, tmp_path):
         spot_video(config(film, weights, tmp_path, parameters=str(tmp_path / "wrong.json")))
 
 
+def test_the_table_can_be_parquet(frames, weights, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    settings = {"parameters": str(loose(tmp_path)), "format": "parquet"}
+    spotted = spot_video(config(short(frames, tmp_path / "part.mkv"), weights, tmp_path, **settings))
+    table = parquet.read_table(spotted.files["expressions"]).to_pydict()
+    assert table["apex"] == [one.apex for one in spotted.expressions] != []
+    assert table["kind"] == [one.kind for one in spotted.expressions]
+    assert table["offset_seconds"] == pytest.approx([one.offset / 30 for one in spotted.expressions], abs=1e-3)
+
+
 # Odd videos
 
 

@@ -61,11 +61,9 @@ def test_a_table_that_is_missing_is_named(tmp_path):
         read_truth(tmp_path / "nothing.csv", VIDEO, range(9), 30.0)
 
 
-def test_expressions_of_a_recording_are_placed_in_its_frames():
-    recording = Recording(
-        "set", "s1", "v", "v", 30.0, (Annotated(5, None, 9, "micro", ""), Annotated(7, 8, 30, "macro"))
-    )
-    with pytest.raises(DataError, match=r"set/s1/v: the interval 7–30 lies outside the video"):
-        expressions_of(recording, range(5, 20))
+def test_expressions_of_a_recording_are_placed_in_its_frames_as_far_as_they_are_there():
+    expressions = (Annotated(5, None, 9), Annotated(7, 8, 30, "macro", "fear"), Annotated(40, 41, 42))
+    recording = Recording("set", "s1", "v", "v", 30.0, expressions)
     found = expressions_of(recording, range(5, 31))
-    assert found == [Expression(0, 2, 4, "micro"), Expression(2, 3, 25, "macro")]
+    assert found == [Expression(0, 2, 4, "micro"), Expression(2, 3, 25, "macro", "fear")]
+    assert expressions_of(recording, range(6, 20)) == [Expression(0, 1, 3), Expression(1, 2, 13, "macro", "fear")]
