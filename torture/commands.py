@@ -62,6 +62,9 @@ def commands() -> list[Command]:
             "synth --out out/cache --people 6 --clips 4 --pictures 1 --emotions [happiness] --workers 2 --sheet false",
         ),
         Command("synth-set", "synth --layout casme2 --out out/set --people 3 --clips 9 --pictures 1 --workers 2"),
+        Command(
+            "synth-long", "synth --layout long --out out/set --people 3 --videos 1 --minutes 0.1 --workers 1 --macro 0"
+        ),
         Command("loso", f"{loso} --run out --resume"),
         Command("predict", "predict film.mp4 --weights run --out out --device cpu --save-arrays", replaces=True),
     ]

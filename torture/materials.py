@@ -79,6 +79,7 @@ def _main() -> None:
     _write_pictures(Path("pictures"))
     _write_landmarks(Path())
     _write_table(Path("table"))
+    _write_long(Path("long"))
     for layout in LAYOUTS:
         _write_sheets(layout, Path("sheets") / layout)
 
@@ -152,6 +153,19 @@ def _write_table(folder: Path) -> None:
         ["ben", "film", "film.mp4", "0", "5", "11", "surprise", "mine", "", ""],
     ]
     _write_csv(folder / "table.csv", rows)
+
+
+def _write_long(folder: Path) -> None:
+    """A table of what is annotated in one long video."""
+    folder.mkdir()
+    (folder / "film.mp4").write_bytes(Path("film.mp4").read_bytes())
+    rows = [
+        ["subject", "video", "path", "kind", "onset", "apex", "offset", "emotion"],
+        ["anna", "film", "film.mp4", "micro", "1", "3", "5", "anger"],
+        ["anna", "film", "film.mp4", "macro", "6", "", "9", ""],
+        ["anna", "film", "film.mp4", "blink", "2", "3", "4", ""],
+    ]
+    _write_csv(folder / "expressions.csv", rows)
 
 
 def _write_csv(path: Path, rows: Sequence[Sequence[str]]) -> None:

@@ -28,9 +28,14 @@ def _read_set(layout: str) -> None:
     from mol.data.sets.registry import load_set
 
     loaded = load_set(layout, Path(), "skip")
-    write_manifest(Path("manifest"), Manifest(layout, Path.cwd(), loaded.clips, loaded.notes, {}))
-    if read_manifest(Path("manifest")).clips != loaded.clips:
-        raise InvalidResultError("the manifest reads other clips than were written")
+    manifest = Manifest(layout, Path.cwd(), loaded.clips, loaded.notes, {}, loaded.recordings)
+    write_manifest(Path("manifest"), manifest)
+    read = read_manifest(Path("manifest"))
+    if read.clips != loaded.clips or read.recordings != loaded.recordings:
+        raise InvalidResultError("the manifest reads other clips or recordings than were written")
+    for recording in loaded.recordings:
+        if any(one.offset < one.onset for one in recording.expressions):
+            raise InvalidResultError(f"an expression that ends before it begins: {recording}")
     for clip in loaded.clips:
         if not all(isinstance(text, str) and text for text in (clip.subject, clip.clip, clip.path, clip.emotion)):
             raise InvalidResultError(f"a clip that cannot be: {clip}")
@@ -70,6 +75,28 @@ def _table_edits(base: Path) -> Edits:
     names = texts().map(lambda text: spelled(text)[:80].replace("\x00", "0"))
     frames = edits("move", "one/img9.jpg", to=names.map(_file_name))
     return weighed((20, csv_edits(base, file)), (4, byte_edits(file)), (3, frames), (1, file_edits([file])))
+
+
+def _read_long() -> None:
+    """Read a table of long videos, and as the truth of one of them."""
+    from mol.spotting.truth import read_truth
+
+    for one in read_truth(Path("expressions.csv"), Path("film.mp4"), range(materials.FILM_FRAMES), 25.0, ("anger",)):
+        if not 0 <= one.onset <= one.apex <= one.offset < materials.FILM_FRAMES:
+            raise InvalidResultError(f"an expression that cannot be: {one}")
+
+
+def _read_long_set() -> None:
+    _read_set("long")
+
+
+def _make_long(made: Path, base: Path) -> None:
+    shutil.copytree(made / "long", base, dirs_exist_ok=True)
+
+
+def _long_edits(base: Path) -> Edits:
+    file = "expressions.csv"
+    return weighed((20, csv_edits(base, file)), (4, byte_edits(file)), (1, file_edits([file])))
 
 
 def _file_name(text: str) -> str:
@@ -160,6 +187,10 @@ def readers() -> list[Reader]:
     return [
         Reader("sheets", 1300, 150, _read_layout, sets, _set_edits, prepare=imports),
         Reader("table", 1000, 60, _read_table, {"generic": _make_table}, _table_edits, prepare=imports),
+        Reader("long", 500, 40, _read_long_set, {"long": _make_long}, _long_edits, prepare=imports),
+        Reader("truth", 500, 30, _read_long, {"truth": _make_long}, _long_edits).with_(
+            prepare=_importing("mol.spotting.truth")
+        ),
         Reader("landmarks", 800, 40, _read_landmarks, points, _landmark_edits).with_(
             prepare=_importing("mol.vision.landmark_files")
         ),

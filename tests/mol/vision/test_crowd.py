@@ -87,6 +87,32 @@ def test_who_takes_anothers_seat_is_another_person():
     assert (first.places, second.places) == (list(range(10)), list(range(10, 20)))
 
 
+@pytest.mark.parametrize(("frames", "same"), [(1, True), (4, True), (20, False)])
+def test_who_looks_different_at_a_glance_is_the_same_person(frames: int, same: bool):
+    who = [0] * 15 + [1] * frames + [0] * 15
+    rng, shown = np.random.default_rng(2), []
+    crowd = Crowd(lambda picture: shown[-1])
+    for one in who:
+        shown.append([face_at(160, 60)])
+        crowd.look(draw([(one, 160, 60)], rng))
+    known = crowd.known()
+    assert len(known) == (1 if same else 2)
+    if same:
+        assert known[0].places == list(range(len(who)))
+        assert len(known[0].points) == len(known[0].boxes) == len(who)
+        assert known[0].area == pytest.approx(len(who) * face_at(160, 60).area)
+
+
+def test_somebody_elsewhere_is_no_glance():
+    frames = [[(0, 60.0, 60.0)]] * 10 + [[(1, 250.0, 60.0)]] * 3 + [[(0, 60.0, 60.0)]] * 10
+    rng, shown = np.random.default_rng(4), []
+    crowd = Crowd(lambda picture: shown[-1])
+    for people in frames:
+        shown.append([face_at(x, y) for _, x, y in people])
+        crowd.look(draw(people, rng))
+    assert [len(seen.places) for seen in crowd.known()] == [20, 3]
+
+
 def test_who_comes_back_after_minutes_is_known_and_another_is_not():
     seat = [(0, 160.0, 60.0)]
     frames = [seat] * 8 + [[]] * 200 + [[(1, 160.0, 60.0)]] * 6 + [[]] * 80 + [[(0, 60.0, 50.0)]] * 4
