@@ -87,7 +87,7 @@ def test_a_question_mark_of_its_own_leaves_the_rest_open() -> None:
         ("hello", "'H' has no meaning"),
         ("4.7", r"'\.' has no meaning"),
         ("4x", "'4X' is no unit"),
-        ("AU4AU7", "'4A' is no unit"),
+        ("AU4AU7", "'AU4A' is no unit"),
         ("12AB", "'12A' is no unit"),
         ("L", "'L' has no meaning"),
         ("4(b)", r"'\(' has no meaning"),

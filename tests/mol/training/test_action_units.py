@@ -195,7 +195,7 @@ def test_scores_by_hand() -> None:
         ("0.500000", "1.5", "line 2: probabilities must be from 0 to 1"),
         ("0.500000", "nan", "line 2: probabilities must be from 0 to 1"),
         ("0.500000", "x", "line 2: could not convert"),
-        ("AU4", "AU5", "p_AU4"),
+        ("AU4", "AU5", "lacks the column AU4"),
     ],
 )
 def test_a_damaged_table_of_votes_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
