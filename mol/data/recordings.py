@@ -94,8 +94,7 @@ def read_recordings(path: Path, remedy: str) -> list[Recording]:
         head = typed({name: row[name] for name in _COLUMNS[:5]}, _Head, where, remedy, texts=True)
         expressions = found.setdefault(head, [])
         if row["kind"]:
-            content = {name: row[name] for name in _COLUMNS[5:]}
-            content = {**content, "apex": content["apex"] or None}
+            content = {**{name: row[name] for name in _COLUMNS[5:]}, "apex": row["apex"] or None}
             expressions.append(typed(content, Annotated, where, remedy, texts=True))
     return [
         Recording(head.dataset, head.subject, head.video, head.path, head.fps, in_order(expressions))

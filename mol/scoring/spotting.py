@@ -178,7 +178,7 @@ def match(truth: Sequence[Expression], found: Sequence[Expression], least: float
     """
     overlaps = [[one.overlap(other) for other in found] for one in truth]
     choices = [
-        sorted((place for place in range(len(found)) if row[place] >= least), key=lambda place, row=row: -row[place])
+        [place for overlap, place in sorted((-row[place], place) for place in range(len(row))) if -overlap >= least]
         for row in overlaps
     ]
     owner: dict[int, int] = {}

@@ -198,7 +198,8 @@ def _light(plan: ClipPlan, times: Sequence[int], grid: np.ndarray, settings: Syn
     """Light of each frame, (H, W) float32 around 1: brightness and its slope, drifting over the video."""
     waves = settings.lighting * _waves(plan.light_waves, plan.length)
     for time in times:
-        yield light_of(*waves[:, time].tolist(), grid, settings.size)
+        level, slope_x, slope_y = waves[:, time].tolist()
+        yield light_of(level, slope_x, slope_y, grid, settings.size)
 
 
 def light_of(level: float, slope_x: float, slope_y: float, grid: np.ndarray, size: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from pathlib import Path
 from mol.common.errors import DataError
 from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.recordings import Annotated
+from mol.data.recordings import Annotated, Kind
 from mol.data.sets import samm
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required
 from mol.data.sets.dataset import DataSet
@@ -151,10 +151,12 @@ def _names(row: SheetRow) -> tuple[str, str]:
     return parts[1], f"{parts[1]}_{parts[2]}"
 
 
-def _kind(row: SheetRow) -> str:
-    kind = row.text("type").lower()
-    if kind.startswith(("micro", "macro")):
-        return kind[:5]
+def _kind(row: SheetRow) -> Kind:
+    text = row.text("type").lower()
+    if text.startswith("micro"):
+        return "micro"
+    if text.startswith("macro"):
+        return "macro"
     raise DataError(f"the type {row.text('type')!r} is neither macro nor micro; correct the cell.")
 
 
