@@ -94,7 +94,8 @@ def read_recordings(path: Path, remedy: str) -> list[Recording]:
         head = typed({name: row[name] for name in _COLUMNS[:5]}, _Head, where, remedy, texts=True)
         expressions = found.setdefault(head, [])
         if row["kind"]:
-            content = {**{name: row[name] for name in _COLUMNS[5:]}, "apex": row["apex"] or None}
+            content: dict[str, str | None] = {name: row[name] for name in _COLUMNS[5:]}
+            content["apex"] = content["apex"] or None
             expressions.append(typed(content, Annotated, where, remedy, texts=True))
     return [
         Recording(head.dataset, head.subject, head.video, head.path, head.fps, in_order(expressions))

@@ -124,8 +124,15 @@ def watch(
     samples = np.stack(kept)
     used = np.unique(samples)
     if landmarks is None:
-        crowd = Crowd(detector or DlibDetector(width=settings.detect_width))
-        cast, notes = find_people(video, used, crowd, settings.people, settings.on_error, settings.max_gap, track)
+        cast, notes = find_people(
+            video,
+            used,
+            Crowd(detector or DlibDetector(width=settings.detect_width)),  # let go with all the faces that it knows
+            settings.people,
+            settings.on_error,
+            settings.max_gap,
+            track,
+        )
     else:
         cast, notes = [given_person(video, used, landmarks, settings.on_error, settings.max_gap)], []
     scenes = []

@@ -178,7 +178,7 @@ def match(truth: Sequence[Expression], found: Sequence[Expression], least: float
     """
     overlaps = [[one.overlap(other) for other in found] for one in truth]
     choices = [
-        [place for overlap, place in sorted((-row[place], place) for place in range(len(row))) if -overlap >= least]
+        [place for lack, place in sorted((1 - share, place) for place, share in enumerate(row)) if row[place] >= least]
         for row in overlaps
     ]
     owner: dict[int, int] = {}

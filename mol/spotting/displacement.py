@@ -105,7 +105,7 @@ def split_head(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # Columns: shift along x and y, zoom, turn.
     design = np.stack([np.stack([one, nothing, x, -y], axis=-1), np.stack([nothing, one, y, x], axis=-1)], axis=1)
     flat = flow.reshape(-1, len(REGIONS), 2).astype(np.float64)
-    known = np.isfinite(flat).all(axis=-1)
+    known = np.asarray(np.isfinite(flat).all(axis=-1))
     filled = np.where(known[..., None], flat, 0.0)
     weights = known * prior
     rest, head = filled, np.zeros((len(flat), 4))

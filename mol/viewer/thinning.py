@@ -97,7 +97,7 @@ def _stretches(missing: np.ndarray, seconds: np.ndarray, duration: float) -> lis
 
 
 def _note(expressions: Sequence[Expression], shown: int, duration: float, rate: float) -> str:
-    rest = f"{rate:.1f} frames a second" if rate >= 1 else f"a frame every {1 / rate:.1f} seconds"
+    rest = f"{rate:.2g} frames a second" if rate >= 1 else f"a frame every {1 / rate:.1f} seconds"
     if not expressions:
         return (
             f"the film lasts {duration / 60:.1f} minutes; the page holds every frame of its beginning and {rest} of "

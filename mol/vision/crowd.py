@@ -34,10 +34,11 @@ _NEW = 0.2  # share of a new frame in what a person usually looks like
 _COAST = 12  # frames for which a person who is not seen is thought to move on
 _LONG = 50  # frames after which the place says nothing any more
 _NEVER = 1e6  # cost of what is not possible
+_GLANCE = 8  # frames in which nobody takes somebody's place and gives it back
 _SURE = 3  # frames after which a person's usual likeness is known
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """One person in the frames that were looked at.
 
@@ -63,8 +64,16 @@ class Seen:
         self.area += face.area
         self.width += max(face.area, 0) ** 0.5
 
+    def take_in(self, other: Seen) -> None:
+        """The frames of somebody who is the same after all."""
+        order = np.argsort(self.places + other.places, kind="stable").tolist()
+        self.points = [(self.points + other.points)[place] for place in order]
+        self.boxes = [(self.boxes + other.boxes)[place] for place in order]
+        self.places = sorted(self.places + other.places)
+        self.area, self.width = self.area + other.area, self.width + other.width
 
-@dataclass
+
+@dataclass(eq=False)
 class _Known:
     """What is known of a person to find the next face."""
 
@@ -94,6 +103,7 @@ class Crowd:
             fainter = copy(detector)
             fainter.threshold = FAINTEST
             self._faint = fainter
+        self._seen: list[Seen] = []
         self._people: list[_Known] = []
         self._count = 0
 
@@ -109,15 +119,25 @@ class Crowd:
             possible = np.isfinite(costs)
             chosen = cheapest_assignment(np.where(possible, costs, _NEVER))
             taken = {face: self._people[row] for row, face in chosen if possible[row, face]}
-        found = []
+        found: list[Seen] = []
         for index, (face, look) in enumerate(zip(faces, looks, strict=True)):
             found.append(self._follow(taken[index], face, look) if index in taken else self._meet(face, look))
         self._count += 1
+        # Of whom little is known, nobody can tell after a while.
+        far = self._count - _LONG
+        self._people = [one for one in self._people if one.likenesses >= _SURE or one.seen.places[-1] >= far]
         return found
 
     def known(self) -> list[Seen]:
-        """Everybody who was seen, the most prominent first."""
-        return sorted((person.seen for person in self._people), key=lambda seen: -seen.width)
+        """Everybody who was seen, the most prominent first; a face that was only another one at a glance is none."""
+        people: list[Seen] = []
+        for seen in sorted(self._seen, key=lambda seen: -len(seen.places)):
+            same = next((person for person in people if _is_glance(seen, person)), None)
+            if same is None:
+                people.append(seen)
+            else:
+                same.take_in(seen)
+        return sorted(people, key=lambda seen: -seen.width)
 
     def _fainter(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
         """Fainter faces where somebody was just seen and nobody is found now."""
@@ -168,6 +188,7 @@ class Crowd:
         centre, size = _place_of(face)
         seen = Seen()
         seen.add(self._count, face)
+        self._seen.append(seen)
         self._people.append(_Known(seen, face, centre, size, np.zeros(2), look))
         return seen
 
@@ -192,6 +213,23 @@ def _look_of(image: np.ndarray, face: Face) -> np.ndarray | None:
 def _normalised(look: np.ndarray) -> np.ndarray:
     unit: np.ndarray = look / max(float(np.linalg.norm(look)), 1e-6)
     return unit
+
+
+def _is_glance(seen: Seen, person: Seen) -> bool:
+    """Whether a face is a person's who only looks different for a moment, such as with the mouth wide open.
+
+    The person is in the same place shortly before and shortly after, and not seen meanwhile.
+    """
+    first, last = seen.places[0], seen.places[-1]
+    at = int(np.searchsorted(person.places, first))
+    if not 0 < at < len(person.places) or person.places[at] <= last:
+        return False
+    if person.places[at] - person.places[at - 1] > _GLANCE:
+        return False
+    before, after = (Face(person.boxes[place], person.points[place]) for place in (at - 1, at))
+    return _overlap(Face(seen.boxes[0], seen.points[0]), before) and _overlap(
+        Face(seen.boxes[-1], seen.points[-1]), after
+    )
 
 
 def _overlap(face: Face, other: Face) -> bool:

@@ -13,11 +13,12 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from mol.common.errors import DataError
 from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
-from mol.data.recordings import Annotated, Kind
+from mol.data.recordings import Annotated
 from mol.data.sets import samm
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required
 from mol.data.sets.dataset import DataSet
@@ -151,11 +152,11 @@ def _names(row: SheetRow) -> tuple[str, str]:
     return parts[1], f"{parts[1]}_{parts[2]}"
 
 
-def _kind(row: SheetRow) -> Kind:
-    text = row.text("type").lower()
-    if text.startswith("micro"):
+def _kind(row: SheetRow) -> Literal["micro", "macro"]:
+    kind = row.text("type").lower()
+    if kind.startswith("micro"):
         return "micro"
-    if text.startswith("macro"):
+    if kind.startswith("macro"):
         return "macro"
     raise DataError(f"the type {row.text('type')!r} is neither macro nor micro; correct the cell.")
 

@@ -15,6 +15,7 @@ class Film {
     this.target = 0;
     this.speed = 1;
     this.loop = null;
+    this.busy = false; // looking for a frame
     this.video = Object.assign(document.createElement("video"), { muted: true, playsInline: true, preload: "auto" });
     this.video.src = URL.createObjectURL(new Blob(parts, { type: data.kind }));
     this.exact = "requestVideoFrameCallback" in this.video;
@@ -44,7 +45,7 @@ class Film {
       this.video.requestVideoFrameCallback(step);
     } else {
       const step = () => {
-        if (!this.video.paused && !this.video.seeking) this.show(this.at(this.video.currentTime));
+        if (!this.video.paused && !this.busy) this.show(this.at(this.video.currentTime));
         requestAnimationFrame(step);
       };
       step();
@@ -65,9 +66,9 @@ class Film {
 
   show(frame) {
     this.frame = frame;
-    if (!this.video.seeking) this.target = frame;
+    if (!this.busy) this.target = frame;
     this.onFrame(frame);
-    if (this.loop && !this.video.paused && !this.video.seeking && (frame >= this.loop.last || frame < this.loop.first)) {
+    if (this.loop && !this.video.paused && !this.busy && (frame >= this.loop.last || frame < this.loop.first)) {
       this.seek(this.loop.first);
     }
   }
@@ -75,10 +76,13 @@ class Film {
   /** Go to a frame; while one is looked for, only the last request is kept. */
   seek(frame) {
     this.target = Math.max(0, Math.min(this.media.length - 1, frame));
-    if (!this.video.seeking) this.startSeek();
+    if (!this.busy) this.startSeek();
   }
 
   startSeek() {
+    // The video's own `seeking` ends before its event comes; a frame that is shown in between must not be taken for
+    // the one that is wanted.
+    this.busy = true;
     this.sought = this.target;
     this.video.currentTime = this.middle(this.target);
   }
@@ -88,10 +92,11 @@ class Film {
       this.startSeek();
       return;
     }
+    this.busy = false;
     // Where frames are reported, the report follows; but none does if the frame was on the screen, or in a hidden tab.
     const wanted = this.target;
     const check = () => {
-      if (!this.video.seeking && this.video.paused && this.target === wanted) this.show(wanted);
+      if (!this.busy && this.video.paused && this.target === wanted) this.show(wanted);
     };
     if (this.exact) setTimeout(check, 120);
     else check();

@@ -8,7 +8,8 @@ class Viewer {
   constructor(data, parts) {
     this.data = data;
     this.person = data.people[0];
-    this.active = null;
+    this.active = null; // the expression that is looped
+    this.chosen = null; // the one that was gone to
     this.before = 1;
     this.film = new Film(parts, data, (frame) => this.show(frame));
     this.stage = new Stage(find("picture"), data, this.film.video);
@@ -103,6 +104,7 @@ class Viewer {
 
   setPerson(place) {
     this.leave();
+    this.chosen = null;
     this.person = this.data.people[place];
     find("person").value = String(place);
     this.stage.person = place;
@@ -207,29 +209,42 @@ class Viewer {
     this.show(this.film.frame);
   }
 
+  /** The frame of the page that shows an apex best: of a long film the page may hold none closer. */
+  frameOf(one) {
+    return nearest(this.data.seconds, one.apex);
+  }
+
+  /** The expression that was gone to, while its frame is shown. */
+  current() {
+    return this.active || (this.chosen && this.film.target === this.frameOf(this.chosen) ? this.chosen : null);
+  }
+
   /** Go to the apex of the next or previous expression; loop it if one is looped. */
   neighbour(direction) {
     const shown = this.person.expressions.filter((one) => this.table.visible(one));
-    const now = this.active ? this.active.onset : this.data.seconds[this.film.target];
-    const place = this.active ? shown.indexOf(this.active) + direction : NaN;
-    const one = Number.isNaN(place)
-      ? direction > 0
-        ? shown.find(({ apex }) => apex > now + 1e-6)
-        : shown.findLast(({ apex }) => apex < now - 1e-6)
-      : shown[place];
+    const one = this.neighbourIn(shown, direction);
     if (!one) return;
+    this.chosen = one;
     if (this.active) this.loop(one);
     else {
       this.film.pause();
-      this.seekTime(one.apex);
+      this.seek(this.frameOf(one));
       this.timeline.reveal(one.onset, one.end);
     }
+  }
+
+  neighbourIn(shown, direction) {
+    const place = shown.indexOf(this.current());
+    if (place >= 0) return shown[place + direction];
+    const now = this.data.seconds[this.film.target];
+    return direction > 0 ? shown.find(({ apex }) => apex > now + 1e-6) : shown.findLast(({ apex }) => apex < now - 1e-6);
   }
 
   loopHere() {
     const now = this.data.seconds[this.film.target];
     const here = this.person.expressions.filter((one) => this.table.visible(one) && one.onset <= now && now < one.end);
-    if (here.length) this.loop(here.sort((a, b) => a.duration - b.duration)[0]);
+    const one = this.current() || here.sort((a, b) => a.duration - b.duration)[0];
+    if (one) this.loop(one);
   }
 
   // ---- listening
