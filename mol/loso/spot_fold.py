@@ -147,17 +147,22 @@ def spot_fold(config: LosoConfig, fold: Fold, trained: Trained, training: Sequen
     """
     videos = long_videos(config)
     scored = _kinds(videos)
-    held_out = [video for video in videos if video.person == fold.person]
-    watched = {video.name: _watch(video, config, trained, folder) for video in held_out}
+    parts = path_parts([video.name for video in videos])
+    kept = {video.name: folder / _KEPT / f"{part}.npz" for video, part in zip(videos, parts, strict=True)}
+
+    def watched(people: Sequence[str]) -> list[Watched]:
+        return [_watch(video, kept[video.name], config, trained) for video in videos if video.person in people]
+
+    held_out = watched([fold.person])
     chosen_on = _people_to_choose_on(videos, training, config.spot_people) if held_out else []
-    others = [_watch(video, config, trained, folder) for video in videos if video.person in chosen_on]
+    others = watched(chosen_on)
     parameters, share, chosen = _choose(others, scored, trained.classes)
     content = {
         "parameters": asdict(parameters),
         "chosen_on": {"people": chosen_on, **chosen},
         "share": share,
         "kinds": list(scored),
-        "videos": [_found(one, parameters, share, scored) for one in watched.values()],
+        "videos": [_found(one, parameters, share, scored) for one in held_out],
     }
     write_parameters(folder / PARAMETERS, parameters, chosen_on=chosen_on, **chosen)
     write_json(folder / SPOTTING, content)
@@ -193,13 +198,11 @@ def _choose(
     return fitting(parameters, classes), share, {"f1": f1, "share_f1": share_f1}
 
 
-def _watch(video: LongVideo, config: LosoConfig, trained: Trained, folder: Path) -> Watched:
-    """What the network and the baseline say of a video; from the fold's folder if they have said it before."""
+def _watch(video: LongVideo, kept: Path, config: LosoConfig, trained: Trained) -> Watched:
+    """What the network and the baseline say of a video; from a file if they have said it before."""
     manifest, recording = video
     path = manifest.root / recording.path
     numbers: Sequence[int] = list(numbered_pictures(path)) if path.is_dir() else ()
-    part = path_parts([video.name])[0]
-    kept = folder / _KEPT / f"{part}.npz"
     if not kept.is_file():
         _run(open_footage(path, folder_fps=recording.fps or None), kept, config, trained)
     with np.load(kept) as stored:

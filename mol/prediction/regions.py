@@ -56,9 +56,9 @@ def flow_by_region(flow: np.ndarray, points: np.ndarray) -> np.ndarray:
         (P, R, 2) float32; NaN for a region outside the picture.
     """
     height, width = flow.shape[-2:]
-    # Pixel centres are at integers, so pixel x covers x − 0.5 to x + 0.5.
-    low = np.ceil(region_boxes(points)[..., :2] - 0.5).astype(int).clip(0, (width, height))
-    high = np.floor(region_boxes(points)[..., 2:] + 0.5).astype(int).clip(0, (width, height))
+    # The pixels whose centres, which are at integers, are inside.
+    low = np.ceil(region_boxes(points)[..., :2]).astype(int).clip(0, (width, height))
+    high = (np.floor(region_boxes(points)[..., 2:]).astype(int) + 1).clip(0, (width, height))
     means = np.full((*low.shape[:2], 2), np.nan, np.float32)
     for pair, region in np.ndindex(*low.shape[:2]):
         (left, top), (right, bottom) = low[pair, region], high[pair, region]

@@ -115,8 +115,8 @@ def split_head(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         head = np.linalg.solve(normal, right[..., None])[..., 0]
         rest = filled - np.einsum("rak,nk->nra", design, head)
         weights = known * prior * _huber(np.linalg.norm(rest, axis=-1))
-    enough = known.sum(axis=-1, keepdims=True)[..., None] >= 3
-    left = np.where(known[..., None] & enough, rest, np.nan)
+    several = known & (known.sum(axis=-1, keepdims=True) >= 3)
+    left = np.where(several[:, :, None], rest, np.nan)
     return left.reshape(flow.shape), head.reshape(*flow.shape[:-2], 4)
 
 

@@ -87,7 +87,7 @@ def test_a_lamp_changes_the_light_within_a_moment_and_stays():
         ({"emotions": ("happiness", "neutral")}, "emotions must be"),
         ({"macro": 20.0}, "of a minute's 60 s"),
         ({"fps": 5.0}, "2 frames ≤ minimum"),
-        ({"minutes": 0.02, "micro": 59, "macro": 0, "micro_seconds": (0.1, 0.2)}, "do not fit"),
+        ({"minutes": 0.017, "micro": 59, "macro": 0, "micro_seconds": (0.1, 0.2)}, "do not fit"),
         ({"minutes": 0.0}, "minutes"),
         ({"amplitude": (1.0, 9.0)}, "amplitude"),
     ],
