@@ -49,6 +49,10 @@ COMMANDS = {
     ),
     "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
+    "export": Command(
+        "Write a trained network as ONNX, for torch.export or for C++, and compare the file with the network.",
+        ("weights",),
+    ),
     "synth": Command(
         "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."
     ),

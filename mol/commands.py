@@ -10,6 +10,7 @@ from mol.data.extract import ExtractConfig, run_extract
 from mol.data.prepare import PrepareConfig, run_prepare
 from mol.data.sets.registry import describe_sets
 from mol.demo import DemoConfig, run_demo
+from mol.export.export import ExportConfig, run_export
 from mol.info import InfoConfig, run_info
 from mol.loso.run import run_loso
 from mol.loso.settings import LosoConfig
@@ -34,6 +35,7 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": (PretrainConfig, run_pretrain),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
+    "export": (ExportConfig, run_export),
     "synth": (SynthConfig, run_synth),
     "info": (InfoConfig, run_info),
 }
