@@ -24,6 +24,7 @@ NAV = {
         "docs/operators",
         "docs/network",
         "docs/learning",
+        "docs/spotting",
         "docs/baselines",
         "docs/datasets",
         "docs/protocols",

@@ -30,6 +30,7 @@ WINGS = {
     "scoring": ("metrics, evaluation", 1),
     "viewer": ("a page for a film", 2),
     "prediction": ("windows, overlay", 2),
+    "spotting": ("long videos", 2),
     "training": ("settings, loop, log", 1),
     "loso": ("folds, results, tables", 1),
     "report": ("pages, comparisons", 1),

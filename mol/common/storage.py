@@ -43,6 +43,9 @@ def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
         usual_mode(temporary)
         os.replace(temporary, path)
     except OSError as error:
+        # What is written may come from a film that cannot be read.
+        if isinstance(error, MOLError) and not isinstance(error, StorageError):
+            raise
         raise StorageError(
             f"could not write {path}: {error.strerror or error}; what was there before is untouched. "
             "Free some space or choose another folder, then run the same command again."

@@ -14,13 +14,15 @@ from mol.common.errors import CheckpointError, ClipError
 from mol.common.extras import require
 from mol.common.typed import Count, Name, Number, Setting, parse_json
 from mol.export.onnx_header import read_header
+from mol.network.estimates import CROP, FLOW, FRAMES, LANDMARKS
+from mol.network.units import LearnedUnits
 
 FORMAT = 1
 OPSET = 18
 INPUT = "clips"
 OUTPUTS = ("logits", "flow", "landmarks", "action_units")
 """The last one only of a network that tells action units."""
-CLIP_SHAPE = (1, 8, 128, 128)
+CLIP_SHAPE = (1, FRAMES, CROP, CROP)
 """Of an input, without the batch: channel, frames, rows, columns."""
 
 _AGAIN = "export the network again with `mol export`"
@@ -95,6 +97,24 @@ class Facts:
         shapes = ((len(self.classes),), (steps, 2, side, side), (steps, 68, 2))
         units = () if self.action_units is None else ((len(self.model["action_units"]),),)
         return dict(zip(OUTPUTS, (*shapes, *units), strict=False))
+
+
+class OnnxNetwork:
+    """What prediction asks of a kind of network, for one that was exported; see `mol.networks.interface.Network`.
+
+    Args:
+        facts: of the file.
+    """
+
+    name = "mol"
+    title = "MOL"
+    estimates = (FLOW, LANDMARKS)
+    window_note = ""
+
+    def __init__(self, facts: Facts) -> None:
+        units = facts.action_units
+        lists = () if units is None else (tuple(units[name]) for name in ("units", "annotated", "shown"))
+        self.action_units = None if units is None else LearnedUnits(*lists, clips=units["clips"])
 
 
 class OnnxModel:

@@ -34,6 +34,8 @@ from mol.loso.results import is_done, read_results
 from mol.loso.scores import describe_scores, score_table
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
+from mol.loso.spot_fold import SPOTTING, long_videos, require_people
+from mol.loso.spot_scores import spotting_lines
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
 from mol.training.launch import launched
@@ -70,6 +72,9 @@ def run_loso(config: LosoConfig) -> None:
     if result.scores is not None:
         console().print(score_table(result.scores))
         say(describe_scores(result.scores))
+    if (result.run / SPOTTING).is_file():
+        for line in spotting_lines(result.run):
+            console().print(line)
     if result.busy_share is not None:
         say(describe_busy_share(result.busy_share))
     if result.done < result.total:
@@ -151,6 +156,8 @@ def _begin(config: LosoConfig, ranks: Ranks) -> _Begun:
     _check_sets(config, pool)
     if start is not None:
         require_strangers(start, map(person, pool.rows))
+    if config.task == "spot":
+        require_people(long_videos(config), list(dict.fromkeys(map(person, pool.rows))))
     folds = plan_folds(pool, config.seeds)
     chosen = choose_folds(folds, config.folds)
     plan = make_plan(config, pool, folds, start.name if start is not None else None)

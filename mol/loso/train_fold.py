@@ -20,6 +20,7 @@ from mol.loso.folds import Fold
 from mol.loso.plan import Plan
 from mol.loso.results import FACTS
 from mol.loso.settings import LosoConfig
+from mol.loso.spot_fold import spot_fold
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, read_state
 from mol.networks.interface import HeldClips
 from mol.networks.trained import load_model
@@ -108,6 +109,10 @@ def _test(opened: OpenRun, fold: Fold, result: TrainResult, started: float) -> N
     units = trained.network.action_units
     if units is not None and found.action_units is not None:
         write_unit_votes(folder, unit_votes(clips.rows, found.action_units, units))
+    if config.task == "spot":
+        # Those set aside have taught the network nothing.
+        people = state["inner_validation_people"] or state["train_people"]
+        spot_fold(config, fold, trained, people, folder)
     facts = {
         "seed": fold.seed,
         "dataset": fold.dataset,

@@ -72,8 +72,8 @@ def _network_of(state: dict[str, Any], folder: Path) -> Network:
     if facts is None or facts["units"] != told:
         named = "(absent)" if facts is None else facts["units"]
         raise CheckpointError(
-            f"{folder / STATE}: action_units.units are {named}, and the network tells {told}; use another checkpoint or "
-            "train again"
+            f"{folder / STATE}: action_units.units are {named}, and the network tells {told}; use another checkpoint "
+            "or train again"
         )
     lists = {name: tuple(facts[name]) for name in ("units", "annotated", "shown")}
     return network.with_action_units(LearnedUnits(**lists, clips=facts["clips"]))

@@ -11,7 +11,7 @@ import numpy as np
 
 from mol.common.errors import ClipError, FaceError, NoFaceError, SeveralFacesError
 from mol.common.terminal import Track
-from mol.network.model import FRAMES
+from mol.network.estimates import FRAMES
 from mol.prediction.sampling import Skipped
 from mol.vision.crowd import Crowd, Seen
 from mol.vision.footage import Footage
@@ -183,14 +183,16 @@ def _one(
     taken = set(chain[0].places)
     others = [seen for seen in known if seen is not chain[0]]
     if people is None:
+        passing = max(2, PASSING * len(set().union(*(seen.places for seen in known))))
         # A face that only comes when the other has gone has taken its place, or is the same after all.
         for seen in list(others):
-            if taken.isdisjoint(seen.places) and (len(seen.places) >= FRAMES or _takes_place(seen, chain)):
+            stays = len(seen.places) >= min(FRAMES, passing)
+            if taken.isdisjoint(seen.places) and (stays or _takes_place(seen, chain)):
                 chain.append(seen)
                 taken.update(seen.places)
                 others.remove(seen)
         for seen in others:
-            if not _is_passing(seen, known):
+            if len(seen.places) >= passing:
                 raise _several_faces(video, used, chain, seen)
     return _person(used, chain, None, max_gap), _left_out(others, people)
 
@@ -205,11 +207,6 @@ def _takes_place(seen: Seen, chain: Sequence[Seen]) -> bool:
             if (low < high).all():
                 return True
     return False
-
-
-def _is_passing(seen: Seen, known: Sequence[Seen]) -> bool:
-    everybody = set().union(*(set(other.places) for other in known))
-    return len(seen.places) < max(2, PASSING * len(everybody))
 
 
 def _several_faces(video: Footage, used: np.ndarray, chain: Sequence[Seen], second: Seen) -> SeveralFacesError:

@@ -20,10 +20,12 @@ from mol.report.sections.people import people
 from mol.report.sections.reproduce import reproduce
 from mol.report.sections.scores import scores
 from mol.report.sections.settings import settings
+from mol.report.sections.spotting import spotting
 from mol.report.sections.training import training
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     scores,
+    spotting,
     confusion,
     confidence,
     action_units,

@@ -35,7 +35,7 @@ class _Codec:
 _VPX = {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "0", "auto-alt-ref": "0"}
 _CODECS = (
     _Codec("libvpx-vp9", "webm", "video/webm", {**_VPX, "crf": "33", "row-mt": "1"}),
-    _Codec("libvpx", "webm", "video/webm", {**_VPX, "crf": "12", "cpu-used": "-8"}),
+    _Codec("libvpx", "webm", "video/webm", {**_VPX, "crf": "12", "cpu-used": "12"}),
     _Codec("libx264", "mp4", "video/mp4", {"crf": "25", "preset": "veryfast", "movflags": "+faststart", "bf": "0"}),
 )
 
@@ -130,6 +130,7 @@ def _add_stream(container: Any, codec: _Codec, shape: tuple[int, ...], clock: Cl
     stream.codec_context.gop_size = _KEY_FRAMES
     stream.bit_rate = min(2_500_000, _MOST_BYTES * 8000 // clock.end)  # with crf, what is not exceeded
     stream.options = codec.options
+    stream.codec_context.thread_count = 0  # as many as there are processors
     return stream
 
 

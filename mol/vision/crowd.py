@@ -37,7 +37,7 @@ _NEVER = 1e6  # cost of what is not possible
 _SURE = 3  # frames after which a person's usual likeness is known
 
 
-@dataclass
+@dataclass(eq=False)
 class Seen:
     """One person in the frames that were looked at.
 
@@ -64,7 +64,7 @@ class Seen:
         self.width += max(face.area, 0) ** 0.5
 
 
-@dataclass
+@dataclass(eq=False)
 class _Known:
     """What is known of a person to find the next face."""
 
@@ -94,6 +94,7 @@ class Crowd:
             fainter = copy(detector)
             fainter.threshold = FAINTEST
             self._faint = fainter
+        self._seen: list[Seen] = []
         self._people: list[_Known] = []
         self._count = 0
 
@@ -109,15 +110,18 @@ class Crowd:
             possible = np.isfinite(costs)
             chosen = cheapest_assignment(np.where(possible, costs, _NEVER))
             taken = {face: self._people[row] for row, face in chosen if possible[row, face]}
-        found = []
+        found: list[Seen] = []
         for index, (face, look) in enumerate(zip(faces, looks, strict=True)):
             found.append(self._follow(taken[index], face, look) if index in taken else self._meet(face, look))
         self._count += 1
+        # Of whom little is known, nobody can tell after a while.
+        far = self._count - _LONG
+        self._people = [one for one in self._people if one.likenesses >= _SURE or one.seen.places[-1] >= far]
         return found
 
     def known(self) -> list[Seen]:
         """Everybody who was seen, the most prominent first."""
-        return sorted((person.seen for person in self._people), key=lambda seen: -seen.width)
+        return sorted(self._seen, key=lambda seen: -seen.width)
 
     def _fainter(self, image: np.ndarray, faces: Sequence[Face]) -> list[Face]:
         """Fainter faces where somebody was just seen and nobody is found now."""
@@ -168,6 +172,7 @@ class Crowd:
         centre, size = _place_of(face)
         seen = Seen()
         seen.add(self._count, face)
+        self._seen.append(seen)
         self._people.append(_Known(seen, face, centre, size, np.zeros(2), look))
         return seen
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,13 +64,20 @@ def moving_clip(generator: np.random.Generator, shift: tuple[int, int]) -> tuple
 
 
 def write_tiny_cache(
-    path: Path, people: int = 4, videos: int = 3, windows: int = 1, seed: int = 0, marked: bool = False
+    path: Path,
+    people: int = 4,
+    videos: int = 3,
+    windows: int = 1,
+    seed: int = 0,
+    marked: bool = False,
+    units: Sequence[Any] = ([], [], []),
 ) -> Cache:
     """Write and open a cache of `people` × `videos` × `windows` clips; labels cycle through the classes by video.
 
     A person's first video has one sub-clip and the others have `windows`, so that counting sub-clips and counting
     videos give different results. If `marked`, rows name their onset and apex, which networks on these two frames
-    otherwise search for with TV-L1, a third of a second a clip.
+    otherwise search for with TV-L1, a third of a second a clip. `units` are the action units that are annotated for
+    each of the three classes.
     """
     rows = [
         {
@@ -79,7 +88,7 @@ def write_tiny_cache(
             "interval": 1,
             "label": (p + v) % len(CLASSES),
             "emotion": CLASSES[(p + v) % len(CLASSES)],
-            "action_units": [],
+            "action_units": units[(p + v) % len(CLASSES)],
             **({"onset": w, "apex": w + 4} if marked else {}),
         }
         for p in range(people)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mol.network.model import MOLOutput
+from mol.network.heads import ActionUnitHead
+from mol.network.model import MOLOutput, MOLUnitsOutput
 
 
 class TinyMOL(nn.Module):
@@ -44,6 +47,27 @@ class TinyMOL(nn.Module):
     def recognise(self, clips: Tensor) -> Tensor:
         """Clips (B, 1, 8, 128, 128) → logits."""
         return self(clips).logits
+
+
+class TinyMOLWithUnits(TinyMOL):
+    """TinyMOL with a head for action units, if it is to tell any."""
+
+    def __init__(self, num_classes: int = 3, action_units: Sequence[int] | None = None, **settings: object) -> None:
+        super().__init__(num_classes, **settings)  # type: ignore[arg-type]
+        if action_units is not None:
+            self.config["action_units"] = list(action_units)
+            self.action_units = ActionUnitHead(16 * 16, len(action_units), 0.5)
+
+    def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput | MOLUnitsOutput:  # type: ignore[override]
+        output = super().forward(clips, pairs)
+        if "action_units" not in self.config:
+            return output
+        maps = F.relu(self.norm(self.conv(F.avg_pool2d(clips[:, 0], 8))))
+        return MOLUnitsOutput(*output, self.action_units(F.avg_pool2d(maps, 4).flatten(1)))
+
+    def recognise_units(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
+        output = self(clips)
+        return output.logits, getattr(output, "action_units", None)
 
 
 class SmallestMOL(TinyMOL):

@@ -61,6 +61,7 @@ def viewer_data(
     rng = np.random.default_rng(5)
     seconds = np.arange(count) / fps if seconds is None else seconds
     times = seconds[4::4]
+    expressions = None if expressions is None else [one for one in expressions if one.offset < count]
     return ViewerData(
         title=title,
         classes=classes,

@@ -9,8 +9,9 @@ from mol.common.storage import write_csv
 from mol.loso.measures import Measure
 from mol.loso.saved_run import Spread
 from mol.loso.scores import pooled_units
+from mol.pictures.markup import Markup, element, table
 from mol.report.context import Report
-from mol.report.html import Markup, Section, element, section, table
+from mol.report.html import Section, section
 from mol.scoring.action_units import ActionUnitScores, UnitScores
 
 _GLOSSARY = (

@@ -204,10 +204,12 @@ class Timeline {
   drawLabel(context, one, right, top) {
     if (!one.emotion) return;
     const text = readable(one.emotion);
-    const following = this.person.expressions
-      .filter((other) => other.kind === one.kind && other.onset > one.onset && this.visible(other))
-      .map((other) => this.x(other.onset));
-    const room = Math.min(this.width, ...following) - right - 8;
+    const { expressions } = this.person; // in the order of their onsets
+    const isNext = (other) => other.kind === one.kind && other.onset > one.onset && this.visible(other);
+    let next = expressions.indexOf(one) + 1;
+    while (next < expressions.length && !isNext(expressions[next])) next += 1;
+    const end = next < expressions.length ? Math.min(this.width, this.x(expressions[next].onset)) : this.width;
+    const room = end - right - 8;
     if (context.measureText(text).width > room) return;
     context.fillStyle = this.colours.ink;
     context.textBaseline = "middle";

@@ -30,7 +30,7 @@ def require_defaults(config: TrainConfig | LosoConfig, own: Defaults) -> None:
     for name in ("steps", "batch_size", "learning_rate", "schedule", "warmup_steps", "flow_pairs"):
         assert getattr(config, name) == getattr(own, name), name
     assert config.model.dropout == own.model["dropout"]
-    assert asdict(config.loss) == own.loss
+    assert asdict(config.loss) == {**own.loss, "w_au": None}
     assert asdict(config.rates) == {"predictors": None, **own.rates}
 
 
@@ -46,7 +46,8 @@ def test_each_form_of_mol_has_its_own_defaults(form: str) -> None:
 def test_the_published_form_trains_as_the_published_code() -> None:
     config = TrainConfig(cache="c", model=ModelConfig(variant="released"))
     assert (config.learning_rate, config.schedule, config.flow_pairs) == (1e-4, "constant", "all")
-    assert (config.model.dropout, asdict(config.loss)) == (0.5, {"w_me": 1.0, "w_of": 10 / 7, "w_ldm": 3.5})
+    weights = {"w_me": 1.0, "w_of": 10 / 7, "w_ldm": 3.5, "w_au": None}
+    assert (config.model.dropout, asdict(config.loss)) == (0.5, weights)
     assert asdict(config.rates) == {"flow": 1.0, "predictors": None, "emotion": 1.0}
 
 
@@ -59,7 +60,7 @@ def test_what_is_typed_wins_over_the_defaults_even_where_it_is_zero(form: str, t
     config = read_config(TrainConfig, [*line.replace("-rate ", "_rate ").split(), *typed], "mol train")
     assert (config.steps, config.learning_rate, config.schedule, config.warmup_steps) == (7, 0.5, "constant", 0)
     assert (config.flow_pairs, config.model.dropout) == (0, 0.0)
-    assert asdict(config.loss) == {**own.loss, "w_of": 0.0}
+    assert asdict(config.loss) == {**own.loss, "w_of": 0.0, "w_au": None}
     assert asdict(config.rates) == {"flow": own.rates["flow"], "predictors": 0.0, "emotion": 0.25}
     save_config(config, tmp_path / "c.yaml")
     assert read_config(TrainConfig, ["--config", str(tmp_path / "c.yaml")], "mol train") == config
@@ -111,11 +112,11 @@ def test_a_named_ablation_has_the_defaults_of_the_network_that_it_names(ablation
 
 def test_an_ablation_of_losses_keeps_the_other_weights() -> None:
     config = LosoConfig(caches=["c"], protocol="as-labelled", ablation="no-flow-loss")
-    assert asdict(config.loss) == {**OWN.loss, "w_of": 0.0}
+    assert asdict(config.loss) == {**OWN.loss, "w_of": 0.0, "w_au": None}
     config = LosoConfig(
         caches=["c"], protocol="as-labelled", ablation="no-landmark-loss", model=ModelConfig(variant="released")
     )
-    assert asdict(config.loss) == {**PUBLISHED.loss, "w_ldm": 0.0}
+    assert asdict(config.loss) == {**PUBLISHED.loss, "w_ldm": 0.0, "w_au": None}
 
 
 @pytest.mark.parametrize(
