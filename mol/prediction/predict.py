@@ -47,8 +47,8 @@ class PredictConfig:
 
     Attributes:
         video: a video file, or a folder of frames numbered in their names.
-        weights: run folder of `mol train`, a checkpoint folder inside one, or an ONNX file of `mol export`, which is run
-            on the CPU by onnxruntime, without PyTorch.
+        weights: run folder of `mol train`, a checkpoint folder inside one, or an ONNX file of `mol export`, which
+            onnxruntime runs on the CPU, without PyTorch.
         out: folder to write predictions.json, frames.csv, page.html, overview.png, overlay.mp4 and arrays.npz to; with
             `people` "all" or a number, all but the page to its subfolders person-1, person-2, … .
         interval: frames from one of a window's 8 frames to the next; by default an eighth of the video, at most what
