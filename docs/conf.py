@@ -25,6 +25,7 @@ NAV = {
         "docs/network",
         "docs/learning",
         "docs/spotting",
+        "docs/export",
         "docs/baselines",
         "docs/datasets",
         "docs/protocols",

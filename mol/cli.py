@@ -49,6 +49,10 @@ COMMANDS = {
     ),
     "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
+    "export": Command(
+        "Write a trained network as ONNX, for torch.export or for C++, and compare the file with the network.",
+        ("weights",),
+    ),
     "spot": Command("Where in a long video micro- and macro-expressions are: intervals, emotions, scores.", ("video",)),
     "synth": Command(
         "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."
@@ -129,7 +133,7 @@ def _run(name: str, arguments: Sequence[str], own: bool) -> None:
     command = COMMANDS[name]
     config_class, run = _runner(commands, name, arguments)
     nameless = "".join(f" The name --{field} can be omitted." for field in command.positional)
-    footer = commands.FOOTERS.get(config_class, str)()
+    footer = commands.FOOTERS.get(config_class.__name__, str)()
     config = read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer)
     if own:  # from here on there is something to clean up
         handle_stop_signals(RaiseStopped())

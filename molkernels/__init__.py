@@ -8,7 +8,7 @@
 
 from molkernels import functional
 from molkernels.devices import self_test, tune, verdicts
-from molkernels.dispatch import available_backends, backend, explain
+from molkernels.dispatch import available_backends, backend, explain, standard_operators
 from molkernels.extension import build_info
 from molkernels.modules import CCC, F5C, FCC, CostVolume
 from molkernels.version import __version__ as __version__
@@ -24,6 +24,7 @@ __all__ = [
     "explain",
     "functional",
     "self_test",
+    "standard_operators",
     "tune",
     "verdicts",
 ]

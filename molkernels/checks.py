@@ -16,10 +16,15 @@ MAX_NEIGHBOURS = 16
 
 def integer(name: str, value: object) -> None:
     """An integer, of Python or NumPy; True and False are none."""
-    if type(value) is int or isinstance(value, torch.SymInt):
+    if type(value) is int or isinstance(value, torch.SymInt) or _is_traced(value):
         return
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} is {value!r}, of type {type(value).__name__}; an integer is needed")
+
+
+def _is_traced(value: object) -> bool:
+    """Whether this is the length of an axis inside `torch.jit.trace`: there it is a tensor without axes."""
+    return isinstance(value, Tensor) and value.ndim == 0 and not value.is_floating_point() and torch.jit.is_tracing()
 
 
 def number(name: str, value: object) -> None:

@@ -97,6 +97,7 @@ BACKENDS: dict[str, Backend] = {
 
 class _Requested(threading.local):
     name: str = "auto"
+    standard: bool = False
 
 
 _requested = _Requested()
@@ -120,6 +121,26 @@ def backend(name: str) -> Iterator[None]:
         yield
     finally:
         _requested.name = before
+
+
+@contextmanager
+def standard_operators() -> Iterator[None]:
+    """Compute with operators of PyTorch alone inside a ``with`` block: for graphs that run without this library.
+
+    What `torch.export.export` or `torch.jit.trace` records there holds the formulas of `molkernels.reference` instead
+    of the operators ``molkernels::…``. `torch.onnx.export` needs no such block: it always gets the formulas.
+    """
+    before = _requested.standard
+    _requested.standard = True
+    try:
+        yield
+    finally:
+        _requested.standard = before
+
+
+def wants_standard_operators() -> bool:
+    """Whether this thread is in a `standard_operators` block, or an export to ONNX is going on."""
+    return _requested.standard or torch.onnx.is_in_onnx_export()
 
 
 def requested(explicit: str = "auto") -> str:

@@ -62,7 +62,9 @@ _CAST = ("fcc", "fcc_train", "knn", "edge_max", "f5c", "cost_volume")
 
 
 def call(name: str, *args: Any) -> Any:
-    """The operator `name`; its formula if an argument has a forward-mode tangent, which no kernel computes."""
+    """The operator `name`; its formula if an argument has a forward-mode tangent, or a graph must do without us."""
+    if dispatch.wants_standard_operators():
+        return _formula(name, "in a graph of standard operators (standard_operators, torch.onnx.export)")(*args)
     if forward_ad._current_level >= 0 and any(
         isinstance(a, Tensor) and forward_ad.unpack_dual(a).tangent is not None for a in args
     ):
@@ -124,22 +126,27 @@ def _cast_arguments(name: str, args: Sequence[Any], dtype: torch.dtype) -> list[
     return [cast(i, a) for i, a in enumerate(args)]
 
 
-def _formula(name: str) -> Callable[..., Any]:
-    """The operator as plain PyTorch, for derivatives and transforms that the kernels lack."""
+_IN_TRANSFORMS = "inside torch.func transforms (grad, jacrev, jvp, vmap) or with forward-mode tangents"
+
+
+def _formula(name: str, where: str = _IN_TRANSFORMS) -> Callable[..., Any]:
+    """The operator as plain PyTorch, for derivatives and transforms that the kernels lack, and for exported graphs."""
 
     def run(*args: Any) -> Any:
         *inputs, backend = args
         if backend not in ("auto", "reference"):
             raise RuntimeError(
-                f"backend {backend!r} was requested but cannot run {name} inside torch.func transforms (grad, jacrev, "
-                "jvp, vmap) or with forward-mode tangents: leave backend at 'auto', or request 'reference'; both use "
-                "the formulas of molkernels.reference there"
+                f"backend {backend!r} was requested but cannot run {name} {where}: leave backend at 'auto', or request "
+                "'reference'; both use the formulas of molkernels.reference there"
             )
         device_type = inputs[0].device.type
         if name in _CAST and device_type in ("cpu", "cuda") and torch.is_autocast_enabled(device_type):
             inputs = _cast_arguments(name, inputs, torch.get_autocast_dtype(device_type))
+        formula = _FORMULAS.get(name, getattr(reference, name))
+        if device_type in ("cpu", "cuda") and not torch.is_autocast_enabled(device_type):
+            return formula(*inputs)  # an exported graph would record the block below
         with torch.amp.autocast(device_type, enabled=False):
-            return _FORMULAS.get(name, getattr(reference, name))(*inputs)
+            return formula(*inputs)
 
     return run
 

@@ -93,15 +93,17 @@ def fcc(
     u0 = normalised_input(x, mean, var, pe_h, pe_w, eps) * gamma[:, None, None] + beta[:, None, None]
     u0 = u0.to(x.dtype)
     branch_a = fcc_branch(u0[:, :half], weight_h[:half], bias_h[:half], pe_w[:half], weight_w[:half], bias_w[:half])
-    branch_b = fcc_branch(u0[:, half:].mT, weight_w[half:], bias_w[half:], pe_h[half:], weight_h[half:], bias_h[half:])
-    y = torch.cat([branch_a, branch_b.mT], 1)
+    branch_b = fcc_branch(
+        u0[:, half:].transpose(2, 3), weight_w[half:], bias_w[half:], pe_h[half:], weight_h[half:], bias_h[half:]
+    )
+    y = torch.cat([branch_a, branch_b.transpose(2, 3)], 1)
     return x + y if residual else y
 
 
 def fcc_branch(u0: Tensor, weight1: Tensor, bias1: Tensor, pe2: Tensor, weight2: Tensor, bias2: Tensor) -> Tensor:
     """Correlate along the second to last axis, add bias and embedding, correlate along the last.  (N, C/2, ·, ·)."""
     u1 = circulant(weight1) @ u0 + bias1[:, None, None] + pe2[:, None, :]
-    return u1 @ circulant(weight2).mT + bias2[:, None, None]
+    return u1 @ circulant(weight2).transpose(1, 2) + bias2[:, None, None]
 
 
 def fcc_train(
@@ -206,12 +208,14 @@ def normalised_input(x: Tensor, mean: Tensor, var: Tensor, pe_h: Tensor, pe_w: T
 
 
 def per_sample(statistic: Tensor, x: Tensor) -> Tensor:
-    """(G, C) → (N, C, 1, 1): the row of sample n is n mod G."""
+    """(G, C) → (N, C, 1, 1): the row of sample n is n mod G; (1, C, 1, 1) if all share one."""
+    if statistic.shape[0] == 1:
+        return statistic[:, :, None, None]
     return statistic.repeat(x.shape[0] // statistic.shape[0], 1)[:, :, None, None]
 
 
 def group_mean(values: Tensor, statistic: Tensor) -> Tensor:
-    """The mean of (N, C, H, W) over each group and all pixels, spread back to (N, C, 1, 1)."""
+    """The mean of (N, C, H, W) over each group and all pixels, spread back to (N, C, 1, 1) as `per_sample` does."""
     return per_sample(values.unflatten(0, (-1, statistic.shape[0])).mean((0, 3, 4)), values)
 
 
@@ -244,8 +248,11 @@ def knn(nodes: Tensor, k: int) -> Tensor:
     """
     exact = nodes.cpu().double() if nodes.device.type == "mps" else nodes.double()  # Apple's GPUs have no float64
     unit = F.normalize(exact, dim=2, eps=math.sqrt(torch.finfo(torch.float32).tiny))
-    similarity = (unit @ unit.mT).nan_to_num(nan=-2.0)
-    similarity.diagonal(dim1=1, dim2=2).fill_(3.0)  # the node itself first, even among equals
+    similarity = unit @ unit.transpose(1, 2)
+    similarity = torch.where(similarity.isnan(), -2.0, similarity)
+    index = torch.arange(nodes.shape[1], device=similarity.device)
+    itself = index[:, None] == index
+    similarity = torch.where(itself, 3.0, similarity)  # first, even among equals
     return _top_k(similarity, k).to(nodes.device, torch.int32)
 
 
@@ -281,11 +288,11 @@ def edge_max_channel(
         y (N, C, P) and the winning neighbour j < k (N, C, P) uint8, the lowest of equals.
     """
     n, c, p = x.shape
-    messages = product(x, weight2.mT)
+    messages = product(x, weight2.t())
     k = idx.shape[2]
     chosen = messages.gather(1, idx.long().reshape(n, c * k, 1).expand(n, c * k, p)).view(n, c, k, p)
     best, winner = chosen.max(2)
-    y = F.relu(product(x, (weight1 - weight2).mT) + (bias1 + bias2) + best)
+    y = F.relu(product(x, (weight1 - weight2).t()) + (bias1 + bias2) + best)
     return y, winner.to(torch.uint8)
 
 
@@ -317,8 +324,8 @@ def edge_max_position(
     Returns:
         y (N, C, P) and the winning neighbour j < k (N, C, P) uint8, the lowest of equals.
     """
-    best, winner = product(gather_positions(x, idx), weight2.mT).max(2)
-    y = F.relu(product(x, (weight1 - 2 * weight2).mT) + (bias1 + bias2) + best)
+    best, winner = product(gather_positions(x, idx), weight2.t()).max(2)
+    y = F.relu(product(x, (weight1 - 2 * weight2).t()) + (bias1 + bias2) + best)
     return y, winner.to(torch.uint8)
 
 
@@ -355,7 +362,7 @@ def gather_positions(x: Tensor, idx: Tensor) -> Tensor:
 def _position_index(idx: Tensor, channels: int) -> Tensor:
     """(N, P, k) → (N, C, k·P), neighbour-major."""
     n, p, k = idx.shape
-    return idx.long().mT.reshape(n, 1, k * p).expand(n, channels, k * p)
+    return idx.long().transpose(1, 2).reshape(n, 1, k * p).expand(n, channels, k * p)
 
 
 def edge_max(
@@ -382,7 +389,7 @@ def ccc(x: Tensor, weight1: Tensor, bias1: Tensor, weight2: Tensor, bias2: Tenso
 
 def graph_nodes(x: Tensor, graph: str) -> Tensor:
     """The node vectors: the C channels over P for "channel", the P positions over C for "position"."""
-    return x if graph == "channel" else x.mT
+    return x if graph == "channel" else x.transpose(1, 2)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -451,9 +458,9 @@ def cost_volume(a: Tensor, b: Tensor, radius_y: int, radius_x: int, stride: int,
     """
     n, c, height, width = a.shape
     target, valid = displaced_positions(height, width, radius_y, radius_x, stride, a.device)
-    products = (a.flatten(2).mT / c) @ b.flatten(2)  # (N, P, P): every pixel of a with every pixel of b
+    products = (a.flatten(2).transpose(1, 2) / c) @ b.flatten(2)  # (N, P, P): every pixel of a with every pixel of b
     chosen = products.gather(2, target.expand(n, -1, -1)).where(valid, 0)
-    return F.leaky_relu(chosen, negative_slope).mT.reshape(n, target.shape[1], height, width)
+    return F.leaky_relu(chosen, negative_slope).transpose(1, 2).reshape(n, target.shape[1], height, width)
 
 
 def cost_volume_backward(

@@ -50,6 +50,7 @@ ORDER = {
         "pictures",
         "synth",
         "scoring",
+        "export",
         "viewer",
         "prediction",
         "spotting",

@@ -28,6 +28,7 @@ WINGS = {
     "pictures": ("faces, flow, scores", 1),
     "synth": ("clips of known motion", 0),
     "scoring": ("metrics, evaluation", 1),
+    "export": ("ONNX, torch.export, C++", 0),
     "viewer": ("a page for a film", 2),
     "prediction": ("windows, overlay", 2),
     "spotting": ("long videos", 2),

@@ -40,19 +40,27 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python, torch, numpy and the distributions that affect results."""
-    import torch  # here, so that processes that only count cores don't import it
+def versions(pytorch: bool = True) -> dict[str, str]:
+    """Versions of Python, torch, numpy and the distributions that affect results.
 
-    found = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    Args:
+        pytorch: whether PyTorch takes part; it is imported for its version.
+    """
+    found = {"python": platform.python_version(), "numpy": np.__version__}
+    if pytorch:
+        found |= _pytorch()
     for name in _DISTRIBUTIONS:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
     return found
+
+
+def _pytorch() -> dict[str, str]:
+    import torch  # here, so that processes that only count cores don't import it
+
+    return {"torch": torch.__version__} | ({"cuda": torch.version.cuda} if torch.version.cuda else {})
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:

@@ -67,3 +67,7 @@ class MissingExtraError(MOLError, ImportError):
 
 class RankLostError(MOLError, RuntimeError):
     """A process of a training on several devices has ended; the message says which, why, and how to go on."""
+
+
+class ExportError(MOLError, RuntimeError):
+    """A network that can't be written to a file, or a file that doesn't compute what the network does."""

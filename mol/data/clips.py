@@ -24,9 +24,9 @@ from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
 from mol.data.order import CROPS, WHOLE, ClipOrder
 from mol.data.split import person
+from mol.network.estimates import CROP
 from mol.vision.points import FLIP_PERMUTATION
 
-CROP = 128
 NORMALISATIONS = ("clip", "released-subject")
 
 

@@ -4,7 +4,7 @@ At 2×2 pixels a 3×3 convolution from 1024 to 1024 channels reads 38 MB of weig
 PyTorch's CPU convolutions rearrange such weights at every call and reach a tenth of the processor's rate in the
 gradient; a matrix product over the weights in place reaches four times as much (docs/performance.md). A convolution
 to two channels fills a fraction of its vectors: PyTorch's reach a twentieth of the processor's rate. On other devices,
-and for larger maps, these are PyTorch's own convolutions.
+for larger maps, and in a graph that is exported, these are PyTorch's own convolutions.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
     """Convolution without bias.  x (N, C, H, W), weight (C', C, K, K) → (N, C', H', W')."""
     kernel = weight.shape[-1]
     height, width = ((side + 2 * padding - kernel) // stride + 1 for side in x.shape[2:])
-    if x.device.type not in BY_PRODUCT or height * width > CONV_PIXELS:
+    if not _by_product(x) or height * width > CONV_PIXELS:
         return F.conv2d(x, weight, None, stride, padding)
     patches = F.unfold(x, kernel, padding=padding, stride=stride)  # (N, C·K·K, H'·W')
     rows = patches.mT.flatten(0, 1) @ weight.flatten(1).t()  # (N·H'·W', C')
@@ -36,7 +36,7 @@ def conv2d(x: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
 def conv_transpose2d(x: Tensor, weight: Tensor) -> Tensor:
     """Transposed convolution 4×4, stride 2, padding 1, without bias.  (N, C, H, W), (C, C', 4, 4) → (N, C', 2H, 2W)."""
     channels, height, width = x.shape[1:]
-    if x.device.type not in BY_PRODUCT or height * width > TRANSPOSED_PIXELS:
+    if not _by_product(x) or height * width > TRANSPOSED_PIXELS:
         return F.conv_transpose2d(x, weight, None, 2, 1)
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels) @ weight.flatten(1)  # (N·H·W, C'·16)
     patches = rows.view(-1, height * width, rows.shape[1]).mT
@@ -47,7 +47,7 @@ def conv_transpose2d(x: Tensor, weight: Tensor) -> Tensor:
 
 def narrow_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution 3×3, padding 1, without bias, to a few channels.  x (N, C, H, W), (C', C, 3, 3) → (N, C', H, W)."""
-    if x.device.type not in BY_PRODUCT:
+    if not _by_product(x):
         return F.conv2d(x, weight, None, 1, 1)
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
@@ -55,6 +55,12 @@ def narrow_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         narrow: Tensor = _NarrowConv2d.apply(x, weight)
         return narrow
+
+
+def _by_product(x: Tensor) -> bool:
+    """Whether products take the place of convolutions; a graph that is exported may run anywhere, so it has none."""
+    exporting = torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export() or torch.jit.is_tracing()
+    return x.device.type in BY_PRODUCT and not exporting
 
 
 class _NarrowConv2d(torch.autograd.Function):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import molkernels as mk
 from mol.common.errors import ClipError, SettingsError
+from mol.network.estimates import CROP, FRAMES
 from mol.network.flownet import FlowNetC
 from mol.network.heads import ActionUnitHead, EmotionHead, LandmarkHead, MotionHead, conv_stack, keep_variance
 from mol.network.normal_flow import NormalFlow
@@ -21,8 +22,7 @@ from mol.network.released import UnusedEntries, check_entries, class_count, to_o
 from mol.network.units import CODES
 from molkernels.modules import GRAPH_OF_VARIANT
 
-FRAMES = 8
-SIZE = 128
+SIZE = CROP
 CHANNELS = 128
 VARIANTS = ("paper", "released")
 BATCH_STATS = ("clip", "frame")

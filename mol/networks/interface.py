@@ -23,9 +23,6 @@ from mol.data.clips import Augmentation
 from mol.data.order import WHOLE
 from mol.network.units import LearnedUnits
 
-FLOW, LANDMARKS = "flow", "landmarks"
-"""What a network can estimate besides the emotion."""
-
 
 class Batch(Protocol):
     """Clips and their targets, on one device.

@@ -9,15 +9,20 @@ what belongs to a frame or a pair is computed once, for networks that can (`Netw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from mol.networks.interface import Network, WindowStream
+from mol.export.onnx_model import OnnxModel, OnnxNetwork
 from mol.prediction.people import Person
 from mol.prediction.windows import ALIGN, Aligned, Window, align_window, run_network, windows_of
 from mol.vision.align import alignment_anchors, alignment_matrix, warp_picture
+
+if TYPE_CHECKING:  # an exported network runs without PyTorch
+    import torch
+
+    from mol.networks.interface import WindowStream
+    from mol.prediction.windows import AnyModel, AnyNetwork
 
 ALIGNMENTS = ("window", "shared")
 TOLERANCE = 2.0
@@ -70,7 +75,7 @@ class WindowReader:
         precision: "32" or "bf16-mixed".
     """
 
-    def __init__(self, network: Network, model: nn.Module, batch_size: int, precision: str) -> None:
+    def __init__(self, network: AnyNetwork, model: AnyModel, batch_size: int, precision: str) -> None:
         self._network, self._model, self._precision = network, model, precision
         self._batch_size = batch_size
         self._batch: list[tuple[int, Aligned]] = []
@@ -109,7 +114,13 @@ class SharedReader:
     """
 
     def __init__(
-        self, network: Network, model: nn.Module, whose: int, anchors: np.ndarray, batch_size: int, precision: str
+        self,
+        network: AnyNetwork,
+        model: AnyModel,
+        whose: int,
+        anchors: np.ndarray,
+        batch_size: int,
+        precision: str,
     ) -> None:
         self._network, self._model, self._precision = network, model, precision
         self._whose, self._anchors, self._batch_size = whose, anchors, batch_size
@@ -134,8 +145,7 @@ class SharedReader:
                 self._crops[number] = warp_picture(picture, self._matrix, ALIGN.size)
         window = Aligned(frames, np.stack([self._crops[number] for number in numbers]), self._matrix, detected)
         if anchor == self._count - 1:
-            device = next(self._model.parameters()).device
-            self._stream = self._network.window_stream(self._model, window.crops, device)
+            self._stream = _stream_of(self._network, self._model, window.crops)
         self._batch.append(window)
         return ready + (self.finish() if len(self._batch) == self._batch_size else [])
 
@@ -147,8 +157,21 @@ class SharedReader:
         if self._stream is None:
             windows = run_network(self._network, self._model, batch, self._precision)
         else:
-            windows = run_stream(self._stream, batch, next(self._model.parameters()).device, self._precision)
+            windows = run_stream(self._stream, batch, _device_of(self._model), self._precision)
         return [(self._whose, window) for window in windows]
+
+
+def _stream_of(network: AnyNetwork, model: AnyModel, anchor: np.ndarray) -> WindowStream | None:
+    """What reads windows under the anchor's alignment; None if the network reads whole windows only."""
+    if isinstance(model, OnnxModel) or isinstance(network, OnnxNetwork):
+        return None
+    return network.window_stream(model, anchor, _device_of(model))
+
+
+def _device_of(model: AnyModel) -> torch.device:
+    import torch
+
+    return torch.device("cpu") if isinstance(model, OnnxModel) else next(model.parameters()).device
 
 
 def run_stream(stream: WindowStream, batch: Sequence[Aligned], device: torch.device, precision: str) -> list[Window]:
@@ -162,6 +185,8 @@ def run_stream(stream: WindowStream, batch: Sequence[Aligned], device: torch.dev
     Raises:
         ClipError: the network's probabilities are not finite.
     """
+    import torch
+
     crops = {number: window.crops[place] for window in batch for place, number in enumerate(window.frames.tolist())}
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         output = stream.read(np.stack([window.frames for window in batch]), crops)
@@ -169,8 +194,8 @@ def run_stream(stream: WindowStream, batch: Sequence[Aligned], device: torch.dev
 
 
 def read_still(
-    network: Network,
-    model: nn.Module,
+    network: AnyNetwork,
+    model: AnyModel,
     frames: np.ndarray,
     pictures: Sequence[np.ndarray],
     detected: np.ndarray,
@@ -190,8 +215,7 @@ def read_still(
         return run_network(network, model, [align_window(frames, pictures, detected)], precision)
     crops = np.stack([warp_picture(picture, anchor.matrix, ALIGN.size) for picture in pictures])
     clip = Aligned(frames, crops, anchor.matrix, detected)
-    device = next(model.parameters()).device
-    stream = network.window_stream(model, anchor.crops, device)
+    stream = _stream_of(network, model, anchor.crops)
     if stream is None:
         return run_network(network, model, [clip], precision)
-    return run_stream(stream, [clip], device, precision)
+    return run_stream(stream, [clip], _device_of(model), precision)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mol.common.scratch import Scratch
 from mol.common.storage import write_atomic
-from mol.network.model import FRAMES
+from mol.network.estimates import FRAMES
 from mol.prediction.result import NO_EXPRESSION, STILL_FACE, Prediction, Scene
 from mol.prediction.sampling import Skipped
 from mol.prediction.windows import Window

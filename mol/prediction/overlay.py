@@ -19,7 +19,7 @@ from mol.common.errors import StorageError
 from mol.common.extras import require
 from mol.common.storage import write_atomic
 from mol.common.terminal import printable
-from mol.data.clips import CROP
+from mol.network.estimates import CROP
 from mol.pictures.faces import flow_colours, flow_wheel
 from mol.pictures.style import OURS, class_colour
 from mol.vision.points import SKELETON

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mol.data.clips import CROP
+from mol.network.estimates import CROP
 from mol.prediction.describe import NO_NEUTRAL_CLASS
 from mol.prediction.regions import REGIONS
 from mol.prediction.result import Prediction, Scene

@@ -11,7 +11,7 @@ import numpy as np
 
 from mol.common.errors import ClipError, FaceError, NoFaceError, SeveralFacesError
 from mol.common.terminal import Track
-from mol.network.model import FRAMES
+from mol.network.estimates import FRAMES
 from mol.prediction.sampling import Skipped
 from mol.vision.crowd import Crowd, Seen
 from mol.vision.footage import Footage

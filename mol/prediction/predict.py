@@ -9,22 +9,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mol.common.checks import require_at_most, require_not_negative, require_one_of, require_positive
-from mol.common.devices import fastest_precision, start_fabric
-from mol.common.environment import versions
 from mol.common.errors import CheckpointError, SettingsError
 from mol.common.memory import failures_named
 from mol.common.terminal import Track, say, silently, tracking
 from mol.data.sets.registry import set_of_folder
-from mol.network.checkpoint import find_checkpoint
-from mol.network.model import FRAMES
-from mol.networks.registry import DEFAULT
-from mol.networks.trained import Trained, load_model
+from mol.network.estimates import FRAMES
 from mol.prediction.alignment import ALIGNMENTS
 from mol.prediction.describe import NO_NEUTRAL_CLASS, describe_prediction
 from mol.prediction.files import Files
 from mol.prediction.page import Shown, write_prediction_page
 from mol.prediction.result import Prediction, Scene
 from mol.prediction.watch import DETECT_WIDTH, Listener, WatchSettings, check_people, predict_video, watch
+from mol.prediction.weights import Weights, read_weights
 from mol.prediction.windows import Window
 from mol.scoring.calibration import temperature_of
 from mol.viewer.thinning import PAGE_MINUTES
@@ -51,7 +47,8 @@ class PredictConfig:
 
     Attributes:
         video: a video file, or a folder of frames numbered in their names.
-        weights: run folder of `mol train`, or a checkpoint folder inside one.
+        weights: run folder of `mol train`, a checkpoint folder inside one, or an ONNX file of `mol export`, which
+            onnxruntime runs on the CPU, without PyTorch.
         out: folder to write predictions.json, frames.csv, page.html, overview.png, overlay.mp4 and arrays.npz to; with
             `people` "all" or a number, all but the page to its subfolders person-1, person-2, … .
         interval: frames from one of a window's 8 frames to the next; by default an eighth of the video, at most what
@@ -170,10 +167,8 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
     Raises:
         MOLError: of the kind that fits; it names the file, frame or setting, and the remedy.
     """
-    if config.precision == "auto":
-        config = replace(config, precision=fastest_precision(config.device))  # type: ignore[arg-type]
-    fabric = start_fabric(config.device, config.precision)
-    trained = load_model(config.weights, fabric.device)
+    trained = read_weights(config.weights, config.device, config.precision)
+    config = replace(config, precision=trained.precision)  # type: ignore[arg-type]
     check_normalisation(trained.state, config.weights)
     video = open_video(config.video, config.fps)
     given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
@@ -203,13 +198,13 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
         page = _write_page(predictions, opened, config, trained)
         results = []
         for prediction, files in zip(predictions, opened, strict=True):
-            written = files.write(prediction, _facts(prediction, config, trained.state), config.video, track)
+            written = files.write(prediction, _facts(prediction, config, trained), config.video, track)
             results.append((prediction, {**written, **page}))
         return results
 
 
 def _write_page(
-    predictions: Sequence[Prediction], files: Sequence[Files], config: PredictConfig, trained: Trained
+    predictions: Sequence[Prediction], files: Sequence[Files], config: PredictConfig, trained: Weights
 ) -> dict[str, Path]:
     """The page of all people, if one is wanted."""
     people = [
@@ -268,15 +263,15 @@ def check_normalisation(state: Mapping[str, Any], weights: str) -> None:
         )
 
 
-def _facts(prediction: Prediction, config: PredictConfig, state: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(prediction: Prediction, config: PredictConfig, trained: Weights) -> dict[str, Any]:
     """What predictions.json says of the run."""
     return {
         "network": {
-            "name": state.get("network", DEFAULT),
-            "checkpoint": str(find_checkpoint(config.weights)),
-            "step": state["step"],
-            **state["model"],
+            "name": trained.network.name,
+            "checkpoint": str(trained.source),
+            "step": trained.state["step"],
+            **trained.state["model"],
         },
         "settings": {**asdict(config), "interval": prediction.interval, "stride": prediction.stride},
-        "versions": versions(),
+        "versions": trained.versions,
     }

@@ -9,7 +9,7 @@ import numpy as np
 
 from mol.common.errors import ClipError
 from mol.data.annotations import LONGEST_EXPRESSION
-from mol.network.model import FRAMES
+from mol.network.estimates import FRAMES
 from mol.vision.footage import Footage
 
 # A step within a window that is longer than this many usual ones is a gap.

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from mol.common.terminal import Track
-from mol.data.clips import CROP
-from mol.network.model import FRAMES
+from mol.network.estimates import CROP, FRAMES
 from mol.pictures.faces import flow_maximum
 from mol.pictures.overview import Overview, Timeline, overview_picture
 from mol.prediction.overlay import OverlayFrame, OverlayStyle, write_overlay

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mol.common.scratch import Spool
-from mol.data.clips import CROP
-from mol.network.model import FRAMES
+from mol.network.estimates import CROP, FRAMES
 from mol.prediction.result import Scene
 from mol.prediction.windows import Window
 

@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch import nn
 
 from mol.common.checks import require_one_of
 from mol.common.errors import NoFaceError, SettingsError
 from mol.common.terminal import Track, silently
-from mol.network.model import FRAMES
-from mol.networks.interface import FLOW, LANDMARKS, Network
-from mol.networks.mol import NETWORK as MOL
+from mol.network.estimates import FLOW, FRAMES, LANDMARKS
 from mol.prediction.alignment import ALIGNMENTS, SharedReader, WindowReader, anchors_of, read_still
 from mol.prediction.people import People, Person, find_people, given_person
 from mol.prediction.regions import REGIONS, flow_by_region
@@ -36,6 +33,10 @@ from mol.vision.footage import Footage
 from mol.vision.landmarks import DlibDetector, LandmarkDetector
 from mol.vision.tracking import MAX_GAP
 from mol.vision.video import Video, interpolate_frames
+
+if TYPE_CHECKING:  # an exported network runs without PyTorch
+    from mol.networks.interface import Network
+    from mol.prediction.windows import AnyModel, AnyNetwork
 
 DETECT_WIDTH = 640
 """Width in pixels down to which wider frames are averaged for face detection, as in `mol extract`."""
@@ -79,12 +80,12 @@ def check_people(people: object) -> None:
 
 
 def watch(
-    model: nn.Module,
+    model: AnyModel,
     video: Footage,
     classes: Sequence[str],
     settings: WatchSettings | None = None,
     *,
-    network: Network = MOL,
+    network: AnyNetwork | None = None,
     landmarks: np.ndarray | None = None,
     detector: LandmarkDetector | None = None,
     calibration: Temperature | None = None,
@@ -115,7 +116,7 @@ def watch(
         NoFaceError: no window has a usable face, or with on_error="raise" a frame has none.
         SeveralFacesError: several people are there, and the settings don't say who is read.
     """
-    settings = settings or WatchSettings()
+    settings, network = settings or WatchSettings(), network or _usual_network()
     original = len(video)
     if settings.interpolate and 2 <= original < FRAMES:
         video, landmarks = _lengthen(video, landmarks)
@@ -151,7 +152,7 @@ def watch(
 
 
 def predict_video(
-    model: nn.Module,
+    model: AnyModel,
     video: Footage,
     classes: Sequence[str],
     *,
@@ -167,7 +168,7 @@ def predict_video(
     batch_size: int = 4,
     precision: str = "32",
     track: Track = silently,
-    network: Network = MOL,
+    network: AnyNetwork | None = None,
 ) -> Prediction:
     """`watch` for one person, with all windows kept in memory.
 
@@ -204,12 +205,18 @@ def predict_video(
     return replace(prediction, windows=windows)
 
 
+def _usual_network() -> Network:
+    from mol.networks.mol import NETWORK
+
+    return NETWORK
+
+
 def _scene(
-    model: nn.Module,
+    model: AnyModel,
     video: Footage,
     classes: Sequence[str],
     settings: WatchSettings,
-    network: Network,
+    network: AnyNetwork,
     plan: WindowPlan,
     samples: np.ndarray,
     torn: list[Skipped],
@@ -241,7 +248,7 @@ def _scene(
     )
 
 
-def _notes(network: Network) -> list[str]:
+def _notes(network: AnyNetwork) -> list[str]:
     """How a network reads a window, and what it does not estimate."""
     notes = [network.window_note] if network.window_note else []
     if FLOW not in network.estimates:
@@ -268,8 +275,8 @@ def _lengthen(video: Footage, landmarks: np.ndarray | None) -> tuple[Video, np.n
 
 
 def _read(
-    model: nn.Module,
-    network: Network,
+    model: AnyModel,
+    network: AnyNetwork,
     video: Footage,
     scenes: Sequence[Scene],
     settings: WatchSettings,
@@ -396,8 +403,8 @@ def strip_of(video: Footage) -> np.ndarray:
 
 
 def _read_still_clips(
-    network: Network,
-    model: nn.Module,
+    network: AnyNetwork,
+    model: AnyModel,
     video: Footage,
     person: Person,
     samples: np.ndarray,

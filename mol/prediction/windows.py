@@ -8,15 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import nn
 
-from mol.data.clips import CROP
-from mol.networks.interface import Network, Output
+from mol.export.onnx_model import OnnxModel, OnnxNetwork
+from mol.network.estimates import CROP
 from mol.scoring.metrics import require_probabilities
 from mol.vision.align import AlignSettings, alignment_matrix, transform_points, warp_picture
+
+if TYPE_CHECKING:  # an exported network runs without PyTorch
+    from torch import nn
+
+    from mol.networks.interface import Network, Output
+
+    AnyNetwork = Network | OnnxNetwork
+    AnyModel = nn.Module | OnnxModel
 
 ALIGN = AlignSettings()
 """How a face is aligned for the network, as in `mol extract`."""
@@ -96,36 +103,44 @@ def align_window(frames: np.ndarray, pictures: Sequence[np.ndarray], detected: n
     return Aligned(frames, crops, matrix, detected)
 
 
-def run_network(network: Network, model: nn.Module, batch: Sequence[Aligned], precision: str) -> list[Window]:
+def run_network(network: AnyNetwork, model: AnyModel, batch: Sequence[Aligned], precision: str) -> list[Window]:
     """Run the network on some windows at once.
 
     Args:
         network: what kind of network `model` is.
-        model: in evaluation mode.
+        model: in evaluation mode, or of an exported file.
         batch: at least one window.
         precision: "32" or "bf16-mixed".
     Raises:
         ClipError: the network's probabilities are not finite.
     """
+    crops = np.stack([window.crops for window in batch])
+    if isinstance(model, OnnxModel) or isinstance(network, OnnxNetwork):
+        return windows_of(model(OnnxModel.window_inputs(crops)), batch)
+    import torch
+
     device = next(model.parameters()).device
-    inputs = network.window_inputs(np.stack([window.crops for window in batch]), device)
+    inputs = network.window_inputs(crops, device)
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
         output = model(inputs)
     return windows_of(output, batch)
 
 
-def windows_of(output: Output, batch: Sequence[Aligned]) -> list[Window]:
+def windows_of(output: Output | Any, batch: Sequence[Aligned]) -> list[Window]:
     """What a network says of some windows, with its landmarks mapped back to the picture.
 
+    Args:
+        output: tensors, or arrays of an exported network.
+        batch: the windows.
     Raises:
         ClipError: the network's probabilities are not finite.
     """
-    probabilities = torch.softmax(output.logits.float(), dim=-1).cpu().numpy()
+    probabilities = softmax(as_array(output.logits))
     require_probabilities(probabilities, [f"frames {window.frames[0]} to {window.frames[-1]}" for window in batch])
-    flow = None if output.flow is None else output.flow.to(torch.float16).cpu().numpy()
-    landmarks = None if output.landmarks is None else output.landmarks.float().cpu().numpy()
+    flow = None if output.flow is None else as_array(output.flow).astype(np.float16)
+    landmarks = None if output.landmarks is None else as_array(output.landmarks)
     logits = getattr(output, "action_units", None)
-    units = [None] * len(batch) if logits is None else logits.float().sigmoid().cpu().numpy()
+    units = [None] * len(batch) if logits is None else 1 / (1 + np.exp(-as_array(logits)))
     windows = []
     for index, aligned in enumerate(batch):
         matrix = aligned.matrix - np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
@@ -134,6 +149,17 @@ def windows_of(output: Output, batch: Sequence[Aligned]) -> list[Window]:
         seen = (aligned.frames, matrix, probabilities[index], moved, placed, aligned.detected)
         windows.append(Window(*seen, action_units=units[index]))
     return windows
+
+
+def as_array(values: Any) -> np.ndarray:
+    """A tensor of any device and precision, or an array, as float32."""
+    return np.asarray(values if isinstance(values, np.ndarray) else values.float().cpu().numpy(), np.float32)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (…, C) of logits."""
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
 
 
 def inverse(matrix: np.ndarray) -> np.ndarray:

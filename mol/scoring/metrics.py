@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mol.common.errors import ClipError
 from mol.common.extras import require
 from mol.vision.points import interocular_distance
+
+if TYPE_CHECKING:  # prediction with an exported network runs without PyTorch
+    from torch import Tensor
 
 Video = TypeVar("Video", bound=Hashable)
 
@@ -133,11 +134,15 @@ def require_probabilities(probabilities: np.ndarray, names: Sequence[object]) ->
 
 def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:
     """EPE, the mean length of (flow − target) over pixels.  (…, 2, H, W) twice → (…), pixels."""
+    import torch
+
     return torch.linalg.vector_norm(flow.double() - target.double(), dim=-3).mean((-2, -1))
 
 
 def normalised_mean_error(landmarks: Tensor, target: Tensor) -> Tensor:
     """NME, the mean distance over the 68 points by the target's inter-ocular distance.  (…, 68, 2) twice → (…)."""
+    import torch
+
     distance = torch.linalg.vector_norm(landmarks.double() - target.double(), dim=-1).mean(-1)
     return distance / interocular_distance(target.double())
 

@@ -15,7 +15,9 @@ from mol.arguments import spell_out
 from mol.cli import COMMANDS, main
 from mol.common.errors import SettingsError
 from mol.data.sets.registry import SETS
+from mol.info import InfoConfig
 from mol.prediction.predict import PredictConfig
+from mol.synth.commands import LayoutConfig, LongConfig
 from mol.synth.layouts import LAYOUTS
 from molkernels.installation import install_command
 
@@ -122,7 +124,7 @@ def test_a_list_in_an_error_keeps_its_lines(monkeypatch, capsys):
     def fails(_):
         raise SettingsError("2 clips are  bad: \n  one\n  two\nRepair them.")
 
-    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, fails))
+    monkeypatch.setitem(commands.RUNNERS, "info", (InfoConfig, fails))
     assert main(["info"]) == 2
     assert capsys.readouterr().err == "error: 2 clips are bad:\n  one\n  two\nRepair them.\n"
 
@@ -134,7 +136,7 @@ def test_values_without_names_fill_the_list_of_a_command(seen):
 
 def test_synth_with_a_layout_has_the_settings_of_layouts(monkeypatch):
     configs: list = []
-    monkeypatch.setattr(commands, "SYNTH_LAYOUT", (commands.LayoutConfig, configs.append))
+    monkeypatch.setattr(commands, "SYNTH_LAYOUT", (LayoutConfig, configs.append))
     assert main(["synth", "--layout", "samm", "--people", "3", "--length", "[16, 20]"]) == 0
     assert (configs[0].layout, configs[0].out) == ("samm", None)
     assert (configs[0].settings().people, configs[0].settings().length) == (3, (16, 20))
@@ -142,7 +144,7 @@ def test_synth_with_a_layout_has_the_settings_of_layouts(monkeypatch):
 
 def test_synth_of_long_videos_has_settings_of_its_own(monkeypatch):
     configs: list = []
-    monkeypatch.setattr(commands, "SYNTH_LONG", (commands.LongConfig, configs.append))
+    monkeypatch.setattr(commands, "SYNTH_LONG", (LongConfig, configs.append))
     for typed in (["--layout", "long"], ["--layout=long"]):
         assert main(["synth", *typed, "--minutes", "0.5", "--micro-seconds", "[0.2, 0.3]"]) == 0
     assert [(config.layout, config.minutes, config.settings().micro_seconds) for config in configs] == [
@@ -165,7 +167,7 @@ def test_ctrl_c_ends_with_130(monkeypatch, capsys):
     def interrupted(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, interrupted))
+    monkeypatch.setitem(commands.RUNNERS, "info", (InfoConfig, interrupted))
     assert main(["info"]) == 130
     assert "Traceback" not in capsys.readouterr().err
 
@@ -186,7 +188,7 @@ def test_errors_of_the_system_are_one_line(monkeypatch, capsys, error, line):
     def fails(_):
         raise error
 
-    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, fails))
+    monkeypatch.setitem(commands.RUNNERS, "info", (InfoConfig, fails))
     assert line in errors_of(capsys, "info")
 
 
@@ -218,7 +220,7 @@ def test_an_unforeseen_error_keeps_its_traceback(monkeypatch):
     def broken(_):
         raise ZeroDivisionError
 
-    monkeypatch.setitem(commands.RUNNERS, "info", (commands.InfoConfig, broken))
+    monkeypatch.setitem(commands.RUNNERS, "info", (InfoConfig, broken))
     with pytest.raises(ZeroDivisionError):
         main(["info"])
 
