@@ -11,6 +11,7 @@ from mol.data.prepare import PrepareConfig, run_prepare
 from mol.data.sets.registry import describe_sets
 from mol.demo import DemoConfig, run_demo
 from mol.info import InfoConfig, run_info
+from mol.live.run import LiveConfig, run_live
 from mol.loso.run import run_loso
 from mol.loso.settings import LosoConfig
 from mol.networks.registry import describe_networks
@@ -34,6 +35,7 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": (PretrainConfig, run_pretrain),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
+    "live": (LiveConfig, run_live),
     "synth": (SynthConfig, run_synth),
     "info": (InfoConfig, run_info),
 }

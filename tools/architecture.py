@@ -52,6 +52,7 @@ ORDER = {
         "scoring",
         "viewer",
         "prediction",
+        "live",
         "spotting",
         "training",
         "loso",

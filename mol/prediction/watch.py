@@ -227,13 +227,13 @@ def _scene(
         skipped=sorted([*torn, *faceless], key=lambda window: window.start),
         anchors=anchors,
         stillness=_read_still_clips(network, model, video, person, chosen, anchors, settings),
-        notes=(*video.rate_notes, *video.notes, *long_windows(video, list(chosen)), *_notes(network)),
+        notes=(*video.rate_notes, *video.notes, *long_windows(video, list(chosen)), *network_notes(network)),
         calibration=calibration,
         seconds_apart=plan.seconds_apart,
     )
 
 
-def _notes(network: Network) -> list[str]:
+def network_notes(network: Network) -> list[str]:
     """How a network reads a window, and what it does not estimate."""
     notes = [network.window_note] if network.window_note else []
     if FLOW not in network.estimates:
