@@ -23,7 +23,9 @@ NAV = {
     "Guides": [
         "docs/operators",
         "docs/network",
+        "docs/live",
         "docs/learning",
+        "docs/spotting",
         "docs/baselines",
         "docs/datasets",
         "docs/protocols",

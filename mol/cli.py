@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mol.common.allocator import keep_freed_memory
 from mol.common.checks import unknown_name
@@ -49,7 +49,11 @@ COMMANDS = {
     ),
     "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
+<<<<<<< HEAD
     "live": Command("A web page on this machine with a camera, and what a network sees in it while it happens."),
+=======
+    "spot": Command("Where in a long video micro- and macro-expressions are: intervals, emotions, scores.", ("video",)),
+>>>>>>> main
     "synth": Command(
         "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."
     ),
@@ -127,15 +131,24 @@ def _dispatch(arguments: Sequence[str], own: bool) -> int:
 def _run(name: str, arguments: Sequence[str], own: bool) -> None:
     commands, read_config = import_module("mol.commands"), import_module("mol.arguments").read_config
     command = COMMANDS[name]
-    # A data set's own folders have different settings from a cache.
-    layout = name == "synth" and any(argument.partition("=")[0] == "--layout" for argument in arguments)
-    config_class, run = commands.SYNTH_LAYOUT if layout else commands.RUNNERS[name]
+    config_class, run = _runner(commands, name, arguments)
     nameless = "".join(f" The name --{field} can be omitted." for field in command.positional)
     footer = commands.FOOTERS.get(config_class, str)()
     config = read_config(config_class, arguments, f"mol {name}", command.summary + nameless, command.positional, footer)
     if own:  # from here on there is something to clean up
         handle_stop_signals(RaiseStopped())
     run(config)
+
+
+def _runner(commands: Any, name: str, arguments: Sequence[str]) -> Any:
+    """Settings and function of a command; a data set's own folders and long videos have other settings than a cache."""
+    if name == "synth":
+        for place, argument in enumerate(arguments):
+            option, equals, value = argument.partition("=")
+            if option == "--layout":
+                layout = value if equals else next(iter(arguments[place + 1 :]), "")
+                return commands.SYNTH_LONG if layout == "long" else commands.SYNTH_LAYOUT
+    return commands.RUNNERS[name]
 
 
 def _describe_system_error(error: OSError) -> str:

@@ -18,7 +18,16 @@ from mol.networks.registry import describe_networks
 from mol.prediction.predict import PredictConfig, run_predict
 from mol.report.report import ReportConfig, run_report
 from mol.scoring.evaluate import EvaluateConfig, run_evaluate
-from mol.synth.commands import LayoutConfig, SynthConfig, describe_layouts, run_layout, run_synth
+from mol.spotting.command import SpotConfig, run_spot
+from mol.synth.commands import (
+    LayoutConfig,
+    LongConfig,
+    SynthConfig,
+    describe_layouts,
+    run_layout,
+    run_long,
+    run_synth,
+)
 from mol.training.pretrain import PretrainConfig, run_pretrain
 from mol.training.settings import TrainConfig
 from mol.training.train import run_train
@@ -35,11 +44,16 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": (PretrainConfig, run_pretrain),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
+<<<<<<< HEAD
     "live": (LiveConfig, run_live),
+=======
+    "spot": (SpotConfig, run_spot),
+>>>>>>> main
     "synth": (SynthConfig, run_synth),
     "info": (InfoConfig, run_info),
 }
 SYNTH_LAYOUT: Runner = (LayoutConfig, run_layout)
+SYNTH_LONG: Runner = (LongConfig, run_long)
 # What the help text of a command lists at its end.
 FOOTERS: dict[type, Callable[[], str]] = {
     PrepareConfig: describe_sets,

@@ -28,6 +28,7 @@ WINGS = {
     "pictures": ("faces, flow, scores", 1),
     "synth": ("clips of known motion", 0),
     "scoring": ("metrics, evaluation", 1),
+    "viewer": ("a page for a film", 2),
     "prediction": ("windows, overlay", 2),
     "training": ("settings, loop, log", 1),
     "loso": ("folds, results, tables", 1),

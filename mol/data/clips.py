@@ -19,6 +19,7 @@ from torch import Tensor
 from mol.common.checks import require_at_most, require_not_negative
 from mol.common.devices import upload
 from mol.common.errors import ClipError, SettingsError
+from mol.data.action_units import unit_targets
 from mol.data.cache import ClipSet
 from mol.data.cache.clip_set import RowArray
 from mol.data.order import CROPS, WHOLE, ClipOrder
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
         label: (B,) int64, class index.
         row: (B,) int64, row of the cache.
         pairs: (2, M) int64, clip and first frame of the pairs whose flow is trained; None for all.
+        action_units: (B, `mol.network.units.CODES`) int8, whether each action unit is shown, by its number.
     """
 
     clips: Tensor
@@ -47,6 +49,7 @@ class Batch(NamedTuple):
     label: Tensor
     row: Tensor
     pairs: Tensor | None = None
+    action_units: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -120,6 +123,7 @@ class _Held:
         self.labels = checked_labels(cache, rows)
         self.label = torch.as_tensor(self.labels, device=self.device)
         self.cache_rows = torch.as_tensor(np.asarray(rows, dtype=np.int64), device=self.device)
+        self.action_units = torch.as_tensor(unit_targets(self.rows), device=self.device)
         self.frames = _resident(cache.frames, rows, self.device)
         self.flow = _resident(cache.flow, rows, self.device)
         self.landmarks = _resident(cache.landmarks, rows, self.device)
@@ -169,6 +173,7 @@ class _Held:
             landmarks=self._crop_landmarks(index, top, left, flip),
             label=self.label[index],
             row=self.cache_rows[index],
+            action_units=self.action_units[index],
         )
 
     def _crop_landmarks(self, index: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 A loader (one module per data set) turns the distributed files into clips and notes. ``mol prepare`` writes them as a
 manifest: a folder with ``clips.csv``, which a person can read, and ``manifest.json`` with its origin and the digest of
-``clips.csv``.
+``clips.csv``. Of a data set with long videos there is ``recordings.csv`` as well (`mol.data.recordings`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 from mol.common.errors import DataError, MediaError
 from mol.common.storage import csv_table, read_csv, write_json, write_text
 from mol.common.typed import FrameNumber, Name, NotNegative, read_json, typed
+from mol.data.recordings import FILE, Recording, read_recordings, recordings_text
 from mol.vision.video import numbered_pictures
 
 # Raised whenever an older reader would misread the files.
@@ -81,10 +82,11 @@ class Note:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a loader found."""
+    """What a loader found: clips, what it repaired or dropped, and the long videos, if the set has any."""
 
     clips: list[Clip]
     notes: list[Note] = field(default_factory=list)
+    recordings: list[Recording] = field(default_factory=list)
 
 
 class Loader(Protocol):
@@ -110,6 +112,7 @@ class Manifest:
         clips: in the order of the sheet.
         notes: what the loader repaired, dropped or noticed.
         made: settings and versions with which it was made.
+        recordings: long videos with all that is annotated in them; none for most sets.
     """
 
     dataset: str
@@ -117,9 +120,10 @@ class Manifest:
     clips: list[Clip]
     notes: list[Note] = field(default_factory=list)
     made: dict[str, Any] = field(default_factory=dict)
+    recordings: list[Recording] = field(default_factory=list)
 
-    def path_of(self, clip: Clip) -> Path:
-        """Folder of frames, or video file, of a clip."""
+    def path_of(self, clip: Clip | Recording) -> Path:
+        """Folder of frames, or video file, of a clip or a recording."""
         return self.root / clip.path
 
 
@@ -166,7 +170,7 @@ def check_unique(clips: Iterable[Clip], where: str) -> None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write ``clips.csv``, then ``manifest.json`` with its digest, so that an interrupted write is noticed.
+    """Write the tables, then ``manifest.json`` with their digests, so that an interrupted write is noticed.
 
     Raises:
         DataError: two clips share a name.
@@ -185,6 +189,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "notes": [asdict(note) for note in manifest.notes],
         "made": manifest.made,
     }
+    if manifest.recordings:
+        text = recordings_text(manifest.recordings)
+        write_text(folder / FILE, text)
+        head["recordings_sha256"] = _digest(text.encode("utf-8", "backslashreplace"))
     write_json(folder / "manifest.json", head)
 
 
@@ -197,6 +205,7 @@ class _Head:
     sha256: str
     notes: list[Note]
     made: dict[str, Any]
+    recordings_sha256: str | None = None
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -215,17 +224,23 @@ def read_manifest(folder: Path) -> Manifest:
         version = content.get("format")
         raise DataError(f"{head_path} has format {version}, but this version of mol reads {FORMAT}; {again}.")
     head = typed(content, _Head, str(head_path), again)
-    try:
-        table = table_path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{table_path} cannot be read ({error.strerror}); {again}.") from error
-    if _digest(table) != head.sha256:
-        raise DataError(
-            f"{table_path} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {again}, or "
-            "give your own table to --dataset generic."
-        )
+    _require_unchanged(table_path, head.sha256, f"{again}, or give your own table to --dataset generic")
     clips = [_clip(row, f"{table_path} line {line}", again) for line, row in read_csv(table_path, _COLUMNS, again)]
-    return Manifest(head.dataset, Path(head.root), clips, head.notes, head.made)
+    recordings = []
+    if head.recordings_sha256 is not None:
+        _require_unchanged(folder / FILE, head.recordings_sha256, again)
+        recordings = read_recordings(folder / FILE, again)
+    return Manifest(head.dataset, Path(head.root), clips, head.notes, head.made, recordings)
+
+
+def _require_unchanged(table: Path, sha256: str, remedy: str) -> None:
+    """Check that a table is the one that was written together with manifest.json."""
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise DataError(f"{table} cannot be read ({error.strerror}); {remedy}.") from error
+    if _digest(content) != sha256:
+        raise DataError(f"{table} is not what mol prepare wrote (its SHA-256 differs from manifest.json); {remedy}.")
 
 
 _COLUMNS = [item.name for item in fields(Clip)]

@@ -82,6 +82,7 @@ def prepare(config: PrepareConfig) -> Manifest:
             "versions": versions_of(["molkernels"]),
             "synthetic": synthetic,
         },
+        recordings=loaded.recordings,
     )
     write_manifest(config.folder, manifest)
     return manifest
@@ -166,6 +167,10 @@ def _report(manifest: Manifest, folder: Path) -> Iterator[str]:
     yield f"{manifest.dataset}: {len(manifest.clips)} clips of {len(people)} subjects in {manifest.root}"
     emotions = Counter(clip.emotion for clip in manifest.clips)
     yield "  " + ", ".join(f"{emotion} {count}" for emotion, count in emotions.most_common())
+    if manifest.recordings:
+        annotated = Counter(one.kind for recording in manifest.recordings for one in recording.expressions)
+        what = ", ".join(f"{kind} {count}" for kind, count in annotated.most_common())
+        yield f"  {len(manifest.recordings)} long videos for spotting: {what or 'nothing annotated'}"
     for kind, title in _KINDS.items():
         yield from _told(title, [note for note in manifest.notes if note.kind == kind])
     if len(manifest.notes) > _SHOWN:

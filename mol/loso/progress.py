@@ -11,6 +11,7 @@ from mol.loso.plan import FoldRecord, Plan, record_fold
 from mol.loso.results import read_result, read_results
 from mol.loso.scores import COMPOSITE, write_tables
 from mol.loso.sharing import locked
+from mol.loso.spot_scores import write_spotting
 
 
 def note_fold(run: Path, plan: Plan, fold: Fold, record: FoldRecord) -> dict[str, Any] | None:
@@ -42,6 +43,7 @@ def finish_tables(run: Path, plan: Plan) -> dict[str, Any] | None:
 
 def _write_tables(run: Path, plan: Plan) -> dict[str, Any] | None:
     results = read_results(run, plan)
+    write_spotting(run, plan, [result.fold for result in results])
     return write_tables(run, plan, results) if results else None
 
 

@@ -2,6 +2,7 @@
 
 predictions.csv                 one row per video
 predictions-uncalibrated.csv    the same without the temperature, if the fold has one
+action_units.csv                the votes on the action units of every video, if the network tells some
 fold.json                       scores, errors, times; written last, so a fold is done if this file exists
 """
 
@@ -21,6 +22,8 @@ from mol.common.typed import Count, NotNegative, Share, read_json, typed
 from mol.loso.folds import Fold
 from mol.loso.measures import ERRORS_OF, SCORES
 from mol.loso.plan import Plan
+from mol.network.units import CODES
+from mol.scoring.action_units import UNIT_VOTES, UnitVotes, read_unit_votes
 from mol.scoring.calibration import Temperature, temperature_of
 from mol.scoring.estimate import PREDICTIONS, UNCALIBRATED, prediction_columns
 
@@ -76,11 +79,14 @@ class FoldResult:
         fold: which.
         facts: content of fold.json.
         videos: the votes on its videos.
+        action_units: the votes on their action units, and the shares of the training clips that show each; None if the
+            network tells none.
     """
 
     fold: Fold
     facts: Mapping[str, Any]
     videos: list[Video]
+    action_units: tuple[UnitVotes, list[float]] | None = None
 
     @property
     def temperature(self) -> Temperature:
@@ -103,6 +109,14 @@ def read_results(run: Path, plan: Plan) -> list[FoldResult]:
 
 
 @dataclass(frozen=True)
+class _Units:
+    """Action units that the fold's network tells, and the shares of its training clips that show each."""
+
+    units: Annotated[list[Annotated[int, Meta(ge=1, lt=CODES)]], Meta(min_length=1)]
+    frequencies: list[Share]
+
+
+@dataclass(frozen=True)
 class _Facts:
     """What fold.json must hold besides scores and errors, and of what kind its other entries are, if it has them."""
 
@@ -112,6 +126,7 @@ class _Facts:
     seconds: NotNegative = 0.0
     notes: list[str] = field(default_factory=list)
     calibration: dict[str, Any] | None = None
+    action_units: _Units | None = None
 
 
 def _entry(name: str, kind: Any) -> Any:
@@ -148,7 +163,21 @@ def read_result(run: Path, fold: Fold, classes: Sequence[str]) -> FoldResult:
         raise DataError(f"{folder / PREDICTIONS} has {len(videos)} videos, {FACTS} says {facts['videos']}; {remedy}")
     if temperature.value is not None:
         videos = _with_means(videos, _read_votes(folder / UNCALIBRATED, fold, classes, remedy), folder, remedy)
-    return FoldResult(fold, facts, videos)
+    return FoldResult(fold, facts, videos, _read_units(folder, facts.get("action_units"), videos, remedy))
+
+
+def _read_units(
+    folder: Path, facts: Mapping[str, Any] | None, videos: Sequence[Video], remedy: str
+) -> tuple[UnitVotes, list[float]] | None:
+    if facts is None:
+        return None
+    units, frequencies = facts["units"], [float(value) for value in facts["frequencies"]]
+    if len(units) != len(frequencies) or len(set(units)) < len(units):
+        raise DataError(f"{folder / FACTS}: action_units must be different, each with a frequency; {remedy}")
+    votes = read_unit_votes(folder / UNIT_VOTES, units, remedy)
+    if votes.names != [video.key for video in videos]:
+        raise DataError(f"{folder / UNIT_VOTES} has other videos than {PREDICTIONS}; {remedy}")
+    return votes, frequencies
 
 
 def _with_means(videos: Sequence[Video], plain: Sequence[Video], folder: Path, remedy: str) -> list[Video]:

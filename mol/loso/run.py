@@ -34,6 +34,8 @@ from mol.loso.results import is_done, read_results
 from mol.loso.scores import describe_scores, score_table
 from mol.loso.settings import LosoConfig, resume_command
 from mol.loso.sharing import claim, holding, locked
+from mol.loso.spot_fold import SPOTTING, long_videos, require_people
+from mol.loso.spot_scores import spotting_lines
 from mol.loso.train_fold import OpenRun, tidy, train_and_test
 from mol.networks.registry import find_network
 from mol.training.launch import launched
@@ -70,6 +72,9 @@ def run_loso(config: LosoConfig) -> None:
     if result.scores is not None:
         console().print(score_table(result.scores))
         say(describe_scores(result.scores))
+    if (result.run / SPOTTING).is_file():
+        for line in spotting_lines(result.run):
+            console().print(line)
     if result.busy_share is not None:
         say(describe_busy_share(result.busy_share))
     if result.done < result.total:
@@ -151,6 +156,8 @@ def _begin(config: LosoConfig, ranks: Ranks) -> _Begun:
     _check_sets(config, pool)
     if start is not None:
         require_strangers(start, map(person, pool.rows))
+    if config.task == "spot":
+        require_people(long_videos(config), list(dict.fromkeys(map(person, pool.rows))))
     folds = plan_folds(pool, config.seeds)
     chosen = choose_folds(folds, config.folds)
     plan = make_plan(config, pool, folds, start.name if start is not None else None)
@@ -166,6 +173,9 @@ def _greet(begun: _Begun, where: str) -> None:
     pool, start = begun.pool, begun.start
     if start is not None:
         new = "" if start.classes == list(pool.classes) else "; the last layer of the emotion head is new"
+        if begun.config.action_units != start.model.get("action_units"):
+            told = begun.config.action_units is not None
+            new += "; the head for action units is new" if told else "; their head for action units is left out"
         say(f"every fold begins with the starting weights {start.name}{new}")
     for note in find_network(begun.config.network).notes(pool):
         say(f"note: {note}")

@@ -19,6 +19,7 @@ from mol.loso.latex import latex_table
 from mol.loso.measures import ERRORS, MEASURES, PRINTED, SCORES
 from mol.loso.plan import Plan
 from mol.loso.results import FoldResult, Video
+from mol.scoring.action_units import ActionUnitScores, unit_scores
 from mol.scoring.estimate import prediction_columns, prediction_row
 from mol.scoring.metrics import confusion_matrix, recognition_scores
 
@@ -68,7 +69,26 @@ def pool_scores(plan: Plan, results: Sequence[FoldResult]) -> dict[str, Any]:
             "seeds": fold_means,
             "mean": _over_seeds(fold_means)[0],
         },
+        **_unit_entry(results),
     }
+
+
+def pooled_units(results: Sequence[FoldResult]) -> dict[int, ActionUnitScores]:
+    """For each seed the scores of action units over the videos of all folds that tell them; empty if none does."""
+    found = {}
+    for seed in sorted({result.fold.seed for result in results}):
+        votes = [r.action_units for r in results if r.fold.seed == seed and r.action_units is not None]
+        if votes:
+            found[seed] = unit_scores(votes)
+    return found
+
+
+def _unit_entry(results: Sequence[FoldResult]) -> dict[str, Any]:
+    """The entry of scores.json about action units, if the networks tell some."""
+    pooled = pooled_units(results)
+    return (
+        {"action_units": {str(seed): dataclasses.asdict(scores) for seed, scores in pooled.items()}} if pooled else {}
+    )
 
 
 def _incomplete(plan: Plan, results: Sequence[FoldResult]) -> list[str]:
@@ -244,7 +264,18 @@ def describe_scores(scores: Mapping[str, Any]) -> str:
         [
             f"{scores['protocol']}: {folds['done']} of {folds['total']} folds, selection {scores['selection']}, "
             "pooled per video",
+            *_unit_lines(scores.get("action_units", {})),
             *([] if scores["reportable"] else ["NOT REPORTABLE"]),
             *(f"- {note}" for note in scores["notes"]),
         ]
     )
+
+
+def _unit_lines(seeds: Mapping[str, Any]) -> list[str]:
+    """What is said of action units: the mean F1, and that of the baseline."""
+    scored = [one for one in seeds.values() if one["f1"] is not None]
+    if not scored:
+        return []
+    ours, always = (statistics.fmean(one[name] for one in scored) for name in ("f1", "always_f1"))
+    units = len({unit["unit"] for one in scored for unit in one["units"] if unit["f1"] is not None})
+    return [f"action units: mean F1 {ours:.3f} of {units}, per video (always shown: {always:.3f})"]

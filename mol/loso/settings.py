@@ -23,6 +23,11 @@ class LosoConfig(TrainingSettings):
         caches: folders made by `mol extract` (or `mol synth`), one per data set.
         protocol: classes, people and counts: "megc2019", "casme2-5", …, or "as-labelled".
         run: folder to write. Processes that share it (all with --resume) run different folds.
+        task: "recognise" scores the emotion of the clips; "spot" also finds expressions in the long videos of the
+            person held out, after the same training.
+        videos: with task "spot", manifests of `mol prepare` whose data sets have long videos.
+        spot_people: with task "spot", number of people on whose long videos the parameters of spotting are chosen:
+            those of inner_validation, or some of those trained on. Their videos cost as much time as those scored.
         sets: data sets of the protocol to run on; all of them when empty.
         folds: people to hold out in this process, separated by commas: names (subject or dataset/subject), numbers
             from 1 in the order of the folds, or ranges of them ("1-10"); everybody when empty.
@@ -46,6 +51,9 @@ class LosoConfig(TrainingSettings):
     caches: list[str] = field(kw_only=True)
     protocol: str = field(kw_only=True)
     run: str = "runs/loso"
+    task: Literal["recognise", "spot"] = "recognise"
+    videos: list[str] | None = None
+    spot_people: int = 2
     sets: list[str] | None = None
     folds: str | list[str] | None = None
     seeds: list[int] = field(default_factory=lambda: [0])
@@ -63,6 +71,11 @@ class LosoConfig(TrainingSettings):
             self.model, self.loss = apply_ablation(self.model, self.loss, self.ablation)
         super().__post_init__()
         require_one_of(self, "engine", ("local", "ray"))
+        require_one_of(self, "task", ("recognise", "spot"))
+        require_positive(self, "spot_people")
+        require_at_most(self, spot_people=10**6)
+        if self.videos and self.task != "spot":
+            raise SettingsError("videos are for spotting; add --task spot")
         if self.engine == "local":
             given = [name for name in ENGINE[1:] if getattr(self, name) is not None]
             if given:

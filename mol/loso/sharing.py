@@ -24,7 +24,18 @@ from mol.training.settings import read_saved_config, save_config
 
 # Settings that may differ between the processes of one run. Caches and starting weights must have the same content.
 _FREE = (
-    *("caches", "init", "run", "folds", "resume", "device", "log_every", "checkpoint_every", "keep_checkpoints"),
+    *(
+        "caches",
+        "videos",
+        "init",
+        "run",
+        "folds",
+        "resume",
+        "device",
+        "log_every",
+        "checkpoint_every",
+        "keep_checkpoints",
+    ),
     *ENGINE,
     *("devices", "num_nodes", "strategy", "requeue", "folds_at_once"),
 )

@@ -14,14 +14,17 @@ import torch
 
 from mol.common.errors import SettingsError
 from mol.common.storage import write_json
+from mol.data.action_units import absent_units
 from mol.data.pool import Pool
 from mol.loso.folds import Fold
 from mol.loso.plan import Plan
 from mol.loso.results import FACTS
 from mol.loso.settings import LosoConfig
+from mol.loso.spot_fold import spot_fold
 from mol.network.checkpoint import OPTIMIZER, STATE, find_checkpoint, read_state
 from mol.networks.interface import HeldClips
 from mol.networks.trained import load_model
+from mol.scoring.action_units import unit_votes, write_unit_votes
 from mol.scoring.calibration import temperature_of
 from mol.scoring.estimate import absent_classes, by_video, estimate, fold_errors, write_predictions
 from mol.scoring.metrics import recognition_scores
@@ -103,6 +106,13 @@ def _test(opened: OpenRun, fold: Fold, result: TrainResult, started: float) -> N
     recognition = recognition_scores(videos.labels, videos.predictions, len(opened.pool.classes))
     folder = result.run
     write_predictions(folder, videos, opened.pool.classes)
+    units = trained.network.action_units
+    if units is not None and found.action_units is not None:
+        write_unit_votes(folder, unit_votes(clips.rows, found.action_units, units))
+    if config.task == "spot":
+        # Those set aside have taught the network nothing.
+        people = state["inner_validation_people"] or state["train_people"]
+        spot_fold(config, fold, trained, people, folder)
     facts = {
         "seed": fold.seed,
         "dataset": fold.dataset,
@@ -115,7 +125,11 @@ def _test(opened: OpenRun, fold: Fold, result: TrainResult, started: float) -> N
         "correct": int((videos.labels == videos.predictions).sum()),
         **dataclasses.asdict(recognition),
         **fold_errors(found),
-        "notes": absent_classes(trained.classes, state["training_videos"]),
+        **({} if units is None else {"action_units": {"units": units.units, "frequencies": units.frequencies}}),
+        "notes": [
+            *absent_classes(trained.classes, state["training_videos"]),
+            *([] if units is None else absent_units(units)),
+        ],
         "calibration": dataclasses.asdict(temperature),
         "seconds": round(time.monotonic() - started, 3),
         "timing": {**result.timing._asdict(), "busy_share": result.timing.busy_share},

@@ -34,6 +34,7 @@ from mol.common.locks import runs
 from mol.common.names import path_part
 from mol.common.storage import refuse_pipe, usual_mode
 from mol.common.typed import Count, Name, NotNegative, Seed, Setting, Share, parse_json, read_json, typed
+from mol.network.units import CODES
 from mol.vision.points import POINTS
 from molkernels.modules import GRAPH_OF_VARIANT
 
@@ -63,6 +64,16 @@ class _Start:
 
 
 @dataclass(frozen=True)
+class _Units:
+    """Action units that the network tells, as `mol.network.units.LearnedUnits` has them."""
+
+    units: Annotated[list[Annotated[int, Meta(ge=1, lt=CODES)]], Meta(min_length=1)]
+    annotated: list[Count]
+    shown: list[Count]
+    clips: Annotated[int, Meta(ge=1, le=10**12)]
+
+
+@dataclass(frozen=True)
 class _State:
     """What state.json must hold, and of what kind its other entries are, if it has them."""
 
@@ -84,6 +95,7 @@ class _State:
     best: dict[str, float] | None = None
     calibration: dict[str, Any] | None = None
     starting_weights: _Start | None = None
+    action_units: _Units | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +200,8 @@ def _check_state(path: Path, state: _State) -> None:
         wrong = f"it names {len(classes)} classes, but model.num_classes is {logits}"
     elif state.training_videos and len(state.training_videos) != len(classes):
         wrong = f"training_videos has {len(state.training_videos)} counts for {len(classes)} classes"
+    elif (told := state.action_units) and not len(told.units) == len(told.annotated) == len(told.shown):
+        wrong = "action_units has not the same number of units and counts"
     elif unknown := state.files.keys() - {WEIGHTS, OPTIMIZER}:
         wrong = f"files names {sorted(unknown)[0]!r}, which is not a file of a checkpoint"
     elif WEIGHTS not in state.files:

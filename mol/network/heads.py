@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,24 +67,51 @@ class MotionHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
-        """Logits; in training, `groups` as in `NormalFlow`.
+        """Logits; in training, `groups` as in `NormalFlow`."""
+        return self.classify(self.pooled(first, second, groups))
 
-        A batch of one clip has no statistics between the linear layers: there the running ones are used, as in
-        evaluation, and they stay as they are.
-        """
+    def pooled(self, first: Tensor, second: Tensor, groups: int = 1) -> Tensor:
+        """The pooled features of the motion, (B, `fc1.in_features`), that `classify` makes logits of."""
         batch, steps = second.shape[:2]
         start = first[:, :1].expand(-1, steps, -1, -1, -1).flatten(0, 1)
         motion = self.motion(start, second.flatten(0, 1), groups).unflatten(0, (batch, steps))
         hidden = F.relu(self.norm1(self.conv(motion.permute(0, 2, 3, 4, 1))))
-        pooled = F.avg_pool3d(hidden, 2).flatten(1)
+        return F.avg_pool3d(hidden, 2).flatten(1)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Logits of pooled features.
+
+        A batch of one clip has no statistics between the linear layers: there the running ones are used, as in
+        evaluation, and they stay as they are.
+        """
         linear = self.fc1(self.dropout(pooled))
-        if self.training and batch == 1 and not isinstance(self.norm2, SYNCHRONISED):
+        if self.training and len(pooled) == 1 and not isinstance(self.norm2, SYNCHRONISED):
             norm = self.norm2
             mean, var = norm.running_mean, norm.running_var
             linear = F.batch_norm(linear, mean, var, norm.weight, norm.bias, eps=norm.eps)
         else:
             linear = self.norm2(linear)
         return self.fc2(self.dropout(F.relu(linear)))
+
+
+class ActionUnitHead(nn.Module):
+    """A logit for each action unit from the pooled features of `MotionHead`: (B, features) → (B, units)."""
+
+    def __init__(self, features: int, units: int, dropout: float, hidden: int = 128) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(features, hidden)
+        self.fc2 = nn.Linear(hidden, units)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """Logits of the features."""
+        return self.fc2(self.dropout(F.relu(self.fc1(self.dropout(pooled)))))
+
+    @torch.no_grad()
+    def start_at(self, chances: Sequence[float]) -> None:
+        """Begin with these probabilities, each between 0 and 1, whatever the clip."""
+        self.fc2.weight.zero_()
+        self.fc2.bias.copy_(torch.tensor(chances, dtype=torch.float64).clamp(1e-3, 1 - 1e-3).logit())
 
 
 class EmotionHead(nn.Module):

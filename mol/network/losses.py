@@ -1,14 +1,16 @@
-"""The three losses of MOL, on the device, for the whole batch at once."""
+"""The losses of MOL, on the device, for the whole batch at once: three, and a fourth with action units."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mol.network.units import NOT_SHOWN, LearnedUnits
 from mol.vision.points import interocular_distance
 
 
@@ -53,9 +55,19 @@ class LossTerms(NamedTuple):
     landmarks: Tensor | None
 
 
+class LossTermsWithUnits(NamedTuple):
+    """`LossTerms` of a network that tells action units."""
+
+    total: Tensor
+    emotion: Tensor
+    flow: Tensor | None
+    landmarks: Tensor | None
+    action_units: Tensor
+
+
 @dataclass(frozen=True)
 class MOLLoss:
-    """L = w_me · CE(logits, label) + w_of · L_of + w_ldm · L_ldm.
+    """L = w_me · CE(logits, label) + w_of · L_of + w_ldm · L_ldm + w_au · L_au.
 
     The defaults are the weights that the released code's settings come to in these terms. A term of weight 0 is
     computed to be watched; no gradient comes from it.
@@ -67,14 +79,19 @@ class MOLLoss:
     """Weight of `flow_loss`."""
     w_ldm: float = 3.5
     """Weight of `landmark_loss`."""
+    w_au: float = 1.0
+    """Weight of `action_unit_loss`."""
+    units: LearnedUnits | None = None
+    """Action units that the network tells; without any, the last term is missing."""
 
-    def __call__(self, output: Estimated, targets: Targets) -> LossTerms:
+    def __call__(self, output: Estimated, targets: Targets) -> LossTerms | LossTermsWithUnits:
         """The losses of a batch; float32 at least, no synchronisation with the host.
 
         Args:
             output: of `mol.MOL` for B clips; what was not estimated has no loss.
             targets: flow (B, T−1, 2, H, W) px, landmarks (B, T−1, 68, 2) px, label (B,) long; if the flow of some pairs
-                only was estimated, also those, pairs (2, M) long, as in `mol.MOL.forward`.
+                only was estimated, also those, pairs (2, M) long, as in `mol.MOL.forward`; with action units, also
+                action_units (B, `CODES`) int8.
         """
         emotion = F.cross_entropy(_wide(_watched(output.logits, self.w_me)), targets.label)
         flow = landmarks = None
@@ -84,14 +101,23 @@ class MOLLoss:
             flow = flow_loss(_watched(output.flow, self.w_of), wanted)
         if output.landmarks is not None:
             landmarks = landmark_loss(_watched(output.landmarks, self.w_ldm), targets.landmarks)
-        return self.weighted(emotion, flow, landmarks)
+        units = None
+        if self.units is not None:
+            logits = _watched(output.action_units, self.w_au)  # type: ignore[attr-defined]
+            units = action_unit_loss(logits, targets.action_units, self.units)  # type: ignore[attr-defined]
+        return self.weighted(emotion, flow, landmarks, units)
 
-    def weighted(self, emotion: Tensor, flow: Tensor | None, landmarks: Tensor | None) -> LossTerms:
+    def weighted(
+        self, emotion: Tensor, flow: Tensor | None, landmarks: Tensor | None, units: Tensor | None = None
+    ) -> LossTerms | LossTermsWithUnits:
         """The terms with their weighted sum."""
         # A sum of the terms that weigh something: 0 · NaN is NaN.
-        terms = ((self.w_me, emotion), (self.w_of, flow), (self.w_ldm, landmarks))
+        terms = ((self.w_me, emotion), (self.w_of, flow), (self.w_ldm, landmarks), (self.w_au, units))
         weighted = (weight * term for weight, term in terms if weight and term is not None)
-        return LossTerms(sum(weighted, torch.zeros_like(emotion)), emotion, flow, landmarks)
+        total = sum(weighted, torch.zeros_like(emotion))
+        if units is None:
+            return LossTerms(total, emotion, flow, landmarks)
+        return LossTermsWithUnits(total, emotion, flow, landmarks, units)
 
 
 def flow_loss(flow: Tensor, target: Tensor) -> Tensor:
@@ -106,6 +132,34 @@ def landmark_loss(landmarks: Tensor, target: Tensor) -> Tensor:
     distance = interocular_distance(_wide(target))
     error = (_wide(landmarks) - _wide(target)).abs().sum(-1)
     return (error / distance[..., None]).mean()
+
+
+def action_unit_loss(logits: Tensor, targets: Tensor, learned: LearnedUnits) -> Tensor:
+    """L_au: the binary cross entropy over clips and units, shown ones weighted by `LearnedUnits.weights`.
+
+    What is unknown counts as 0, and the mean is divided by the share of the training clips' entries that is known: in
+    the mean over batches this is the mean over known entries, and parts of a batch still add up to the whole.
+
+    Args:
+        logits: (B, A) of the learned units.
+        targets: (B, `CODES`) int8, as `mol.data.action_units.unit_targets` gives them.
+        learned: the units.
+    """
+    logits = _wide(logits)
+    columns, weights = _constants(learned, logits.device)
+    wanted = targets[:, columns]
+    shown = wanted.clamp(min=NOT_SHOWN).to(logits.dtype)
+    each = F.binary_cross_entropy_with_logits(logits, shown, pos_weight=weights.to(logits.dtype), reduction="none") * (
+        wanted >= NOT_SHOWN
+    )
+    return each.mean() / learned.known_share
+
+
+@cache
+def _constants(learned: LearnedUnits, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Columns of the units and their weights; kept on the device, as no step may wait for a copy."""
+    with torch.inference_mode(False):
+        return torch.tensor(learned.units, device=device), torch.tensor(learned.weights, device=device)
 
 
 def _watched(output: Tensor, weight: float) -> Tensor:

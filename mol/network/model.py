@@ -6,7 +6,7 @@ Transformer-Graph-Style Convolution", IEEE TPAMI 2025, arXiv 2506.14511.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import molkernels as mk
 from mol.common.errors import ClipError, SettingsError
 from mol.network.flownet import FlowNetC
-from mol.network.heads import EmotionHead, LandmarkHead, MotionHead, conv_stack, keep_variance
+from mol.network.heads import ActionUnitHead, EmotionHead, LandmarkHead, MotionHead, conv_stack, keep_variance
 from mol.network.normal_flow import NormalFlow
 from mol.network.released import UnusedEntries, check_entries, class_count, to_ours, to_released
+from mol.network.units import CODES
 from molkernels.modules import GRAPH_OF_VARIANT
 
 FRAMES = 8
@@ -40,6 +41,16 @@ class MOLOutput(NamedTuple):
     """(B, T−1, 68, 2), pixels (x, y), of frames 2 to T."""
 
 
+class MOLUnitsOutput(NamedTuple):
+    """`MOLOutput` of a network that also tells action units."""
+
+    logits: Tensor
+    flow: Tensor
+    landmarks: Tensor
+    action_units: Tensor
+    """(B, units), a logit for each unit: above 0 it is rather shown than not."""
+
+
 class MOL(nn.Module):
     """Recognise a micro-expression while estimating optical flow and 68 landmarks.
 
@@ -60,8 +71,9 @@ class MOL(nn.Module):
         graph: of CCC, "channel" or "position". Default: "channel" for paper, "position" for released.
         meeting: how F and G meet: "normal-flow", change over slope (`mol.network.normal_flow`), or "side-by-side",
             their channels one after another. Default: "normal-flow" for paper; released has "side-by-side" only.
+        action_units: numbers of facial action units that a further head tells; it needs "normal-flow". None by default.
     Shapes:
-        clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`.
+        clips (B, 1, 8, 128, 128), any B ≥ 0, floating, normalised → `MOLOutput`, or `MOLUnitsOutput` with action units.
     Raises:
         SettingsError: an argument is wrong.
         ClipError: clips have a wrong shape or dtype, or (on the CPU) are not finite.
@@ -84,6 +96,7 @@ class MOL(nn.Module):
         f5c: bool = True,
         graph: str | None = None,
         meeting: str | None = None,
+        action_units: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         _check_settings(num_classes, variant, batch_stats, dropout)
@@ -122,8 +135,23 @@ class MOL(nn.Module):
             self.flow.initialise(differences=not self.by_motion)
         elif not self._departures():
             self.unused = UnusedEntries()
+        self.action_units: ActionUnitHead | None = None
+        if action_units is not None:  # last, so that all other parts draw the same random numbers without it
+            self._add_action_units(action_units, dropout)
 
-    def forward(self, clips: Tensor, pairs: Tensor | None = None, elsewhere: bool = False) -> MOLOutput:
+    def _add_action_units(self, units: Sequence[int], dropout: float) -> None:
+        _check_units(units)
+        if not isinstance(self.emotion, MotionHead):
+            raise SettingsError(
+                f"action_units={list(units)} are told from the normal flow; this network has meeting='side-by-side' "
+                f"(variant {self.variant!r}). Leave action_units out, or take the paper's variant"
+            )
+        self.config["action_units"] = list(units)
+        self.action_units = ActionUnitHead(self.emotion.fc1.in_features, len(units), dropout)
+
+    def forward(
+        self, clips: Tensor, pairs: Tensor | None = None, elsewhere: bool = False
+    ) -> MOLOutput | MOLUnitsOutput:
         """Logits, flow and landmarks of clips (B, 1, 8, 128, 128).
 
         Args:
@@ -147,21 +175,21 @@ class MOL(nn.Module):
         landmarks = self.landmarks(second.flatten(0, 1)).unflatten(0, (-1, FRAMES - 1))
         if pairs is None or (self.batch_stats == "frame" and (pairs.shape[1] or elsewhere)):
             first = self._first(stacked)
-            logits = self.emotion(first, second, self._groups)
+            logits, units = self.recognised(first, second)
             met = self.meet(first.flatten(0, 1), second.flatten(0, 1))
             flow = self.flow(_frames(clips), met, FRAMES, self.batch_stats == "frame").unflatten(0, (-1, FRAMES - 1))
-            return MOLOutput(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks)
+            return output_of(logits, flow if pairs is None else flow[pairs[0], pairs[1]], landmarks, units)
         clip, start = pairs
         if self.by_motion:  # of the first frames it reads the opening one only
             opening, first = self.f5c1(torch.cat([stacked[:, 0], stacked[clip, start]])).split([len(clips), len(clip)])
-            logits = self.emotion(opening[:, None], second, self._groups)
+            logits, units = self.recognised(opening[:, None], second)
         else:
             every = self._first(stacked)
-            logits, first = self.emotion(every, second, self._groups), every[clip, start]
+            (logits, units), first = self.recognised(every, second), every[clip, start]
         if not (len(clip) or elsewhere):
-            return MOLOutput(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks)
+            return output_of(logits, clips.new_empty(0, 2, SIZE, SIZE), landmarks, units)
         frames = torch.stack([clips[clip, 0, start], clips[clip, 0, start + 1]], 1).flatten(0, 1).unsqueeze(1)
-        return MOLOutput(logits, self.flow(frames, self.meet(first, second[clip, start]), 2, False), landmarks)
+        return output_of(logits, self.flow(frames, self.meet(first, second[clip, start]), 2, False), landmarks, units)
 
     def recognise(self, clips: Tensor) -> Tensor:
         """The logits alone, (B, num_classes), without flow and landmarks: a twentieth of the work of `forward`.
@@ -173,12 +201,26 @@ class MOL(nn.Module):
         Raises:
             ClipError: clips that the network cannot take.
         """
+        return self.recognise_units(clips)[0]
+
+    def recognise_units(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `recognise`, with the logits of action units, (B, units); None without action units."""
         check_clips(clips)
         if clips.shape[0] == 0:
-            return clips.new_empty(0, self.num_classes)
+            return clips.new_empty(0, self.num_classes), self._no_units(clips)
         stacked = self._stacked(clips)
         first = self.f5c1(stacked[:, 0])[:, None] if self.by_motion else self._first(stacked)
-        return self.emotion(first, self._second(stacked), self._groups)
+        return self.recognised(first, self._second(stacked))
+
+    def recognised(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of emotions and of action units; `first` as `MotionHead` or `EmotionHead` take it."""
+        if self.action_units is None or not isinstance(self.emotion, MotionHead):
+            return self.emotion(first, second, self._groups), None
+        pooled = self.emotion.pooled(first, second, self._groups)
+        return self.emotion.classify(pooled), self.action_units(pooled)
+
+    def _no_units(self, clips: Tensor) -> Tensor | None:
+        return None if self.action_units is None else clips.new_empty(0, self.action_units.fc2.out_features)
 
     @property
     def _groups(self) -> int:
@@ -204,12 +246,13 @@ class MOL(nn.Module):
         motion = self.motion(first, second, self._groups)
         return torch.cat([motion, first.to(motion.dtype)], 1)
 
-    def _nothing(self, clips: Tensor, pairs: Tensor | None) -> MOLOutput:
+    def _nothing(self, clips: Tensor, pairs: Tensor | None) -> MOLOutput | MOLUnitsOutput:
         chosen = () if pairs is not None else (FRAMES - 1,)
-        return MOLOutput(
+        return output_of(
             clips.new_empty(0, self.num_classes),
             clips.new_empty(0, *chosen, 2, SIZE, SIZE),
             clips.new_empty(0, FRAMES - 1, 68, 2),
+            self._no_units(clips),
         )
 
     def _departures(self) -> list[str]:
@@ -335,6 +378,21 @@ def _check_meeting(meeting: str | None, variant: str) -> None:
         raise SettingsError(f"meeting is {meeting!r}; must be 'normal-flow' or 'side-by-side'")
     if meeting == "normal-flow" and variant == "released":
         raise SettingsError("meeting is 'normal-flow'; the released variant has 'side-by-side' only")
+
+
+def _check_units(units: Sequence[int]) -> None:
+    odd = [unit for unit in units if type(unit) is not int or not 0 < unit < CODES]
+    if odd or not units or len(set(units)) < len(units):
+        raise SettingsError(
+            f"action_units is {list(units)}; different numbers from 1 to {CODES - 1} are needed, at least one"
+        )
+
+
+def output_of(logits: Tensor, flow: Tensor, landmarks: Tensor, units: Tensor | None) -> MOLOutput | MOLUnitsOutput:
+    """The output of a network with or, if `units` is None, without action units."""
+    if units is None:
+        return MOLOutput(logits, flow, landmarks)
+    return MOLUnitsOutput(logits, flow, landmarks, units)
 
 
 def _frames(clips: Tensor) -> Tensor:

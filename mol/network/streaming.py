@@ -2,8 +2,8 @@
 
 In evaluation mode every batch norm uses its running statistics, so frames do not depend on one another: the stack, both
 F5C blocks, the landmarks and the flow network's encoder are functions of a frame, the flow of a pair, and only the
-emotion head sees a window. Windows have frames and pairs in common if their starts differ by multiples of the interval
-between their frames.
+emotion head, and that for action units, see a window. Windows have frames and pairs in common if their starts differ
+by multiples of the interval between their frames.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mol.network.flownet import Encoded
-from mol.network.model import MOL, MOLOutput
+from mol.network.model import MOL, MOLOutput, MOLUnitsOutput, output_of
 
 
 class _Frame(NamedTuple):
@@ -45,7 +45,7 @@ class MOLStream:
         """The frames of some windows (B, T) that have not been read yet."""
         return [number for number in np.unique(samples).tolist() if number not in self._frames]
 
-    def read(self, samples: np.ndarray, frames: Mapping[int, Tensor]) -> MOLOutput:
+    def read(self, samples: np.ndarray, frames: Mapping[int, Tensor]) -> MOLOutput | MOLUnitsOutput:
         """The network's estimates for some windows.
 
         Args:
@@ -59,10 +59,12 @@ class MOLStream:
         pairs = {pair: None for row in rows for pair in pairwise(row)}
         if unknown := [pair for pair in pairs if pair not in self._flows]:
             self._read_pairs(unknown)
-        return MOLOutput(
-            self._recognise(rows),
+        logits, units = self._recognise(rows)
+        return output_of(
+            logits,
             torch.stack([torch.stack([self._flows[pair] for pair in pairwise(row)]) for row in rows]),
             torch.stack([torch.stack([self._frames[number].landmarks for number in row[1:]]) for row in rows]),
+            units,
         )
 
     def _forget(self, first: int) -> None:
@@ -87,13 +89,12 @@ class MOLStream:
         flow = model.flow.decode(encoded.c3, _rows([x.encoded.c3 for x in later]), met, encoded, lambda x: x)
         self._flows.update(zip(pairs, flow, strict=True))
 
-    def _recognise(self, rows: Sequence[Sequence[int]]) -> Tensor:
+    def _recognise(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor | None]:
         model = self._model
         firsts = [row[:1] if model.by_motion else row[:-1] for row in rows]
         first = torch.stack([torch.stack([self._frames[number].first for number in row]) for row in firsts])
         second = torch.stack([torch.stack([self._frames[number].second for number in row[1:]]) for row in rows])
-        logits: Tensor = model.emotion(first, second)
-        return logits
+        return model.recognised(first, second)
 
 
 def _rows(maps: list[Tensor]) -> Tensor:

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import Augmentation
 from mol.data.order import WHOLE
+from mol.network.units import LearnedUnits
 
 FLOW, LANDMARKS = "flow", "landmarks"
 """What a network can estimate besides the emotion."""
@@ -219,7 +221,7 @@ class Network(ABC):
         source: the publication.
         usual: how it is trained unless a run says otherwise.
         settings: settings that only some networks have and this one does: of "model", "loss", "rates", "normalisation",
-            "augment.gamma", "augment.drift", "flow_pairs".
+            "augment.gamma", "augment.drift", "flow_pairs", "action_units".
         estimates: what it gives besides logits, of `FLOW` and `LANDMARKS`.
         terms: names of its losses, in the order of its `Terms` after the total.
         window_note: how it reads a window of a new video, where that needs saying.
@@ -227,6 +229,7 @@ class Network(ABC):
             another than a layer of a small network takes.
         graphed: whether its training step can be captured in a CUDA graph: its shapes are the same in every step, and
             it decides nothing by a number on the device.
+        action_units: facial action units that it also tells; None for a network without them.
     """
 
     name: ClassVar[str]
@@ -240,6 +243,7 @@ class Network(ABC):
     window_note: ClassVar[str] = ""
     threads: ClassVar[int | None] = None
     graphed: ClassVar[bool] = False
+    action_units: LearnedUnits | None = None
 
     def defaults(self, model: Mapping[str, Any]) -> Defaults:
         """How it is trained where a run says nothing else, given the settings of the network, if it has any."""
@@ -371,6 +375,14 @@ class Network(ABC):
         """
         output: Output = model(batch.inputs)
         return output
+
+    def with_action_units(self, units: LearnedUnits) -> Network:
+        """This kind of network with a further output, ``action_units``: a logit for each of some action units.
+
+        Raises:
+            SettingsError: it has none.
+        """
+        raise SettingsError(f"the network {self.name} tells no action units; leave action_units out")
 
     def notes(self, cache: ClipSet) -> list[str]:
         """What a reader of scores must know of how this network takes the cache's rows; empty if nothing is unusual."""

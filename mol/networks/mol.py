@@ -14,9 +14,10 @@ from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, grey_statistics, normalise_clips
 from mol.network.flownet import FlowNetC
-from mol.network.losses import LossTerms, MOLLoss
-from mol.network.model import FRAMES, MOL, MOLOutput
+from mol.network.losses import LossTerms, LossTermsWithUnits, MOLLoss
+from mol.network.model import FRAMES, MOL, MOLOutput, MOLUnitsOutput
 from mol.network.streaming import MOLStream
+from mol.network.units import LearnedUnits
 from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, Part, Terms, TrainingClips
 
 OWN = Defaults(
@@ -60,6 +61,7 @@ class PartBatch(NamedTuple):
     pairs: Tensor
     pairs_at_once: int
     pairs_of_step: int
+    action_units: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
@@ -78,7 +80,16 @@ class MOLNetwork(Network):
         "Transformer-Graph-Style Convolution, IEEE TPAMI 2025"
     )
     usual = OWN
-    settings = ("model", "loss", "rates", "normalisation", "augment.gamma", "augment.drift", "flow_pairs")
+    settings = (
+        "model",
+        "loss",
+        "rates",
+        "normalisation",
+        "augment.gamma",
+        "augment.drift",
+        "flow_pairs",
+        "action_units",
+    )
     estimates = (FLOW, LANDMARKS)
     terms = tuple(name for name in LossTerms._fields if name != "total")
     graphed = True
@@ -126,9 +137,13 @@ class MOLNetwork(Network):
         network.initialise_outputs(cast(ResidentClips, clips).mean_shape())
         return network
 
-    def loss(self, weights: Mapping[str, float]) -> MOLLoss:
+    def loss(self, weights: Mapping[str, float | None]) -> MOLLoss:
         """The weighted sum of three losses."""
-        return MOLLoss(**weights)
+        return MOLLoss(**_given(weights))
+
+    def with_action_units(self, units: LearnedUnits) -> MOLWithUnits:
+        """MOL with a head for action units."""
+        return MOLWithUnits(units)
 
     def parameter_groups(self, module: nn.Module, rates: Mapping[str, float | None]) -> list[dict[str, Any]]:
         """A group for each part that has a rate of its own, and one for the rest."""
@@ -168,17 +183,19 @@ class MOLNetwork(Network):
         at_once = every_whole[part.place]
         here = at_once[:, (part.first <= at_once[0]) & (at_once[0] < part.last)]
         pairs = upload(torch.from_numpy(here - np.array([[part.first], [0]])), batch.clips.device)
-        return PartBatch(*batch[:-1], pairs, at_once.shape[1], sum(some.shape[1] for some in every_whole))
+        of_step = sum(some.shape[1] for some in every_whole)
+        return PartBatch(*batch[:5], pairs, at_once.shape[1], of_step, batch.action_units)
 
-    def shared(self, loss: Loss, terms: Terms, batch: Any, part: Part) -> LossTerms:
+    def shared(self, loss: Loss, terms: Terms, batch: Any, part: Part) -> LossTerms | LossTermsWithUnits:
         """The flow's loss is a mean over pairs, the others are means over clips."""
-        weights, found = cast(MOLLoss, loss), cast(LossTerms, terms)
+        weights, found = cast(MOLLoss, loss), cast(LossTerms | LossTermsWithUnits, terms)
         emotion, landmarks, flow = found.emotion * part.share, found.landmarks, found.flow
         if landmarks is not None:
             landmarks = landmarks * part.share
         if flow is not None:
             flow = flow * (part.share if batch.pairs is None else batch.pairs.shape[1] / batch.pairs_of_step)
-        return weights.weighted(emotion, flow, landmarks)
+        units = found.action_units * part.share if isinstance(found, LossTermsWithUnits) else None
+        return weights.weighted(emotion, flow, landmarks, units)
 
     def run(self, model: Any, batch: Any, loss: Loss) -> Output:
         """All three outputs; the emotion alone if no flow is trained and landmarks weigh nothing."""
@@ -190,6 +207,52 @@ class MOLNetwork(Network):
         if elsewhere:
             return cast(Output, model(batch.clips, batch.pairs, elsewhere))
         return cast(Output, model(batch.clips, batch.pairs))
+
+
+class EmotionAndUnits(NamedTuple):
+    """The output where neither flow nor landmarks are estimated."""
+
+    logits: Tensor
+    flow: None
+    landmarks: None
+    action_units: Tensor
+
+
+class MOLWithUnits(MOLNetwork):
+    """MOL that also tells action units.
+
+    Args:
+        units: which, and how often its training clips show them.
+    """
+
+    terms = tuple(name for name in LossTermsWithUnits._fields if name != "total")
+
+    def __init__(self, units: LearnedUnits) -> None:
+        self.action_units = units
+
+    def build(self, num_classes: int, model: Mapping[str, Any], clips: TrainingClips) -> nn.Module:
+        """As MOL; each unit begins at the chance with which the weighted training clips show it."""
+        units = cast(LearnedUnits, self.action_units)
+        network = super().build(num_classes, {**model, "action_units": units.units}, clips)
+        odds = zip(units.frequencies, units.weights, strict=True)
+        cast(Any, network).action_units.start_at([f * weight / (f * weight + 1 - f) for f, weight in odds])
+        return network
+
+    def loss(self, weights: Mapping[str, float | None]) -> MOLLoss:
+        """The weighted sum of four losses."""
+        return MOLLoss(**_given(weights), units=self.action_units)
+
+    def run(self, model: Any, batch: Any, loss: Loss) -> Output:
+        """As MOL; where that estimates the emotion alone, emotion and action units."""
+        needs_more = batch.pairs is None or batch.pairs.shape[1] or getattr(batch, "pairs_at_once", 0) > 0
+        if needs_more or cast(MOLLoss, loss).w_ldm:
+            return super().run(model, batch, loss)
+        logits, units = model.recognise_units(batch.clips)
+        return EmotionAndUnits(logits, None, None, units)
+
+
+def _given(weights: Mapping[str, float | None]) -> dict[str, Any]:
+    return {name: weight for name, weight in weights.items() if weight is not None}
 
 
 class CropStream:
@@ -207,7 +270,7 @@ class CropStream:
         mean, deviation = grey_statistics(torch.from_numpy(_centre(anchor)).to(device))
         self._mean, self._deviation = mean[0], deviation[0]
 
-    def read(self, samples: np.ndarray, frames: Mapping[int, np.ndarray]) -> MOLOutput:
+    def read(self, samples: np.ndarray, frames: Mapping[int, np.ndarray]) -> MOLOutput | MOLUnitsOutput:
         """The estimates for some windows; see `mol.networks.interface.WindowStream`."""
         new = self._stream.missing(samples)
         crops = [torch.from_numpy(_centre(frames[number])).to(self._device) for number in new]

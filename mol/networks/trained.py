@@ -10,6 +10,7 @@ from torch import nn
 
 from mol.common.errors import CheckpointError, SettingsError
 from mol.network.checkpoint import STATE, check_shapes, find_checkpoint, load_checkpoint, read_state
+from mol.network.units import LearnedUnits
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT, find_network
 
@@ -62,6 +63,17 @@ def _built(network: Network, state: dict[str, Any], folder: Path) -> nn.Module:
 
 def _network_of(state: dict[str, Any], folder: Path) -> Network:
     try:
-        return find_network(state.get("network", DEFAULT))
+        network = find_network(state.get("network", DEFAULT))
     except SettingsError as error:
         raise CheckpointError(f"{folder} was trained with a network that is not installed: {error}") from error
+    facts, told = state.get("action_units"), state["model"].get("action_units")
+    if facts is None and told is None:
+        return network
+    if facts is None or facts["units"] != told:
+        named = "(absent)" if facts is None else facts["units"]
+        raise CheckpointError(
+            f"{folder / STATE}: action_units.units are {named}, and the network tells {told}; use another checkpoint "
+            "or train again"
+        )
+    lists = {name: tuple(facts[name]) for name in ("units", "annotated", "shown")}
+    return network.with_action_units(LearnedUnits(**lists, clips=facts["clips"]))

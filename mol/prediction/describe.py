@@ -24,6 +24,8 @@ NO_NEUTRAL_CLASS = (
     "probable."
 )
 
+# Action units that the terminal shows, the most probable ones.
+_UNITS = 5
 # Stands for the windows in the frame of the document.
 _HERE = "the windows"
 _CHUNK = 1 << 20
@@ -111,6 +113,7 @@ def describe(prediction: Prediction, facts: Mapping[str, Any], path: str) -> dic
             "probabilities": _named(prediction.classes, prediction.calibrated(prediction.probabilities)),
             "temperature": prediction.temperature,
             "calibration": prediction.calibration.describe() if prediction.calibration else None,
+            **_describe_units(prediction.unit_probabilities, prediction),
             "windows": len(prediction.trace),
             "skipped": len(prediction.skipped),
         },
@@ -158,10 +161,17 @@ def describe_window(window: Window, scene: Scene, seconds: np.ndarray) -> dict[s
         "verdict": scene.verdict_of(window.probabilities),
         "distance_from_still": _rounded([scene.stillness.distance(window.probabilities)])[0],
         "probabilities": _named(scene.classes, scene.calibrated(window.probabilities)),
+        **_describe_units(window.action_units, scene),
         "picture_to_crop": np.round(window.matrix, 5).tolist(),
         **_describe_flow(window),
         **_describe_landmarks(window),
     }
+
+
+def _describe_units(probabilities: np.ndarray | None, scene: Scene) -> dict[str, Any]:
+    if probabilities is None:
+        return {}
+    return {"action_units": _named([f"AU{unit}" for unit in scene.action_units], probabilities)}
 
 
 def _describe_flow(window: Window) -> dict[str, Any]:
@@ -215,6 +225,11 @@ def describe_prediction(prediction: Prediction) -> str:
         lines[0] += f"; {prediction.kind_of_probability}: {named}"
     if prediction.calibration:
         lines.append(f"probabilities: {prediction.calibration.describe()}")
+    if prediction.unit_probabilities is not None:
+        units = zip(prediction.action_units, prediction.unit_probabilities, strict=True)
+        ranked_units = sorted(units, key=lambda pair: -pair[1])[:_UNITS]
+        named_units = ", ".join(f"AU {unit} {value:.2f}" for unit, value in ranked_units)
+        lines.append(f"action units, mean probability: {named_units}")
     verdicts = [prediction.verdict_of(probabilities) for probabilities in prediction.trace.probabilities]
     shares = [(kind, verdicts.count(kind)) for kind in (NO_EXPRESSION, STILL_FACE) if kind in verdicts]
     lines += [f"{kind}: {found} of {count} windows" for kind, found in shares]

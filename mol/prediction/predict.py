@@ -175,7 +175,7 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
     fabric = start_fabric(config.device, config.precision)
     trained = load_model(config.weights, fabric.device)
     check_normalisation(trained.state, config.weights)
-    video = _open(config)
+    video = open_video(config.video, config.fps)
     given = read_landmarks(Path(config.landmarks), len(video)) if config.landmarks else None
     opened: list[Files] = []
     height, width = video.shape
@@ -234,17 +234,24 @@ def folder_of(scene: Scene, config: PredictConfig) -> Path:
     return out if scene.person.number is None else out / f"person-{scene.person.number}"
 
 
-def _open(config: PredictConfig) -> Footage:
-    """The video, at the rate that is given or, for a folder, at that of the data set that it belongs to."""
-    path = Path(config.video)
-    if config.fps:
-        return open_footage(path, folder_fps=config.fps).at_rate(config.fps)
+def open_video(video: str, fps: float | None) -> Footage:
+    """A video, at a rate that is given or, for a folder of frames, at that of the data set that it belongs to.
+
+    Args:
+        video: a video file, or a folder of frames.
+        fps: frames per second; None for the video's own.
+    Raises:
+        MediaError: it cannot be read.
+    """
+    path = Path(video)
+    if fps:
+        return open_footage(path, folder_fps=fps).at_rate(fps)
     known = set_of_folder(path) if path.is_dir() else None
     if known is None:
         return open_footage(path)
-    title, fps = known
-    note = f"the folder belongs to {title}: {fps:g} frames per second; --fps sets another rate"
-    return open_footage(path, folder_fps=fps, rate_notes=(note,))
+    title, rate = known
+    note = f"the folder belongs to {title}: {rate:g} frames per second; --fps sets another rate"
+    return open_footage(path, folder_fps=rate, rate_notes=(note,))
 
 
 def check_normalisation(state: Mapping[str, Any], weights: str) -> None:

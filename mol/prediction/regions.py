@@ -2,7 +2,8 @@
 
 The regions are squares about landmarks, as large as a part of the distance between the eyes, as in the published
 baselines for spotting (Liong et al., "Shallow Optical Flow Three-Stream CNN for Macro- and Micro-Expression Spotting
-from Long Videos", ICIP 2021). The nose hardly takes part in expressions: its flow is that of the head.
+from Long Videos", ICIP 2021). The nose hardly takes part in expressions: its flow is that of the head. The squares of
+the eyes are small ones on the upper lids, where a blink is seen best, and those of the brows keep away from them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from mol.vision.points import interocular_distance
 
 # Region: landmarks whose mean is its centre, and its offset from there and half side, in distances between the eyes.
 _REGIONS: dict[str, tuple[tuple[int, ...], tuple[float, float], float]] = {
-    "right_brow": (tuple(range(17, 22)), (0.0, -0.02), 0.26),
-    "left_brow": (tuple(range(22, 27)), (0.0, -0.02), 0.26),
-    "right_eye": (tuple(range(36, 42)), (0.0, 0.0), 0.2),
-    "left_eye": (tuple(range(42, 48)), (0.0, 0.0), 0.2),
+    "right_brow": (tuple(range(17, 22)), (0.0, -0.12), 0.22),
+    "left_brow": (tuple(range(22, 27)), (0.0, -0.12), 0.22),
+    "right_eye": ((37, 38), (0.0, 0.0), 0.12),
+    "left_eye": ((43, 44), (0.0, 0.0), 0.12),
     "nose": ((28, 29, 30), (0.0, 0.0), 0.16),
     "right_cheek": ((2, 3, 31, 48), (0.0, 0.0), 0.22),
     "left_cheek": ((13, 14, 35, 54), (0.0, 0.0), 0.22),

@@ -40,6 +40,7 @@ class Scene:
             without it, so that it changes no verdict; `calibrated` applies it.
         seconds_apart: seconds between a window's frames if they are sampled in time, because the frame rate varies;
             None if they are sampled by number.
+        action_units: numbers of the A action units that the network tells.
     """
 
     video: Footage
@@ -56,6 +57,7 @@ class Scene:
     notes: tuple[str, ...] = ()
     calibration: Temperature | None = None
     seconds_apart: float | None = None
+    action_units: tuple[int, ...] = ()
 
     @property
     def knows_neutral(self) -> bool:
@@ -109,6 +111,7 @@ class Prediction(Scene):
         strongest: for each class the number of the window that says it most.
         furthest: number of the window that is furthest from a still face.
         windows: all of them, in the order of time; empty if they were let go.
+        unit_probabilities: (A,) mean over the windows; None if the network tells no action units.
     """
 
     trace: Trace
@@ -117,6 +120,7 @@ class Prediction(Scene):
     strongest: tuple[int, ...]
     furthest: int
     windows: list[Window] = field(default_factory=list)
+    unit_probabilities: np.ndarray | None = None
 
     @property
     def predicted(self) -> str | None:

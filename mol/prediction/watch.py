@@ -230,6 +230,7 @@ def _scene(
         notes=(*video.rate_notes, *video.notes, *long_windows(video, list(chosen)), *network_notes(network)),
         calibration=calibration,
         seconds_apart=plan.seconds_apart,
+        action_units=() if network.action_units is None else network.action_units.units,
     )
 
 
@@ -325,6 +326,7 @@ class _Recorder:
         self._scene = scene
         count = len(scene.samples)
         self._probabilities = np.empty((count, len(scene.classes)), np.float32)
+        self._units = np.zeros(len(scene.action_units))
         self._flow = np.full((count, FRAMES - 1, len(REGIONS), 2), np.nan, np.float32)
         self._strip = {number for number in scene.nearest[strip_of(scene.video)].tolist() if number >= 0}
         self._shown: dict[int, Window] = {}
@@ -338,6 +340,8 @@ class _Recorder:
         """Take in the next window."""
         self._count += 1
         self._probabilities[number] = window.probabilities
+        if window.action_units is not None:
+            self._units += window.action_units
         if window.flow is not None:
             points = transform_points(window.matrix, window.detected[:-1])
             self._flow[number] = flow_by_region(window.flow, points)
@@ -372,6 +376,7 @@ class _Recorder:
             **known,
             trace=trace,
             probabilities=self._probabilities.mean(axis=0),
+            unit_probabilities=self._units / len(self) if scene.action_units else None,
             shown={**self._shown, **{number: window for _, number, window in best}},
             strongest=tuple(number for _, number, _ in best[:-1]),
             furthest=best[-1][1],

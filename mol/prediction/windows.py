@@ -37,6 +37,7 @@ class Window:
         landmarks: (T-1, 68, 2) float32, (x, y) in pixels of the video, of sampled frames 2..T; None if the network
             estimates none.
         detected: (T, 68, 2) float32, the detector's points, in pixels of the video.
+        action_units: (A,) float32, probabilities of the action units that the network tells; None if it tells none.
     """
 
     frames: np.ndarray
@@ -45,6 +46,7 @@ class Window:
     flow: np.ndarray | None
     landmarks: np.ndarray | None
     detected: np.ndarray
+    action_units: np.ndarray | None = None
 
     @property
     def start(self) -> int:
@@ -122,12 +124,15 @@ def windows_of(output: Output, batch: Sequence[Aligned]) -> list[Window]:
     require_probabilities(probabilities, [f"frames {window.frames[0]} to {window.frames[-1]}" for window in batch])
     flow = None if output.flow is None else output.flow.to(torch.float16).cpu().numpy()
     landmarks = None if output.landmarks is None else output.landmarks.float().cpu().numpy()
+    logits = getattr(output, "action_units", None)
+    units = [None] * len(batch) if logits is None else logits.float().sigmoid().cpu().numpy()
     windows = []
     for index, aligned in enumerate(batch):
         matrix = aligned.matrix - np.array([[0, 0, MARGIN], [0, 0, MARGIN]])
         moved = None if flow is None else flow[index]
         placed = None if landmarks is None else transform_points(inverse(matrix), landmarks[index])
-        windows.append(Window(aligned.frames, matrix, probabilities[index], moved, placed, aligned.detected))
+        seen = (aligned.frames, matrix, probabilities[index], moved, placed, aligned.detected)
+        windows.append(Window(*seen, action_units=units[index]))
     return windows
 
 

@@ -12,6 +12,7 @@ from mol.pictures.markup import Markup, banner, element, facts
 from mol.report.context import Report
 from mol.report.html import Section, page
 from mol.report.numbers import readable
+from mol.report.sections.action_units import action_units
 from mol.report.sections.confidence import confidence
 from mol.report.sections.confusion import confusion
 from mol.report.sections.failures import failures
@@ -19,12 +20,15 @@ from mol.report.sections.people import people
 from mol.report.sections.reproduce import reproduce
 from mol.report.sections.scores import scores
 from mol.report.sections.settings import settings
+from mol.report.sections.spotting import spotting
 from mol.report.sections.training import training
 
 SECTIONS: tuple[Callable[[Report], Section | None], ...] = (
     scores,
+    spotting,
     confusion,
     confidence,
+    action_units,
     people,
     training,
     failures,

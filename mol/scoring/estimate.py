@@ -37,6 +37,18 @@ class Errors(NamedTuple):
     baseline: Tensor
 
 
+class UnitAnswers(NamedTuple):
+    """What a network answers about action units, and what is annotated.
+
+    Attributes:
+        probabilities: (n, A) float64 on the CPU.
+        targets: (n, `mol.network.units.CODES`) int8 on the CPU.
+    """
+
+    probabilities: Tensor
+    targets: Tensor
+
+
 class Estimates(NamedTuple):
     """Per-clip answers and errors.
 
@@ -45,12 +57,14 @@ class Estimates(NamedTuple):
         flow: end-point errors in pixels, and those of zero flow; None if the network estimates no flow.
         landmarks: NME in inter-ocular distances, and that of the mean shape; None if it estimates no landmarks.
         loss: mean weighted loss.
+        action_units: None if the network tells none.
     """
 
     probabilities: Tensor
     flow: Errors | None
     landmarks: Errors | None
     loss: float
+    action_units: UnitAnswers | None = None
 
 
 class Videos(NamedTuple):
@@ -105,6 +119,7 @@ def estimate(model: nn.Module, clips: HeldClips, loss: Loss, mean_shape: Tensor 
             "loss": loss(output, batch).total.double().expand(len(batch.label)),
             **_flow_errors(output, batch),
             **_landmark_errors(output, batch, mean_shape),
+            **_unit_answers(output, batch),
         }
         for name, part in found.items():
             parts.setdefault(name, []).append(part)
@@ -114,6 +129,7 @@ def estimate(model: nn.Module, clips: HeldClips, loss: Loss, mean_shape: Tensor 
         Errors(whole["epe"], whole["zero_flow_epe"]) if "epe" in whole else None,
         Errors(whole["nme"], whole["mean_shape_nme"]) if "nme" in whole else None,
         float(whole["loss"].mean()),
+        UnitAnswers(whole["units"], whole["unit_targets"]) if "units" in whole else None,
     )
 
 
@@ -132,6 +148,13 @@ def _landmark_errors(output: Any, batch: Any, mean_shape: Tensor | None) -> dict
         "nme": normalised_mean_error(output.landmarks, batch.landmarks),
         "mean_shape_nme": normalised_mean_error(shape, batch.landmarks),
     }
+
+
+def _unit_answers(output: Any, batch: Any) -> dict[str, Tensor]:
+    logits = getattr(output, "action_units", None)
+    if logits is None:
+        return {}
+    return {"units": logits.double().sigmoid(), "unit_targets": batch.action_units}
 
 
 def by_video(rows: Sequence[Mapping[str, Any]], labels: np.ndarray, probabilities: np.ndarray) -> Videos:

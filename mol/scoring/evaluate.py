@@ -3,6 +3,7 @@
 flow        end-point error          beside zero flow and TV-L1
 landmarks   NME, failure rate        beside the mean shape of the training clips
 emotion     scores per video         beside the most frequent class of the training videos
+units       F1 of each, per video    beside always shown, if the network tells action units
 confidence  calibration per video    beside that without the checkpoint's temperature
 """
 
@@ -25,6 +26,7 @@ from mol.common.errors import CheckpointError, SettingsError
 from mol.common.storage import write_csv
 from mol.common.terminal import console, say
 from mol.common.typed import NotNegative, typed
+from mol.data.action_units import absent_units
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
@@ -34,6 +36,7 @@ from mol.networks.interface import FLOW, LANDMARKS, HeldClips, Loss
 from mol.networks.trained import Trained, load_model
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair
+from mol.scoring.action_units import UnitVotes, unit_notes, unit_scores, unit_votes, write_unit_votes
 from mol.scoring.baselines import flow_scores
 from mol.scoring.calibration import Temperature, confidence_scores, temperature_of
 from mol.scoring.estimate import (
@@ -108,6 +111,8 @@ def run_evaluate(config: EvaluateConfig) -> None:
 def evaluate(config: EvaluateConfig) -> Evaluation:
     """Evaluate a checkpoint and write evaluation.json, predictions.csv, confusion.csv and pictures.
 
+    A network that tells action units also leaves its votes on them, in action_units.csv.
+
     Args:
         config: what to evaluate on whom.
     Raises:
@@ -140,9 +145,13 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     pairs = config.tvl1_pairs if cache.settings.kind == "synthetic" else 0
     workers = config.workers or available_cores()
     flow = None if found.flow is None else flow_scores(found.flow, cast(ResidentClips, clips), pairs, workers)
-    result = _result(folder, trained, cache, clips, found, videos, flow, _calibration(videos, temperature))
+    units, learned = None, network.action_units
+    if learned is not None and found.action_units is not None:
+        units = unit_votes(clips.rows, found.action_units, learned)
+    result = _result(folder, trained, cache, clips, found, videos, flow, _calibration(videos, temperature), units)
     out = Path(config.out) if config.out else _run_of(folder)
     _write_tables(out, result, videos)
+    write_unit_votes(out, units)
     if config.pictures:
         _draw_recognition(out / "pictures", result)
     if config.pictures and pairs and {FLOW, LANDMARKS} <= {*network.estimates}:
@@ -226,7 +235,10 @@ def _result(
     videos: Videos,
     flow: FlowScores | None,
     calibration: Calibration,
+    units: UnitVotes | None,
 ) -> Evaluation:
+    learned = trained.network.action_units
+    of_units = unit_scores([(units, learned.frequencies)]) if units is not None and learned is not None else None
     state, count = trained.state, len(cache.classes)
     start = state.get("starting_weights")
     majority = int(np.argmax(state["training_videos"]))
@@ -241,6 +253,7 @@ def _result(
                 *notes(cache.settings, state["selection"]),
                 *absent_classes(trained.classes, state["training_videos"]),
                 *trained.network.notes(cache),
+                *([] if learned is None or of_units is None else [*absent_units(learned), *unit_notes(of_units)]),
                 *([f"started from {describe_weights(start['file'], start['fingerprint'])}"] if start else []),
             ]
         ),
@@ -257,6 +270,7 @@ def _result(
         calibration=calibration,
         network=trained.network.name,
         starting_weights={name: start[name] for name in ("file", "fingerprint")} if start else None,
+        action_units=of_units,
     )
 
 

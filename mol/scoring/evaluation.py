@@ -10,6 +10,7 @@ from mol.common.environment import describe_environment
 from mol.common.storage import write_json
 from mol.common.typed import read_json
 from mol.networks.registry import DEFAULT
+from mol.scoring.action_units import ActionUnitScores
 from mol.scoring.calibration import Confidence, Temperature
 from mol.scoring.metrics import RecognitionScores
 
@@ -90,6 +91,7 @@ class Evaluation:
         calibration: of the videos' probabilities; None in files of earlier versions.
         network: name of the kind of network.
         starting_weights: file name and fingerprint of the weights that its training started from; None without.
+        action_units: of a network that tells some; else None.
     """
 
     checkpoint: str
@@ -111,6 +113,7 @@ class Evaluation:
     calibration: Calibration | None = None
     network: str = DEFAULT
     starting_weights: dict[str, str] | None = None
+    action_units: ActionUnitScores | None = None
 
 
 def describe_weights(file: str, fingerprint: str) -> str:
@@ -120,7 +123,10 @@ def describe_weights(file: str, fingerprint: str) -> str:
 
 def write_evaluation(path: Path, evaluation: Evaluation) -> None:
     """Write an evaluation as JSON, with the environment in which it was made."""
-    write_json(path, {**dataclasses.asdict(evaluation), "environment": describe_environment()})
+    content = dataclasses.asdict(evaluation)
+    if evaluation.action_units is None:
+        del content["action_units"]
+    write_json(path, {**content, "environment": describe_environment()})
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from mol.common.extras import require
 from mol.common.terminal import styled
 from mol.networks.registry import title_of
+from mol.scoring.action_units import ActionUnitScores
 from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.estimate import FAILURE_THRESHOLD
 from mol.scoring.evaluation import Evaluation, FlowScores, LandmarkScores
@@ -18,7 +19,7 @@ class ScoreRow(NamedTuple):
     """One score beside its baseline.
 
     Attributes:
-        task: "flow", "landmarks", "emotion" or "confidence".
+        task: "flow", "landmarks", "emotion", "action units" or "confidence".
         score: its name.
         unit: "px", "%" or none.
         higher: whether higher is better.
@@ -59,7 +60,23 @@ def score_rows(evaluation: Evaluation) -> list[ScoreRow]:
     for name, title in TITLES.items():
         ours, baseline = getattr(evaluation.recognition, name), getattr(evaluation.majority, name)
         rows.append(ScoreRow("emotion", title, "", True, ours, baseline, always))
-    return rows + _confidence_rows(evaluation)
+    return rows + _unit_rows(evaluation.action_units) + _confidence_rows(evaluation)
+
+
+def _unit_rows(scores: ActionUnitScores | None) -> list[ScoreRow]:
+    """F1 of every action unit that a video shows beside that of always answering so, and the means."""
+    if scores is None or scores.f1 is None or scores.always_f1 is None:
+        return []
+    rows = [
+        ScoreRow(
+            "action units", f"mean F1 of {len(scores.scored)}", "", True, scores.f1, scores.always_f1, "always shown"
+        )
+    ]
+    for one in scores.scored:
+        ours, baseline = cast(float, one.f1), cast(float, one.always_f1)
+        name = f"F1 of AU {one.unit} ({one.shown} of {one.videos})"
+        rows.append(ScoreRow("action units", name, "", True, ours, baseline, "always shown"))
+    return rows
 
 
 def _confidence_rows(evaluation: Evaluation) -> list[ScoreRow]:

@@ -213,7 +213,7 @@ def _draw_plan(
         face=int(rng.choice(choices)),
         clip=clip,
         emotion=emotion,
-        intensities={unit: _draw_sides(rng) for unit in units},
+        intensities={unit: draw_sides(rng) for unit in units},
         amplitude=float(rng.uniform(*settings.amplitude)) if units else 0.0,
         length=length,
         onset=onset,
@@ -238,7 +238,7 @@ def _draw_blink(rng: np.random.Generator, plan: ClipPlan, settings: SynthSetting
     return Blink(first, closed, closed + round((1 - _CLOSING_SHARE) * frames), float(rng.uniform(0.75, 1.0)))
 
 
-def _draw_sides(rng: np.random.Generator) -> tuple[float, float]:
+def draw_sides(rng: np.random.Generator) -> tuple[float, float]:
     """Left and right intensity of one action unit: expressions are rarely symmetric."""
     intensity, tilt = rng.uniform(0.65, 1.0), rng.uniform(-0.25, 0.25)
     return float(intensity * (1 + tilt)), float(intensity * (1 - tilt))

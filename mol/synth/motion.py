@@ -24,6 +24,10 @@ _TOLERANCE = 1e-4
 _ITERATIONS = 100
 
 
+NO_FIELD = DisplacementField(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0))
+"""Moves nothing."""
+
+
 @dataclass(frozen=True)
 class Motion:
     """Motion of one imaginary video of L frames.

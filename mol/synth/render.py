@@ -109,22 +109,40 @@ def render_video(plan: ClipPlan, face: FaceImage, settings: SynthSettings, enlar
     Returns:
         (L, H · enlarge, W · enlarge) uint8.
     """
-    cv2 = require("cv2", extra="data")
     motion, _ = plan_motion(plan, face, settings)
-    texture = cv2.resize(face.image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC).astype(np.float32)
-    # Video pixel p shows the picture at (p + ½) / enlarge − ½.
-    to_aligned = alignment_matrix(face.points, settings.align())
-    to_aligned = np.concatenate(
-        [to_aligned[:, :2] / enlarge, to_aligned @ [[0.5 / enlarge - 0.5], [0.5 / enlarge - 0.5], [1]]], axis=1
-    )
-    from_aligned = cv2.invertAffineTransform(to_aligned)
-    grid = _grid(*texture.shape)
-    aligned = _affine(to_aligned, grid)
+    camera = Camera(face, settings.align(), enlarge)
     times = range(plan.length)
-    places = (_affine(from_aligned, motion.backward(time, aligned)) for time in times)
-    frames = np.stack([_sample(texture, place) for place in places])
-    light = _light(plan, times, aligned, settings)
+    frames = np.stack([camera.picture(motion, time) for time in times])
+    light = _light(plan, times, camera.aligned, settings)
     return _expose(frames, light, [plan.noise_seed], settings.noise)
+
+
+class Camera:
+    """Full pictures of one face that moves, without light and noise.
+
+    Args:
+        face: the picture at rest.
+        align: of the aligned pixels in which the motion is described.
+        enlarge: side of a frame relative to the side of the picture.
+    Attributes:
+        aligned: (2, H, W) float32, where in aligned pixels every pixel of a frame is.
+    """
+
+    def __init__(self, face: FaceImage, align: AlignSettings, enlarge: int) -> None:
+        cv2 = require("cv2", extra="data")
+        image = cv2.resize(face.image, None, fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
+        self._texture = image.astype(np.float32)
+        # Video pixel p shows the picture at (p + ½) / enlarge − ½.
+        to_aligned = alignment_matrix(face.points, align)
+        to_aligned = np.concatenate(
+            [to_aligned[:, :2] / enlarge, to_aligned @ [[0.5 / enlarge - 0.5], [0.5 / enlarge - 0.5], [1]]], axis=1
+        )
+        self._from_aligned = cv2.invertAffineTransform(to_aligned)
+        self.aligned = _affine(to_aligned, _grid(*self._texture.shape))
+
+    def picture(self, motion: Motion, time: int) -> np.ndarray:
+        """The face in a frame of a motion: (H, W) float32."""
+        return _sample(self._texture, _affine(self._from_aligned, motion.backward(time, self.aligned)))
 
 
 def _aligned_texture(face: FaceImage, align: AlignSettings) -> np.ndarray:
@@ -179,17 +197,24 @@ def _sample(texture: np.ndarray, places: np.ndarray) -> np.ndarray:
 def _light(plan: ClipPlan, times: Sequence[int], grid: np.ndarray, settings: SynthSettings) -> Iterator[np.ndarray]:
     """Light of each frame, (H, W) float32 around 1: brightness and its slope, drifting over the video."""
     waves = settings.lighting * _waves(plan.light_waves, plan.length)
-    across, down = (grid - (settings.size - 1) / 2) / settings.size
     for time in times:
-        level, slope_x, slope_y = waves[:, time].tolist()
-        yield 1 + level + slope_x * across + slope_y * down
+        yield light_of(*waves[:, time].tolist(), grid, settings.size)
+
+
+def light_of(level: float, slope_x: float, slope_y: float, grid: np.ndarray, size: int) -> np.ndarray:
+    """Light of one frame, (H, W) float32 around 1: its brightness and slopes, at the aligned pixels `grid`."""
+    across, down = (grid - (size - 1) / 2) / size
+    light: np.ndarray = 1 + level + slope_x * across + slope_y * down
+    return light
+
+
+def expose(frame: np.ndarray, light: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Light, sensor noise and rounding: (H, W) float32 → uint8."""
+    noisy = frame * light + np.float32(noise) * rng.standard_normal(frame.shape, np.float32)
+    exposed: np.ndarray = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    return exposed
 
 
 def _expose(frames: np.ndarray, light: Iterator[np.ndarray], seed: list[int], noise: float) -> np.ndarray:
-    """Light, sensor noise and rounding: float frames → uint8."""
     rng = np.random.default_rng(seed)
-    exposed = np.empty(frames.shape, np.uint8)
-    for index, (frame, gain) in enumerate(zip(frames, light, strict=True)):
-        noisy = frame * gain + np.float32(noise) * rng.standard_normal(frame.shape, np.float32)
-        exposed[index] = np.clip(np.rint(noisy), 0, 255)
-    return exposed
+    return np.stack([expose(frame, gain, noise, rng) for frame, gain in zip(frames, light, strict=True)])

@@ -114,6 +114,13 @@ class RenderedClips:
             plans.append(plan_one(rng, face, f"step{step}-{slot}", name, self._settings))
         return plans
 
+    def sampled_rows(self, count: int, seed: int) -> list[dict[str, Any]]:
+        """Index rows of at least `count` clips such as those of a run, to count what they show."""
+        rows: list[dict[str, Any]] = []
+        for step in range(math.ceil(count / len(self))):
+            rows += clip_rows(self.plans(step, seed, len(self)), self._faces, self._settings)
+        return rows
+
     def training_batch(self, step: int, seed: int, batch_size: int) -> Batch:
         """Batch of one training step: new clips, randomly cropped and mirrored; equal for equal (seed, step).
 

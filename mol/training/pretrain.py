@@ -23,6 +23,7 @@ from mol.common.checks import MOST_WORKERS, require_at_most, require_not_negativ
 from mol.common.environment import versions
 from mol.common.errors import SettingsError
 from mol.common.terminal import console, counting, say
+from mol.data.action_units import learned_units
 from mol.data.clips import CROP
 from mol.data.split import Split, split_by_subject
 from mol.network.model import FRAMES
@@ -55,6 +56,9 @@ _WITHOUT: dict[str, Any] = {
 }
 # What the recipe in the file leaves out: it says where and when, not what.
 _NOT_IN_RECIPE = ("synth", "run", "out", "resume", "device", "workers", "ahead", "log_every", *_WITHOUT)
+
+# Clips that are planned, but not rendered, to know how frequent each action unit is.
+_SAMPLE = 2000
 
 _LICENCE = (
     "These weights have the licence of molkernels, Apache-2.0. They were learned from synthetic clips made of these "
@@ -222,6 +226,10 @@ def _data(
         folder = Path(config.run) / "held-out"
         cache = synthesize(folder, config.synth, config.workers or None, count, faces=held_out)
     every = np.arange(len(cache))
+    units, notes = None, list[str]()
+    if config.action_units is not None:
+        rows = training.sampled_rows(_SAMPLE, config.seed)
+        units, notes = learned_units(config.action_units, "the clips that are rendered", rows, rows)
     return Data(
         cache=str(cache.path),
         classes=list(cache.classes),
@@ -231,6 +239,8 @@ def _data(
         watched=network.hold(cache, evenly(every, config.validation_clips), device) if config.validate_every else None,
         watched_name="held_out",
         mean_shape=training.mean_shape() if LANDMARKS in network.estimates else None,
+        action_units=units,
+        notes=notes,
     )
 
 

@@ -21,6 +21,7 @@ from mol.common.errors import SettingsError
 from mol.common.extras import require
 from mol.common.storage import write_text
 from mol.common.typed import read_yaml
+from mol.data.action_units import FACS
 from mol.data.clips import Augmentation
 from mol.networks.interface import Defaults, Network
 from mol.networks.registry import DEFAULT, find_network, networks_with
@@ -76,19 +77,22 @@ class LossConfig:
         w_of: weight of the mean squared error of the flow (pixels squared); 20 when empty, 10/7 in the published form.
         w_ldm: weight of the landmark error in inter-ocular distances; 3.5 when empty, the default of the published
             code; 0.7 is that of its README.
+        w_au: weight of the cross entropy of the action units, if the network tells any (action_units); 1 when empty.
     """
 
     w_me: float = _THE_NETWORKS
     w_of: float = _THE_NETWORKS
     w_ldm: float = _THE_NETWORKS
+    w_au: float | None = None
 
     def __post_init__(self) -> None:
         weights = dataclasses.asdict(self)
         require_plain_numbers(self)
         require_at_most(self, **dict.fromkeys(weights, 1e6))
         require_not_negative(self, *(name for name, weight in weights.items() if weight is not None))
-        if not any(weight is None or weight for weight in weights.values()):
-            raise SettingsError(f"{', '.join(weights)} are all 0, which leaves nothing to learn from")
+        always = {name: weight for name, weight in weights.items() if name != "w_au"}
+        if not self.w_au and not any(weight is None or weight for weight in always.values()):
+            raise SettingsError(f"{', '.join(always)} are all 0, which leaves nothing to learn from")
 
 
 @dataclass
@@ -138,6 +142,9 @@ class TrainingSettings:
         warmup_steps: steps over which the learning rate rises from zero; the network's own when empty.
         flow_pairs: pairs of frames per step on which the flow of "mol" is trained, drawn anew from all clips of the
             step: "all", or a number; with 0 the flow network is skipped. The network's own when empty.
+        action_units: facial action units that "mol" also learns to tell: their numbers, such as [1, 4, 12], or "auto"
+            for all that at least 10 training videos show. The cache has them from the data set's sheet; none when
+            empty.
         init: weights to start from: a file of `mol pretrain`, or a run or checkpoint folder; random ones when empty.
             With other classes the last layer of the emotion head is new.
         model: the network "mol"; a baseline has no such settings.
@@ -179,6 +186,7 @@ class TrainingSettings:
     schedule: Literal["constant", "cosine"] = _THE_NETWORKS
     warmup_steps: int = _THE_NETWORKS
     flow_pairs: int | Literal["all"] = _THE_NETWORKS
+    action_units: list[int] | Literal["auto"] | None = None
     init: str | None = None
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -217,6 +225,7 @@ class TrainingSettings:
         require_at_most(self, learning_rate=100, weight_decay=1e6, steps=10**9, batch_size=10**6)
         if self.flow_pairs is not None:
             _check_flow_pairs(self.flow_pairs, self.loss)
+        _check_action_units(self.action_units, self.model, self.loss)
         if not 0 <= self.inner_validation < 1:
             raise SettingsError(f"inner_validation={self.inner_validation} must be a share in [0, 1)")
         require_one_of(self, "counts", ("require", "warn"))
@@ -287,8 +296,25 @@ def _check_flow_pairs(flow_pairs: Any, loss: LossConfig) -> None:
     number = isinstance(flow_pairs, int) and not isinstance(flow_pairs, bool)
     if flow_pairs != "all" and not (number and flow_pairs >= 0):
         raise SettingsError(f'flow_pairs={flow_pairs!r} must be a whole number that is not negative, or "all"')
-    if flow_pairs == 0 and not (loss.w_me or loss.w_ldm):
+    if flow_pairs == 0 and not (loss.w_me or loss.w_ldm or loss.w_au):
         raise SettingsError("flow_pairs=0 trains no flow, and w_me and w_ldm are 0, which leaves nothing to learn from")
+
+
+def _check_action_units(units: Any, model: ModelConfig, loss: LossConfig) -> None:
+    if units is None:
+        if loss.w_au is not None:
+            raise SettingsError(f'loss.w_au={loss.w_au} weighs action units; name some with --action-units, or "auto"')
+        return
+    if units != "auto" and not (isinstance(units, (list, tuple)) and units and len(set(map(str, units))) == len(units)):
+        raise SettingsError(f'action_units={units!r} must be different numbers such as [1, 4, 12], or "auto"')
+    if units != "auto" and (strange := [unit for unit in units if type(unit) is not int or unit not in FACS]):
+        raise SettingsError(f"action_units: the Facial Action Coding System has no unit {strange[0]!r}")
+    if model.variant == "released" or model.meeting == "side-by-side":
+        what = "variant=released" if model.variant == "released" else "meeting=side-by-side"
+        raise SettingsError(
+            f"action_units are told from the normal flow, which a network with model.{what} does not have; leave one "
+            "of them out"
+        )
 
 
 def require_settings_of(network: Network, config: TrainingSettings) -> None:
@@ -299,6 +325,7 @@ def require_settings_of(network: Network, config: TrainingSettings) -> None:
     """
     usual = _special(ModelConfig(), LossConfig(), RateConfig(), Augmentation(), "clip", _THE_NETWORKS)
     now = _special(config.model, config.loss, config.rates, config.augment, config.normalisation, config.flow_pairs)
+    usual, now = usual | {"action_units": None}, now | {"action_units": config.action_units}
     foreign = [name for name in usual if now[name] != usual[name] and not network.has_setting(name)]
     if foreign:
         raise SettingsError(

@@ -26,15 +26,18 @@ from mol.common.errors import CheckpointError, SettingsError
 from mol.common.extras import require
 from mol.common.storage import refuse_pipe, write_atomic
 from mol.common.typed import Name, parse_json, typed, values_of
+from mol.data.action_units import describe_units
 from mol.network.checkpoint import WEIGHTS, check_weights, complete_settings, find_checkpoint, read_state, read_tensors
+from mol.network.units import LearnedUnits
 from mol.networks.interface import Network
 from mol.networks.registry import DEFAULT
 from mol.scoring.evaluation import describe_weights
 
 FORMAT = "molkernels starting weights 1"
 _REQUIRED = ("network", "model", "classes", "people", "fingerprint")
-# Settings of a network that its weights do not depend on: a new last layer, and dropout.
-_FREE = ("num_classes", "dropout")
+# Settings of a network that its weights do not depend on: a new last layer, a new head for action units, and dropout.
+_FREE = ("num_classes", "dropout", "action_units")
+_UNITS = "action_units."
 # The first bytes of a pickle and of the zip file that torch.save makes of one; endings that such files have.
 _PICKLES, _PICKLE_ENDINGS = (b"\x80", b"PK\x03\x04"), (".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin")
 
@@ -143,6 +146,9 @@ def read_metadata(path: Path | str) -> dict[str, Any]:
 def start_from(start: StartingWeights, module: nn.Module, network: Network, classes: Sequence[str]) -> list[str]:
     """Put starting weights into a network; its last layer stays new if it has other classes.
 
+    So does the head for action units if it tells others than the weights; if the network tells none, theirs is left
+    out.
+
     Args:
         start: the weights.
         module: at the start of its training.
@@ -163,7 +169,11 @@ def start_from(start: StartingWeights, module: nn.Module, network: Network, clas
             "with those settings, or make starting weights with these"
         )
     new = [] if list(classes) == start.classes else _parameters_of_classes(network, config)
-    weights = {**start.tensors, **{name: value for name, value in module.state_dict().items() if name in new}}
+    tensors = dict(start.tensors)
+    if saved.get("action_units") != wanted.get("action_units"):
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(_UNITS)}
+        new += [name for name in module.state_dict() if name.startswith(_UNITS)]
+    weights = {**tensors, **{name: value for name, value in module.state_dict().items() if name in new}}
     check_weights(start.path, weights, module)
     module.load_state_dict(weights)
     return new
@@ -199,15 +209,32 @@ def require_strangers(start: StartingWeights, held_out: Iterable[str]) -> None:
         )
 
 
-def describe_start(start: StartingWeights, new: Sequence[str], classes: Sequence[str]) -> str:
-    """What a run says of its starting weights when it begins."""
-    text = f"starting weights: {start.name}"
-    if not new:
-        return text
-    return (
-        f"{text}; it knows the classes {', '.join(start.classes)}, here they are {', '.join(classes)}: the last layer "
-        f"of the emotion head is new ({', '.join(new)})"
-    )
+def describe_start(
+    start: StartingWeights, new: Sequence[str], classes: Sequence[str], units: LearnedUnits | None = None
+) -> str:
+    """What a run says of its starting weights when it begins.
+
+    Args:
+        start: the weights.
+        new: parameters that were not taken from them.
+        classes: of the run.
+        units: action units of the run, if any.
+    """
+    parts = [f"starting weights: {start.name}"]
+    of_units = [name for name in new if name.startswith(_UNITS)]
+    of_classes = [name for name in new if name not in of_units]
+    if of_classes:
+        parts.append(
+            f"it knows the classes {', '.join(start.classes)}, here they are {', '.join(classes)}: the last layer of "
+            f"the emotion head is new ({', '.join(of_classes)})"
+        )
+    told = start.model.get("action_units")
+    known = f"it tells {describe_units(told)}" if told else "it tells no action units"
+    if of_units and units is not None:
+        parts.append(f"{known}, here they are {describe_units(units.units)}: their head is new ({', '.join(of_units)})")
+    elif told and units is None:
+        parts.append(f"{known}, and here no action units are told: their head is left out")
+    return "; ".join(parts)
 
 
 def _read_folder(path: Path) -> StartingWeights:

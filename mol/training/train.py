@@ -23,12 +23,14 @@ from mol.common.errors import SettingsError
 from mol.common.locks import LOCK, only_one
 from mol.common.storage import write_json
 from mol.common.terminal import console, say
+from mol.data.action_units import learned_units
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, save_checkpoint
 from mol.network.layout import lay_out_channels_last
+from mol.network.units import LearnedUnits
 from mol.networks.interface import LANDMARKS, Batch, HeldClips, Loss, Network, Part, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
@@ -243,7 +245,7 @@ def _steps(
     with ranks.guard(config.resume_command()):
         ranks.first(lambda: finish_replacing(run / "checkpoints"))
         resumed = checkpoint_to_resume(config)
-        network = find_network(config.network)
+        network = network_of(config, data)
         model, optimizer, started = _build(config, data, fabric.device, None if resumed else start)
         state = {**_facts(config, data), "starting_weights": started, "step": 0, "best": None}
         if resumed:
@@ -254,10 +256,10 @@ def _steps(
         with open_log(*about, ranks) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
             if start is not None and started is not None:
-                log.say(describe_start(start, started["new_parameters"], data.classes))
+                log.say(describe_start(start, started["new_parameters"], data.classes, data.action_units))
             elif config.init is not None:
                 log.say(f"the run goes on from its checkpoint; the starting weights {config.init} are not read again")
-            for note in absent_classes(state["classes"], state["training_videos"]):
+            for note in [*absent_classes(state["classes"], state["training_videos"]), *data.notes]:
                 log.note(note)
             if note := too_few_videos(data.set_aside):
                 log.say(note)
@@ -277,7 +279,7 @@ def _fit(
 ) -> Iterator[None]:
     """The loop: from ``state["step"]`` to the last step or a signal; `state` is kept up to date for checkpoints."""
     fabric, ranks = device
-    network = find_network(config.network)
+    network = network_of(config, data)
     loss = network.loss(dataclasses.asdict(config.loss))
     if ranks.world > 1:
         trial = (data.training, 0, config.seed, min(2, config.batch_size), config.flow_pairs)
@@ -285,8 +287,9 @@ def _fit(
     module = ranks.synchronise(module)
     model = fabric.setup_module(torch.compile(module) if config.compile else module)
     calibrate = partial(calibration_facts, model, data.set_aside, loss, data.mean_shape, config.batch_size)
-    if hasattr(module, "recognise"):
-        model.mark_forward_method("recognise")
+    for method in ("recognise", "recognise_units"):
+        if hasattr(module, method):
+            model.mark_forward_method(method)
     rates = LearningRates(optimizer, fabric.device)
     # Fabric's own autocast is of `forward` only.
     step_of = (model, optimizer, loss, config.clip_norm, fabric.autocast, fabric.backward)
@@ -402,6 +405,8 @@ class Data(NamedTuple):
         set_aside: all clips of the people of ``inner_validation``, if there are any.
         inner_people: these people.
         mean_shape: of the training clips; None for a network that estimates no landmarks.
+        action_units: that the network learns to tell, if any.
+        notes: what must be known of the run's scores.
     """
 
     cache: str | list[str]
@@ -414,6 +419,14 @@ class Data(NamedTuple):
     set_aside: HeldClips | None = None
     inner_people: Sequence[str] = ()
     mean_shape: torch.Tensor | None = None
+    action_units: LearnedUnits | None = None
+    notes: Sequence[str] = ()
+
+
+def network_of(config: RunSettings, data: Data) -> Network:
+    """The network of the settings, with the action units that it learns."""
+    network = find_network(config.network)
+    return network if data.action_units is None else network.with_action_units(data.action_units)
 
 
 def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> Data:
@@ -428,6 +441,10 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> Data:
         raise SettingsError(
             f"batch_size={config.batch_size} is larger than the data set: {len(training_rows)} training clips"
         )
+    units, notes = None, list[str]()
+    if config.action_units is not None:
+        trained_on = [cache.rows[int(i)] for i in training_rows]
+        units, notes = learned_units(config.action_units, cache.path, cache.rows, trained_on)
     training = take(training_rows, augmentation=config.augment, balanced=config.balanced)
     watched = None
     if config.validate_every:
@@ -441,7 +458,8 @@ def _load_data(config: TrainConfig, cache: ClipSet, take: TakeRows) -> Data:
     mean_shape = cast(ResidentClips, training).mean_shape() if LANDMARKS in estimates else None
     about = f"{len(training)} clips"
     classes = list(cache.classes)
-    return Data(config.cache, classes, split, training, about, watched, name, set_aside, inner, mean_shape)
+    shown = (mean_shape, units, notes)
+    return Data(config.cache, classes, split, training, about, watched, name, set_aside, inner, *shown)
 
 
 def _build(
@@ -451,7 +469,7 @@ def _build(
     if start is not None:
         require_strangers(start, data.split.held_out_people)
     torch.manual_seed(_random_seed(config.seed, _INITIAL, 0))
-    network = find_network(config.network)
+    network = network_of(config, data)
     module = network.build(len(data.classes), dataclasses.asdict(config.model), data.training)
     started = None if start is None else start.facts(start_from(start, module, network, data.classes))
     module = module.to(device)
@@ -480,6 +498,7 @@ def _facts(config: RunSettings, data: Data) -> dict[str, Any]:
         "training_videos": [counts[i] for i in range(len(data.classes))],
         "config": {**dataclasses.asdict(config), "cache": data.cache},
         "versions": versions(),
+        **({} if data.action_units is None else {"action_units": dataclasses.asdict(data.action_units)}),
     }
 
 

@@ -246,6 +246,8 @@ def test_a_pure_python_wheel_fits_any_machine_and_says_what_it_lacks(tmp_path):
     with zipfile.ZipFile(path) as archive:
         record = json.loads(archive.read("molkernels/_build.json"))
         assert not [name for name in archive.namelist() if name.endswith(".so")]
+        assets = {f"mol/viewer/assets/{path.name}" for path in (ROOT / "mol" / "viewer" / "assets").iterdir()}
+        assert assets < set(archive.namelist())
     assert record["built"] == {}
     assert "MOLKERNELS_CPU=0" in record["left_out"]["cpu"]
 

@@ -10,7 +10,7 @@ from places import ROOT
 import molkernels as mk
 from mol.arguments import read_config, spell_out
 from mol.cli import COMMANDS
-from mol.commands import RUNNERS, SYNTH_LAYOUT
+from mol.commands import RUNNERS, SYNTH_LAYOUT, SYNTH_LONG
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OPERATORS = (ROOT / "docs" / "operators.md").read_text(encoding="utf-8")
@@ -69,7 +69,8 @@ def test_the_documentation_shows_every_command_but_info():
 @pytest.mark.parametrize("line", documented_commands())
 def test_every_documented_command_has_options_that_exist(line, tmp_path):
     _, name, *arguments = shlex.split(line)
-    config_class, _ = SYNTH_LAYOUT if "--layout" in arguments else RUNNERS[name]
+    layout = SYNTH_LONG if "long" in arguments else SYNTH_LAYOUT
+    config_class, _ = layout if "--layout" in arguments else RUNNERS[name]
     if "--config" in arguments:  # a file that the reader has and we have not
         at = arguments.index("--config")
         arguments[at : at + 2] = ["--cache", "c"]

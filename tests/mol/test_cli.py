@@ -140,6 +140,16 @@ def test_synth_with_a_layout_has_the_settings_of_layouts(monkeypatch):
     assert (configs[0].settings().people, configs[0].settings().length) == (3, (16, 20))
 
 
+def test_synth_of_long_videos_has_settings_of_its_own(monkeypatch):
+    configs: list = []
+    monkeypatch.setattr(commands, "SYNTH_LONG", (commands.LongConfig, configs.append))
+    for typed in (["--layout", "long"], ["--layout=long"]):
+        assert main(["synth", *typed, "--minutes", "0.5", "--micro-seconds", "[0.2, 0.3]"]) == 0
+    assert [(config.layout, config.minutes, config.settings().micro_seconds) for config in configs] == [
+        ("long", 0.5, (0.2, 0.3))
+    ] * 2
+
+
 def test_a_synthetic_set_goes_through_prepare_and_check_data_as_printed(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     typed = "mol synth --layout smic --people 2 --clips 3 --workers 1"

@@ -15,14 +15,14 @@ from tiny_cache import write_tiny_cache
 from tiny_model import instead_of_mol
 
 from mol.arguments import read_config
-from mol.commands import RUNNERS, SYNTH_LAYOUT
+from mol.commands import RUNNERS, SYNTH_LAYOUT, SYNTH_LONG
 from mol.common.errors import MOLError, SettingsError
 from mol.data.clips import Augmentation
 from mol.training.settings import LossConfig, RateConfig, TrainConfig
 from mol.training.train import train
 from mol.vision.tvl1 import TVL1Settings
 
-COMMANDS = {**RUNNERS, "synth-layout": SYNTH_LAYOUT}
+COMMANDS = {**RUNNERS, "synth-layout": SYNTH_LAYOUT, "synth-long": SYNTH_LONG}
 # What each command cannot do without.
 NEEDED = {
     "train": ["--cache", "c"],
@@ -30,6 +30,7 @@ NEEDED = {
     "report": ["--runs", "[r]"],
     "evaluate": ["--weights", "w"],
     "predict": ["--video", "v", "--weights", "w"],
+    "spot": ["--video", "v", "--weights", "w"],
     "prepare": ["--dataset", "generic", "--root", "r"],
     "check-data": ["--manifests", "[m]"],
     "extract": ["--manifest", "m"],

@@ -9,14 +9,15 @@ confirmed this. The replacements are used, each with a note, where the row is in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.interval import check_order, frames_between
-from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.manifest import NEUTRAL, Clip, Loaded, OnError, numbered_frames
+from mol.data.recordings import Annotated, Recording, in_order
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name
@@ -76,6 +77,8 @@ def load_casme3(root: Path, on_error: OnError = "raise", neutral: int = 0) -> Lo
     loaded = collector.loaded(sheet)
     if neutral:
         loaded.clips.extend(_neutral_clips(root, rows, loaded.clips, collector, neutral))
+    if find_folders(root, ("part_A",)) and not find_folders(root, ("Part_A_ME_clip",)):
+        loaded.recordings.extend(_recordings(root, loaded.clips))
     return loaded
 
 
@@ -159,6 +162,47 @@ def _neutral_clips(
             video.block()
             video.unblock(required(row.whole("onset"), "Onset"), row.whole("offset") or None)
     return neutral_segments(SET.name, videos.values(), clips, SET.fps, most)
+
+
+def _recordings(root: Path, clips: Sequence[Clip]) -> list[Recording]:
+    """The long videos in which a micro-expression is annotated, with the macro-expressions of their own sheet."""
+    expressions: dict[tuple[str, str, str], list[Annotated]] = {}
+    for clip in clips:
+        if clip.emotion != NEUTRAL:
+            video = expressions.setdefault((clip.subject, _file_of(clip.path), clip.path), [])
+            video.append(Annotated(clip.onset, clip.apex, clip.offset, "micro", clip.emotion))
+    for subject, file, macro in _macro_expressions(root):
+        for (own, name, _), found in expressions.items():
+            if (own.lower(), name) == (subject.lower(), file):
+                found.append(macro)
+    return [
+        Recording(SET.name, subject, file, path, SET.fps, in_order(found))
+        for (subject, file, path), found in expressions.items()
+    ]
+
+
+def _macro_expressions(root: Path) -> Iterator[tuple[str, str, Annotated]]:
+    """(subject, file, expression) of the sheet of macro-expressions, as far as it is there and its rows can be used."""
+    rows: Sequence[SheetRow] = ()
+    with suppress(DataError):  # only spotting needs them, so they stop nothing
+        sheet = find_sheet(root, _MACRO_SHEETS, "sheet of CAS(ME)³'s macro-expressions")
+        rows = read_sheet(sheet, _COLUMNS, required={"subject", "file", "onset", "offset"})
+    for row in rows:
+        with suppress(DataError):
+            yield _subject(row.text("subject")), row.text("file").lower(), _macro(row)
+
+
+def _file_of(path: str) -> str:
+    """The name of a video, ``a`` of ``part_A/spNO.1/a/color``."""
+    return path.split("/")[-2].lower()
+
+
+def _macro(row: SheetRow) -> Annotated:
+    onset, offset = required(row.whole("onset"), "Onset"), required(row.whole("offset"), "Offset")
+    apex = row.whole("apex")
+    apex = apex if apex is not None and onset <= apex <= offset else None
+    check_order(onset, apex, offset)
+    return Annotated(onset, apex, offset, "macro", _EMOTIONS.get(row.text("emotion").strip().lower(), ""))
 
 
 def _clip(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 from mol.common.errors import DataError
+from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.recordings import Annotated
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name, subfolders
@@ -43,28 +46,44 @@ def load_casme_sq(root: Path, on_error: OnError = "raise", neutral: int = 0) -> 
     pictures = find_folders(root, _PICTURES)
     if not pictures:
         raise SetNotFoundError(f"no folder {' or '.join(_PICTURES)} under {root}; unpack CAS(ME)² there.")
-    collector, macro = ClipCollector(on_error), 0
+    collector, macro, usable = ClipCollector(on_error), 0, 0
     frames_of = cache(numbered_frames)
     videos: dict[Path, LongVideo] = {}
+
+    def video_of(row: SheetRow) -> tuple[LongVideo, Path]:
+        subject = _look_up(subjects, row.text("subject"), "subject", "second")
+        folder = _video_folder(pictures[0], subject, _look_up(codes, _video(row), "video", "third"))
+        own = LongVideo(subject, _video(row), relative_path(folder, root), sorted(frames_of(folder)))
+        return videos.setdefault(folder, own), folder
+
     for row in _rows(sheet):
         with collector.row(row.source, row.shown("video")):
             if not neutral and _is_macro(row):
                 macro += 1
+                with suppress(DataError):  # only spotting needs it, so it stops nothing
+                    video_of(row)[0].expressions.append(_macro(row))
+                    usable += 1
                 continue
-            subject = _look_up(subjects, row.text("subject"), "subject", "second")
-            folder = _video_folder(pictures[0], subject, _look_up(codes, _video(row), "video", "third"))
-            own = LongVideo(subject, _video(row), relative_path(folder, root), sorted(frames_of(folder)))
-            video = videos.setdefault(folder, own)
+            video, folder = video_of(row)
             video.block()
             if _is_macro(row):
                 macro += 1
+                with suppress(DataError):
+                    video.expressions.append(_macro(row))
+                    usable += 1
             else:
-                collector.add(_clip(row, subject, folder, frames_of(folder), root, collector))
+                clip = _clip(row, video.subject, folder, frames_of(folder), root, collector)
+                collector.add(clip)
+                video.expressions.append(Annotated(clip.onset, clip.apex, clip.offset, "micro", clip.emotion))
             video.unblock(required(row.whole("onset"), "onset"), row.whole("offset") or None)
     if macro:
         what = f"{macro} macro-expressions were ignored; only micro-expressions become clips."
         collector.note("warning", sheet.name, what)
+    if usable < macro:
+        what = f"{macro - usable} macro-expressions can't be used for spotting: video or numbers are missing."
+        collector.note("warning", sheet.name, what)
     loaded = collector.loaded(sheet)
+    loaded.recordings.extend(video.recording(SET.name, SET.fps) for video in videos.values())
     if neutral:
         loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, SET.fps, neutral))
     return loaded
@@ -96,7 +115,7 @@ CASMESQ/
         ("a video has several expressions", "a clip is named by video and onset, such as `anger1_557`"),
         (
             "macro-expressions are in the same sheet",
-            "ignored and counted; *warning*. `--neutral` keeps away from them as well",
+            "no clips, counted; *warning*. `--neutral` keeps away from them as well, and spotting is scored on them",
         ),
         (
             "an offset of 0 means that it is missing",
@@ -115,6 +134,17 @@ CASMESQ/
     subject="s15",
     subject_pattern=r"s\d{1,2}",
 )
+
+
+def _macro(row: SheetRow) -> Annotated:
+    """A macro-expression; without an offset it ends at its apex."""
+    onset, apex = required(row.whole("onset"), "onset"), row.whole("apex") or None
+    offset = row.whole("offset") or apex
+    if offset is None:
+        raise DataError("offset and apex are both missing (0).")
+    check_order(onset, apex, offset)
+    emotion = row.text("emotion").strip().lower()
+    return Annotated(onset, apex, offset, "macro", _EMOTIONS.get(emotion, ""))
 
 
 def _clip(

@@ -14,6 +14,7 @@ import numpy as np
 
 from mol.common.errors import DataError
 from mol.data.manifest import NEUTRAL, Clip
+from mol.data.recordings import Annotated, Recording, in_order
 
 MARGIN = 1.0
 """Seconds between a neutral clip and the nearest annotated expression."""
@@ -30,6 +31,7 @@ class LongVideo:
         path: folder of its frames, relative to the root, with ``/``.
         numbers: of its frames, ascending.
         busy: first and last frame of every annotated expression; None for a last one that is not known.
+        expressions: those whose interval is known.
     """
 
     subject: str
@@ -37,6 +39,11 @@ class LongVideo:
     path: str
     numbers: Sequence[int]
     busy: list[tuple[int, int | None]] = field(default_factory=list)
+    expressions: list[Annotated] = field(default_factory=list)
+
+    def recording(self, dataset: str, fps: float) -> Recording:
+        """What spotting is scored on."""
+        return Recording(dataset, self.subject, self.name, self.path, fps, in_order(self.expressions))
 
     def block(self) -> None:
         """Note an expression that can be anywhere, until `unblock` tells where it is."""

@@ -24,7 +24,7 @@ from mol.data.sets.folders import (
 )
 from mol.data.sets.sheets import SheetRow, read_sheet
 
-_COLUMNS = {
+COLUMNS = {
     "subject": ("Subject",),
     "clip": ("Filename", "File name"),
     "onset": ("Onset Frame",),
@@ -34,7 +34,7 @@ _COLUMNS = {
     "emotion": ("Estimated Emotion",),
 }
 _FOLDER = "SAMM"
-_EMOTIONS = spellings(
+EMOTIONS = spellings(
     *("anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise", "others"), other="others"
 )
 _APEX_OUTSIDE = frozenset({"028_4_1", "032_3_1"})
@@ -55,12 +55,12 @@ def load_samm(root: Path, on_error: OnError = "raise") -> Loaded:
     """
     require_folder(root)
     sheet = find_sheet(root, SET.sheets, "sheet of SAMM's FACS codes")
-    rows = read_sheet(sheet, _COLUMNS)
+    rows = read_sheet(sheet, COLUMNS)
     subjects = _subject_folders(root)
     found = ClipCollector(on_error)
     for position, row in enumerate(rows):
         with found.row(row.source, row.shown("clip")):
-            emotion = named_emotion(row.text("emotion"), _EMOTIONS)
+            emotion = named_emotion(row.text("emotion"), EMOTIONS)
             subject = _subject(row)
             folder = clip_folder(subjects, subject, row.text("clip"))
             onset, apex, offset = _interval(found, row, position, folder)

@@ -8,10 +8,12 @@ alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mol.common.errors import DataError
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
+from mol.data.recordings import Annotated, Recording, in_order
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, require_folder, subfolders
@@ -65,6 +67,7 @@ def load_smic_e(root: Path, on_error: OnError = "raise", part: Part = "HS", neut
             if neutral:
                 _note_intervals(videos, row, folders, root)
     loaded = found.loaded(sheet)
+    loaded.recordings.extend(_recordings(loaded.clips, FPS[part]))
     if neutral:
         loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, FPS[part], neutral))
     return loaded
@@ -168,6 +171,21 @@ def _add(
         onset, _, offset = found.check_interval(onset, None, offset, numbers, folder)
         clip = f"{row.text('clip')}.{place}" if place else row.text("clip")
         found.add(Clip(SET.name, subject, clip, path, onset, None, offset, emotion, "", fps, row.source))
+
+
+def _recordings(clips: Sequence[Clip], fps: float) -> list[Recording]:
+    """The recordings with the micro-expressions of their rows; nothing else is annotated."""
+    found: dict[tuple[str, str], list[Clip]] = {}
+    for clip in clips:
+        found.setdefault((clip.subject, clip.path), []).append(clip)
+    return [
+        Recording(SET.name, subject, path.rpartition("/")[2], path, fps, in_order([_annotated(clip) for clip in own]))
+        for (subject, path), own in found.items()
+    ]
+
+
+def _annotated(clip: Clip) -> Annotated:
+    return Annotated(clip.onset, clip.apex, clip.offset, "micro", clip.emotion)
 
 
 def _note_intervals(

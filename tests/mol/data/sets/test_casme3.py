@@ -156,3 +156,21 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
         picture.unlink()
     with pytest.raises(DataError, match="holds no pictures"):
         load_casme3(tmp_path)
+
+
+def test_all_expressions_are_kept_for_spotting_with_the_sheet_of_macro_expressions(tmp_path: Path) -> None:
+    write_set(tmp_path, ROW, LATER)
+    rows = [("spNO.1", "a", 171, 172, 174, "12", 1, "happy"), ("spNO.2", "a", 1, 2, 3, "4", 1, "fear")]
+    write_book(tmp_path / "cas(me)3_part_A_MaE_label_JpgIndex_v2_emotion.xlsx", [HEADER, *rows])
+    (recording,) = load_casme3(tmp_path).recordings
+    assert [(one.kind, one.onset, one.offset, one.emotion) for one in recording.expressions] == [
+        ("macro", 171, 174, "happiness"),
+        ("micro", 175, 181, "disgust"),
+        ("micro", 190, 199, "happiness"),
+    ]
+
+
+def test_cut_clips_are_no_long_videos(tmp_path: Path) -> None:
+    write_book(tmp_path / SHEET, [HEADER, ROW])
+    write_frames(tmp_path / "Part_A_ME_clip" / "frame" / "spNo.1_a_175", range(175, 182))
+    assert load_casme3(tmp_path).recordings == []

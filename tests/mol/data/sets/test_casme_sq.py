@@ -153,3 +153,18 @@ def test_an_empty_folder_and_frames_without_numbers_are_refused(tmp_path: Path) 
         picture.unlink()
     with pytest.raises(DataError, match="holds no pictures"):
         load_casme_sq(tmp_path)
+
+
+def test_all_expressions_are_kept_for_spotting_also_those_that_are_no_clips(tmp_path: Path) -> None:
+    loaded = load_casme_sq(write_set(tmp_path, MICRO, LATER, MACRO, (1, "happy1_2", 35, 0, 0, *MACRO[5:])))
+    anger, happy = loaded.recordings
+    assert (anger.subject, anger.video, anger.path, anger.fps) == (
+        *("s15", "anger1", "rawpic/s15/15_0401girlcrashing"),
+        30.0,
+    )
+    assert [(one.kind, one.onset, one.offset, one.emotion) for one in anger.expressions] == [
+        ("micro", 4, 9, "negative"),
+        ("micro", 20, 28, "positive"),
+    ]
+    assert [(one.kind, one.onset, one.apex, one.offset) for one in happy.expressions] == [("macro", 3, 9, 30)]
+    assert "1 macro-expressions can't be used for spotting" in notes(loaded, "warning")[1]

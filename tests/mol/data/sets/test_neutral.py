@@ -20,7 +20,7 @@ from mol.data.sets.registry import SETS
 from mol.data.sets.smic import load_smic
 from mol.data.sets.smic_e import load_smic_e
 
-SETS_WITH_NEUTRAL = ("casme-sq", "casme3", "smic", "smic-e")
+SETS_WITH_NEUTRAL = ("casme-sq", "casme3", "samm-lv", "smic", "smic-e", "long")
 
 
 def neutral(clips: list[Clip]) -> list[Clip]:
@@ -273,7 +273,7 @@ def test_prepare_refuses_a_number_that_asks_for_nothing(count: int):
 
 
 def test_prepare_names_the_sets_that_have_neutral_clips(tmp_path: Path):
-    with pytest.raises(SettingsError, match=r"--neutral 3 does not apply to samm.*casme-sq, casme3, smic, smic-e"):
+    with pytest.raises(SettingsError, match=r"--neutral 3 does not apply to samm.*casme3, samm-lv, smic, smic-e, long"):
         prepare(PrepareConfig("samm", str(tmp_path), str(tmp_path / "out"), neutral=3))
     assert tuple(name for name, entry in SETS.items() if "neutral" in entry.options) == SETS_WITH_NEUTRAL
 

@@ -51,7 +51,7 @@ def test_the_section_of_a_set_has_its_facts(name: str) -> None:
 
 def test_every_name_in_a_command_exists() -> None:
     assert set(re.findall(r"--dataset ([\w-]+)", TEXT)) == set(SETS)
-    assert set(re.findall(r"--layout ([\w-]+)", TEXT)) <= set(LAYOUTS)
+    assert set(re.findall(r"--layout ([\w-]+)", TEXT)) <= {*LAYOUTS, "long"}
     assert set(re.findall(r"--protocol ([\w-]+)", TEXT)) <= {*PROTOCOLS, "as-labelled"}
 
 
