@@ -49,11 +49,8 @@ COMMANDS = {
     ),
     "evaluate": Command("Score a trained network, next to baselines, on people that it has never seen."),
     "predict": Command("Emotion, optical flow and landmarks of the face in a video or a folder of frames.", ("video",)),
-<<<<<<< HEAD
     "live": Command("A web page on this machine with a camera, and what a network sees in it while it happens."),
-=======
     "spot": Command("Where in a long video micro- and macro-expressions are: intervals, emotions, scores.", ("video",)),
->>>>>>> main
     "synth": Command(
         "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."
     ),

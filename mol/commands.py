@@ -44,11 +44,8 @@ RUNNERS: dict[str, Runner] = {
     "pretrain": (PretrainConfig, run_pretrain),
     "evaluate": (EvaluateConfig, run_evaluate),
     "predict": (PredictConfig, run_predict),
-<<<<<<< HEAD
     "live": (LiveConfig, run_live),
-=======
     "spot": (SpotConfig, run_spot),
->>>>>>> main
     "synth": (SynthConfig, run_synth),
     "info": (InfoConfig, run_info),
 }
