@@ -23,7 +23,7 @@ MOST_TEXT = 2000
 FULL = 4001
 """Why a connection is closed: there are too many. A code of our own, as all from 4000 on."""
 
-_WAITING = 4  # messages; a page that is slower loses the oldest
+_WAITING = 16  # messages; a page that is slower loses the oldest
 
 
 class Viewer:

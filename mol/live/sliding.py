@@ -142,10 +142,11 @@ class SlidingWindow:
     def _hold(self, points: np.ndarray) -> list[_Held]:
         """A stream that begins with the newest frame; none if the network has none."""
         matrix = alignment_matrix(points, ALIGN)
-        crops = np.stack([warp_picture(seen.picture, matrix, ALIGN.size) for seen in self._seen])
+        newest = self._seen[-1]
+        crops = warp_picture(newest.picture, matrix, ALIGN.size)[None]
         stream = self._network.window_stream(self._model, crops, self._device)
         self._streams = stream is not None
-        return [] if stream is None else [_Held(matrix, stream, self._seen[-1].number, (_grey(crops), _grey(crops)))]
+        return [] if stream is None else [_Held(matrix, stream, newest.number, (_grey(crops), _grey(crops)))]
 
     def _step(self, held: _Held) -> Window:
         """Read the newest frame under an alignment."""
