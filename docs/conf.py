@@ -23,6 +23,7 @@ NAV = {
     "Guides": [
         "docs/operators",
         "docs/network",
+        "docs/live",
         "docs/learning",
         "docs/spotting",
         "docs/export",

@@ -53,6 +53,7 @@ COMMANDS = {
         "Write a trained network as ONNX, for torch.export or for C++, and compare the file with the network.",
         ("weights",),
     ),
+    "live": Command("A web page on this machine with a camera, and what a network sees in it while it happens."),
     "spot": Command("Where in a long video micro- and macro-expressions are: intervals, emotions, scores.", ("video",)),
     "synth": Command(
         "Make clips of real faces with exactly known motion: a cache, or with --layout SET a data set's own folders."

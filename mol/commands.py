@@ -61,6 +61,7 @@ RUNNERS = Runners(
         "evaluate": lambda: _of(import_module("mol.scoring.evaluate"), "EvaluateConfig", "run_evaluate"),
         "predict": lambda: _of(import_module("mol.prediction.predict"), "PredictConfig", "run_predict"),
         "spot": lambda: _of(import_module("mol.spotting.command"), "SpotConfig", "run_spot"),
+        "live": lambda: _of(import_module("mol.live.run"), "LiveConfig", "run_live"),
         "export": lambda: _of(import_module("mol.export.export"), "ExportConfig", "run_export"),
         "synth": lambda: _of(import_module("mol.synth.commands"), "SynthConfig", "run_synth"),
         "info": lambda: _of(import_module("mol.info"), "InfoConfig", "run_info"),

@@ -52,6 +52,7 @@ def _extras() -> list[tuple[str, str]]:
         ("data", ("cv2", "dlib", "face_recognition_models", "av", "openpyxl", "msgspec")),
         ("train", ("lightning_fabric", "jsonargparse", "safetensors", "msgspec", "tensorboard", "sklearn", "rich")),
         ("report", ("matplotlib",)),
+        ("live", ("starlette", "uvicorn", "websockets")),
     ):
         missing = [name for name in modules if find_spec(name) is None]
         rows.append((f"extra: {extra}", _state(extra, missing)))

@@ -53,6 +53,7 @@ ORDER = {
         "export",
         "viewer",
         "prediction",
+        "live",
         "spotting",
         "training",
         "loso",

@@ -48,14 +48,19 @@ def anchors_of(samples: np.ndarray, person: Person, alignment: str) -> np.ndarra
     anchor, held = -1, np.empty(0)
     for number, sample in enumerate(samples):
         points = np.median(person.at(sample), axis=0)
-        if anchor < 0 or _moved(held, points) > TOLERANCE:
+        if anchor < 0 or distance_from(held, points) > TOLERANCE:
             anchor, held = number, alignment_matrix(points, ALIGN)
         anchors[number] = anchor
     return anchors
 
 
-def _moved(held: np.ndarray, points: np.ndarray) -> float:
-    """How far the face's anchor points lie from where the window's own alignment has them, in pixels of the crop."""
+def distance_from(held: np.ndarray, points: np.ndarray) -> float:
+    """How far an alignment puts a face from where its own would, in pixels of the crop.
+
+    Args:
+        held: (2, 3) picture → aligned frame.
+        points: (68, 2) landmarks in pixels of the picture.
+    """
     places = alignment_anchors(points)
     between = alignment_matrix(points, ALIGN) - held
     return float(np.linalg.norm(places @ between[:, :2].T + between[:, 2], axis=1).max())

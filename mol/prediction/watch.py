@@ -241,14 +241,14 @@ def _scene(
         skipped=sorted([*torn, *faceless], key=lambda window: window.start),
         anchors=anchors,
         stillness=_read_still_clips(network, model, video, person, chosen, anchors, settings),
-        notes=(*video.rate_notes, *video.notes, *long_windows(video, list(chosen)), *_notes(network)),
+        notes=(*video.rate_notes, *video.notes, *long_windows(video, list(chosen)), *network_notes(network)),
         calibration=calibration,
         seconds_apart=plan.seconds_apart,
         action_units=() if network.action_units is None else network.action_units.units,
     )
 
 
-def _notes(network: AnyNetwork) -> list[str]:
+def network_notes(network: AnyNetwork) -> list[str]:
     """How a network reads a window, and what it does not estimate."""
     notes = [network.window_note] if network.window_note else []
     if FLOW not in network.estimates:

@@ -74,7 +74,7 @@ def _write(page: TextIO, data: ViewerData, kept: Kept, clock: Clock, kind: str, 
     parts = {
         "title": element("title", data.title),
         "policy": _policy(script),
-        "style": element("style", Markup(PAGE_STYLE + _colours(len(data.classes)) + _asset("viewer.css"))),
+        "style": element("style", Markup(PAGE_STYLE + class_colours(len(data.classes)) + _asset("viewer.css"))),
         "header": _header(data, kept),
         "script": Markup(f"<script>{script}</script>"),
     }
@@ -109,7 +109,7 @@ def _policy(script: str) -> Markup:
     )
 
 
-def _colours(classes: int) -> str:
+def class_colours(classes: int) -> str:
     """The hues of classes, raised on dark ground."""
     named = [(f"--class-{place}", CLASS_COLOURS[place % len(CLASS_COLOURS)]) for place in range(classes)]
     light = "".join(f"{name}: {hue}; " for name, hue in named)

@@ -10,6 +10,7 @@ import select
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,16 @@ class Browser:
 
     Args:
         folder: for its profile.
+        options: more of its command line.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, options: Sequence[str] = ()) -> None:
         assert BROWSER
         (self._reading, out), (into, self._writing) = os.pipe(), os.pipe()
         # Chromium reads commands from descriptor 3 and answers on 4, which may be taken here.
         theirs_in, theirs_out = (fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (into, out))
         shell = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
-        command = ["bash", "-c", shell, BROWSER, *_OPTIONS, f"--user-data-dir={folder / 'profile'}"]
+        command = ["bash", "-c", shell, BROWSER, *_OPTIONS, *options, f"--user-data-dir={folder / 'profile'}"]
         self._process = subprocess.Popen(
             command, pass_fds=(theirs_in, theirs_out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -84,24 +86,26 @@ class Browser:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, page: Path, width: int = 1400, height: int = 900, scale: float = 1, dark: bool = False) -> Page:
-        """Open a file in a window of some size, in CSS pixels."""
+    def open(
+        self, page: Path | str, width: int = 1400, height: int = 900, scale: float = 1, dark: bool = False
+    ) -> Page:
+        """Open a file or an address in a window of some size, in CSS pixels."""
         return Page(self, page, width, height, scale, dark)
 
 
 class Page:
     """One page in the browser; what it asks for and what it complains of is kept."""
 
-    def __init__(self, browser: Browser, page: Path, width: int, height: int, scale: float, dark: bool) -> None:
+    def __init__(self, browser: Browser, page: Path | str, width: int, height: int, scale: float, dark: bool) -> None:
         self._browser = browser
-        target = browser.call("Target.createTarget", url="about:blank")["targetId"]
+        target = browser.call("Target.createTarget", url="about:blank", newWindow=True)["targetId"]
         self._target = target
         self._session = browser.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.call(f"{domain}.enable")
         self.resize(width, height, scale)
         self.prefer(dark)
-        address = page.as_uri()
+        address = page if isinstance(page, str) else page.as_uri()
         self.call("Page.navigate", url=address)
         self.wait(f"location.href.startsWith({json.dumps(address)}) && document.readyState === 'complete'")
 

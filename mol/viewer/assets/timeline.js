@@ -623,19 +623,3 @@ function roundedBox(context, x, y, width, height) {
   context.beginPath();
   context.roundRect(x, y, width, height, 3);
 }
-
-/** Colours of the page as they are now, light or dark. */
-function readColours(classes) {
-  const style = getComputedStyle(document.documentElement);
-  const probe = document.body.appendChild(make("i"));
-  // A computed colour, because canvases of older browsers know no color-mix().
-  const resolved = (name) => {
-    probe.style.color = `var(${name})`;
-    return getComputedStyle(probe).color;
-  };
-  const colours = { font: style.getPropertyValue("--sans"), classes: [] };
-  for (const name of ["paper", "ink", "muted", "rule", "track", "accent", "deep", "bad"]) colours[name] = resolved(`--${name}`);
-  for (let place = 0; place < classes; place += 1) colours.classes.push(resolved(`--class-${place}`));
-  probe.remove();
-  return colours;
-}
