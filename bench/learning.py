@@ -27,10 +27,10 @@ from mol.data.cache import Cache
 from mol.data.clips import Batch, ResidentClips, normalise_clips
 from mol.data.split import split_by_subject
 from mol.demo import DEMO
+from mol.network.estimates import FLOW, LANDMARKS
 from mol.network.heads import EmotionHead, MotionHead
 from mol.network.model import FRAMES, MOL
 from mol.network.normal_flow import NormalFlow
-from mol.networks.interface import FLOW, LANDMARKS
 from mol.networks.mol import NETWORK, OWN
 from mol.networks.trained import load_model
 from mol.synth.clip_plan import SynthSettings, plan_clips

@@ -35,6 +35,8 @@ WINGS = {
     "training": ("settings, loop, log", 1),
     "loso": ("folds, results, tables", 1),
     "report": ("pages, comparisons", 1),
+    "export": ("ONNX, pt2, AOTInductor", 2),
+    "live": ("a page with a camera", 2),
 }
 # The path of a call through the kernels, and where it may end: module and name in the drawing.
 CALL = ("modules", "functional", "ops", "dispatch")

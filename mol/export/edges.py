@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch.nn.functional as F
@@ -71,7 +71,7 @@ def recorded_graphs(model: nn.Module) -> Iterator[list[Graph]]:
             hook.remove()
 
 
-def _graph(name: str, block: nn.Module, x: Tensor) -> Graph:
+def _graph(name: str, block: Any, x: Tensor) -> Graph:
     """The graph of a block on its input x, as its operators build it."""
     if isinstance(block, mk.F5C):
         f = block.fcc(x)

@@ -113,8 +113,10 @@ class OnnxNetwork:
 
     def __init__(self, facts: Facts) -> None:
         units = facts.action_units
-        lists = () if units is None else (tuple(units[name]) for name in ("units", "annotated", "shown"))
-        self.action_units = None if units is None else LearnedUnits(*lists, clips=units["clips"])
+        self.action_units: LearnedUnits | None = None
+        if units is not None:
+            told, annotated, shown = (tuple(units[name]) for name in ("units", "annotated", "shown"))
+            self.action_units = LearnedUnits(told, annotated, shown, units["clips"])
 
 
 class OnnxModel:

@@ -158,7 +158,7 @@ class Live:
         """Wait until something fails, or a signal raises an exception here."""
         while True:
             self._reading.join(_PATIENCE)
-            failures = (self._failure, self._film and self._film.failure, self.server.failure)
+            failures = (self._failure, self._film.failure if self._film else None, self.server.failure)
             for failure in failures:
                 if failure is not None:
                     raise failure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mol.networks.interface import FLOW, LANDMARKS
+from mol.network.estimates import FLOW, LANDMARKS
 from mol.scoring.calibration import CONFIDENCE_TITLES
 from mol.scoring.metrics import TITLES
 

@@ -13,12 +13,13 @@ from mol.common.devices import upload
 from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import CROP, Augmentation, Batch, ResidentClips, grey_statistics, normalise_clips
+from mol.network.estimates import FLOW, LANDMARKS
 from mol.network.flownet import FlowNetC
 from mol.network.losses import LossTerms, LossTermsWithUnits, MOLLoss
 from mol.network.model import FRAMES, MOL, MOLOutput, MOLUnitsOutput
 from mol.network.streaming import MOLStream
 from mol.network.units import LearnedUnits
-from mol.networks.interface import FLOW, LANDMARKS, Defaults, Emotion, Loss, Network, Output, Part, Terms, TrainingClips
+from mol.networks.interface import Defaults, Emotion, Loss, Network, Output, Part, Terms, TrainingClips
 
 OWN = Defaults(
     steps=1000,

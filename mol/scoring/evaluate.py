@@ -32,7 +32,8 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import Counts, open_clips
 from mol.data.split import person, split_by_subject
 from mol.network.checkpoint import STATE, find_checkpoint
-from mol.networks.interface import FLOW, LANDMARKS, HeldClips, Loss
+from mol.network.estimates import FLOW, LANDMARKS
+from mol.networks.interface import HeldClips, Loss
 from mol.networks.trained import Trained, load_model
 from mol.pictures.evaluation import GalleryExample, confusion_picture, evaluation_gallery
 from mol.pictures.faces import strongest_pair

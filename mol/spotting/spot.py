@@ -20,7 +20,8 @@ from mol.common.checks import require_not_negative, require_positive
 from mol.common.errors import SettingsError
 from mol.data.annotations import LONGEST_EXPRESSION
 from mol.data.manifest import NEUTRAL
-from mol.networks.interface import FLOW, Network
+from mol.network.estimates import FLOW
+from mol.networks.interface import Network
 from mol.prediction.trace import Trace
 from mol.scoring.expression import BLINK, MACRO, MICRO, Expression
 from mol.scoring.spotting import OVERALL, pool_videos, score_video

@@ -26,8 +26,9 @@ from mol.common.terminal import console, counting, say
 from mol.data.action_units import learned_units
 from mol.data.clips import CROP
 from mol.data.split import Split, split_by_subject
+from mol.network.estimates import LANDMARKS
 from mol.network.model import FRAMES
-from mol.networks.interface import LANDMARKS, Network
+from mol.networks.interface import Network
 from mol.networks.registry import find_network
 from mol.networks.trained import load_model
 from mol.scoring.evaluate import EvaluateConfig, evaluate

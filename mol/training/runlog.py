@@ -21,7 +21,8 @@ from mol.common.extras import require
 from mol.common.storage import read_csv, write_text
 from mol.common.terminal import duration
 from mol.common.typed import Count, typed
-from mol.networks.interface import FLOW, LANDMARKS, Network, Terms
+from mol.network.estimates import FLOW, LANDMARKS
+from mol.networks.interface import Network, Terms
 from mol.training.ranks import ALONE, Ranks
 
 COMMUNICATION = "communication_share"

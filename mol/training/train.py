@@ -29,9 +29,10 @@ from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
 from mol.data.split import Split, person, split_by_subject
 from mol.network.checkpoint import find_checkpoint, finish_replacing, load_checkpoint, save_checkpoint
+from mol.network.estimates import LANDMARKS
 from mol.network.layout import lay_out_channels_last
 from mol.network.units import LearnedUnits
-from mol.networks.interface import LANDMARKS, Batch, HeldClips, Loss, Network, Part, TrainingClips
+from mol.networks.interface import Batch, HeldClips, Loss, Network, Part, TrainingClips
 from mol.networks.registry import find_network
 from mol.scoring.estimate import absent_classes, validation_scores
 from mol.training.launch import Launched, launched
