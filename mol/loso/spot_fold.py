@@ -12,7 +12,7 @@ that is interrupted goes on with the next video. It leaves
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,16 +104,23 @@ def long_videos(config: LosoConfig) -> list[LongVideo]:
     if not config.videos:
         raise SettingsError("--task spot needs the long videos: --videos MANIFEST, the folder that mol prepare wrote")
     require_flow(find_network(config.network))
-    videos = []
-    for folder in config.videos:
-        manifest = read_manifest(Path(folder))
-        if not manifest.recordings:
-            raise SettingsError(
-                f"{folder} lists no long videos: its data set has none, or it was made by an earlier version of mol "
-                "prepare; make it again, or name another"
-            )
-        videos += [LongVideo(manifest, recording) for recording in manifest.recordings]
-    return videos
+    return [video for folder in config.videos for video in recordings_of(Path(folder))]
+
+
+def recordings_of(folder: Path) -> list[LongVideo]:
+    """The recordings of a manifest.
+
+    Raises:
+        SettingsError: it has none.
+        DataError: it is damaged.
+    """
+    manifest = read_manifest(folder)
+    if not manifest.recordings:
+        raise SettingsError(
+            f"{folder} lists no long videos: its data set has none, or it was made by an earlier version of mol "
+            "prepare; make it again, or name another"
+        )
+    return [LongVideo(manifest, recording) for recording in manifest.recordings]
 
 
 def require_people(videos: Sequence[LongVideo], people: Sequence[str]) -> None:
@@ -146,30 +153,34 @@ def spot_fold(config: LosoConfig, fold: Fold, trained: Trained, training: Sequen
         MOLError: a video cannot be read.
     """
     videos = long_videos(config)
-    scored = _kinds(videos)
+    scored = annotated_kinds(videos)
     parts = path_parts([video.name for video in videos])
     kept = {video.name: folder / _KEPT / f"{part}.npz" for video, part in zip(videos, parts, strict=True)}
 
+    # Long videos show others at times, and nobody at others.
+    settings = WatchSettings(people="largest", on_error="skip", precision=config.precision)
+
     def watched(people: Sequence[str]) -> list[Watched]:
-        return [_watch(video, kept[video.name], config, trained) for video in videos if video.person in people]
+        chosen = [video for video in videos if video.person in people]
+        return [watch_recording(video, kept[video.name], trained, settings) for video in chosen]
 
     held_out = watched([fold.person])
     chosen_on = _people_to_choose_on(videos, training, config.spot_people) if held_out else []
     others = watched(chosen_on)
-    parameters, share, chosen = _choose(others, scored, trained.classes)
+    parameters, share, chosen = choose(others, scored, trained.classes)
     content = {
         "parameters": asdict(parameters),
         "chosen_on": {"people": chosen_on, **chosen},
         "share": share,
         "kinds": list(scored),
-        "videos": [_found(one, parameters, share, scored) for one in held_out],
+        "videos": [_described(one, parameters, share, scored) for one in held_out],
     }
     write_parameters(folder / PARAMETERS, parameters, chosen_on=chosen_on, **chosen)
     write_json(folder / SPOTTING, content)
     shutil.rmtree(folder / _KEPT, ignore_errors=True)
 
 
-def _kinds(videos: Sequence[LongVideo]) -> tuple[str, ...]:
+def annotated_kinds(videos: Sequence[LongVideo]) -> tuple[str, ...]:
     """Kinds that are annotated at all: where only micro-expressions are, nothing else can be a false alarm."""
     annotated = {one.kind for video in videos for one in video.recording.expressions}
     return tuple(kind for kind in (MICRO, MACRO) if kind in annotated)
@@ -183,10 +194,16 @@ def _people_to_choose_on(videos: Sequence[LongVideo], people: Sequence[str], mos
     return [able[int((part + 0.5) * len(able) / most)] for part in range(most)]
 
 
-def _choose(
+def choose(
     watched: Sequence[Watched], scored: Sequence[str], classes: Sequence[str]
 ) -> tuple[SpotParameters, float, dict[str, Any]]:
-    """Parameters and the baseline's p, and their F1 on the videos that they were chosen on."""
+    """Parameters and the baseline's p, and their F1 on the videos that they were chosen on.
+
+    Args:
+        watched: videos of people who are not scored; without any expression in them the usual values are taken.
+        scored: kinds that are annotated.
+        classes: that the network knows.
+    """
     kind = OVERALL if MACRO in scored else MICRO
     usable = [one for one in watched if one.trace is not None]
     if not any(one.truth for one in usable):
@@ -198,16 +215,25 @@ def _choose(
     return fitting(parameters, classes), share, {"f1": f1, "share_f1": share_f1}
 
 
-def _watch(video: LongVideo, kept: Path, config: LosoConfig, trained: Trained) -> Watched:
-    """What the network and the baseline say of a video; from a file if they have said it before."""
-    manifest, recording = video
-    path = manifest.root / recording.path
+def watch_recording(video: LongVideo, kept: Path, trained: Trained, settings: WatchSettings) -> Watched:
+    """What the network and the baseline say of a video.
+
+    Args:
+        video: which.
+        kept: file that holds it, if they have said it before; written otherwise.
+        trained: the network.
+        settings: how to watch.
+    Raises:
+        MOLError: the video cannot be read.
+    """
+    path = video.manifest.root / video.recording.path
     numbers: Sequence[int] = list(numbered_pictures(path)) if path.is_dir() else ()
     if not kept.is_file():
-        _run(open_footage(path, folder_fps=recording.fps or None), kept, config, trained)
+        content = _watch(open_footage(path, folder_fps=video.recording.fps or None), trained, settings)
+        write_atomic(kept, lambda temporary: np.savez(temporary, **content))
     with np.load(kept) as stored:
         content = dict(stored)
-    truth = expressions_of(recording, numbers or range(int(content["length"])))
+    truth = expressions_of(video.recording, numbers or range(int(content["length"])))
     if "problem" in content:
         return Watched(video, truth, problem=str(content["problem"]))
     trace = Trace(
@@ -220,16 +246,13 @@ def _watch(video: LongVideo, kept: Path, config: LosoConfig, trained: Trained) -
     return Watched(video, truth, trace, content["curve"], find_candidates(trace))
 
 
-def _run(film: Footage, kept: Path, config: LosoConfig, trained: Trained) -> None:
-    """Run network and baseline on a video, and keep what they say."""
-    settings = WatchSettings(people="largest", on_error="skip", precision=config.precision)
+def _watch(film: Footage, trained: Trained, settings: WatchSettings) -> dict[str, Any]:
+    """Run network and baseline on a video: arrays of the trace and the curve, or why there is none."""
     try:
         sighting = watch_video(trained.model, trained.network, film, trained.classes, settings)[0]
     except (ClipError, FaceError) as problem:
-        content: Mapping[str, Any] = {"problem": np.array(str(problem)), "length": np.array(len(film))}
-    else:
-        content = _content(sighting, film)
-    write_atomic(kept, lambda temporary: np.savez(temporary, **content))
+        return {"problem": np.array(str(problem)), "length": np.array(len(film))}
+    return _content(sighting, film)
 
 
 def _content(sighting: Sighting, film: Footage) -> dict[str, Any]:
@@ -246,18 +269,31 @@ def _content(sighting: Sighting, film: Footage) -> dict[str, Any]:
     }
 
 
-def _found(watched: Watched, parameters: SpotParameters, share: float, scored: Sequence[str]) -> dict[str, Any]:
+def found_in(watched: Watched, parameters: SpotParameters, share: float) -> dict[str, list[Expression]]:
+    """Way of spotting → what it finds in a video.
+
+    Args:
+        watched: the video.
+        parameters: of the network's way.
+        share: p of the baseline.
+    """
+    if watched.trace is None or watched.candidates is None or watched.curve is None:
+        return {NETWORK: [], BASELINE: []}
+    return {
+        NETWORK: choose_among(watched.candidates, parameters),
+        BASELINE: spot_peaks(watched.curve, watched.trace, share),
+    }
+
+
+def _described(watched: Watched, parameters: SpotParameters, share: float, scored: Sequence[str]) -> dict[str, Any]:
     """What spotting.json says of a video."""
-    ways: dict[str, list[Expression]] = {NETWORK: [], BASELINE: []}
-    if watched.trace is not None and watched.candidates is not None and watched.curve is not None:
-        ways[NETWORK] = choose_among(watched.candidates, parameters)
-        ways[BASELINE] = spot_peaks(watched.curve, watched.trace, share)
-    else:
+    if watched.problem:
         say(f"note: nothing can be found in {watched.video.name}: {watched.problem}")
+    found = found_in(watched, parameters, share)
     return {
         "video": watched.video.recording.video,
         "path": watched.video.recording.path,
         "problem": watched.problem,
         "annotated": [asdict(one) for one in watched.truth if one.kind in scored],
-        "found": {way: [asdict(one) for one in found if one.kind in scored] for way, found in ways.items()},
+        "found": {way: [asdict(one) for one in some if one.kind in scored] for way, some in found.items()},
     }
