@@ -472,10 +472,12 @@ class Timeline {
     this.moveTo((from + to) / 2 - length / 2, length);
   }
 
+  /** Move the cursor; the view follows it, but stays where the reader has put it while the cursor stands still. */
   setNow(seconds) {
+    const moved = seconds !== this.now;
     this.now = seconds;
     const [start, end] = this.view;
-    if (this.zoomed && !this.dragged && (seconds < start || seconds > end)) {
+    if (moved && this.zoomed && !this.dragged && (seconds < start || seconds > end)) {
       this.moveTo(seconds - 0.1 * (end - start));
     } else this.drawCursor();
   }
