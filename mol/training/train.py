@@ -23,7 +23,7 @@ from mol.common.errors import SettingsError
 from mol.common.locks import LOCK, only_one
 from mol.common.storage import write_json
 from mol.common.terminal import console, say
-from mol.data.action_units import learned_units
+from mol.data.action_units import describe_units, learned_units
 from mol.data.cache import ClipSet
 from mol.data.clips import ResidentClips
 from mol.data.pool import open_clips
@@ -256,6 +256,8 @@ def _steps(
         about = (run, network, config.steps, state["step"], config.batch_size, console())
         with open_log(*about, ranks) as log:
             log.say(_greeting(config, data, state["step"], fabric.device))
+            if data.action_units is not None:
+                log.say(f"the network also learns to tell {describe_units(data.action_units.units)}")
             if start is not None and started is not None:
                 log.say(describe_start(start, started["new_parameters"], data.classes, data.action_units))
             elif config.init is not None:

@@ -74,7 +74,9 @@ def test_a_training_logs_the_term_and_records_what_it_learns(
     config: TrainConfig, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(replace(config, validate_every=4))
-    assert "action_units 0." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the network also learns to tell AUs 4, 12" in said
+    assert "action_units 0." in said
     assert all(float(row["loss_action_units"]) > 0 for row in log_of(config.run) if row["split"] == "train")
     state = read_state(Path(config.run) / "checkpoints" / "last")
     # s1 to s3: three videos each, of each class one; the first of a person has one sub-clip, the others two.
