@@ -74,7 +74,7 @@ def _unit_rows(scores: ActionUnitScores | None) -> list[ScoreRow]:
     ]
     for one in scores.scored:
         ours, baseline = cast(float, one.f1), cast(float, one.always_f1)
-        name = f"F1 of AU {one.unit} ({one.shown} of {one.videos})"
+        name = f"AU {one.unit} ({one.shown} of {one.videos})"
         rows.append(ScoreRow("action units", name, "", True, ours, baseline, "always shown"))
     return rows
 

@@ -169,7 +169,7 @@ def test_an_evaluation_scores_each_unit_beside_the_baselines(config: TrainConfig
     assert scores.f1 == pytest.approx((four.f1 + twelve.f1) / 2)
     assert read_evaluation(Path(config.run) / "evaluation.json").action_units == scores
     rows = [row.score for row in score_rows(result) if row.task == "action units"]
-    assert rows == ["mean F1 of 2", "F1 of AU 4 (2 of 3)", "F1 of AU 12 (1 of 2)"]
+    assert rows == ["mean F1 of 2", "AU 4 (2 of 3)", "AU 12 (1 of 2)"]
     votes = read_unit_votes(Path(config.run) / "action_units.csv", [4, 12], "")
     assert [name for *_, name in votes.names] == ["v1", "v2", "v3"]
     answers = votes.probabilities[:, 0] >= 0.5
