@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
     face = load_faces(("astronaut",))[0]
     image, points = face.image[:220, 60:300], face.points - [60, 0]
     write_frames_folder(np.stack([np.roll(image, shift, axis=1) for shift in range(10)]), folder / "frames")
-    np.savez(folder / "points.npz", landmarks=np.stack([points + [shift, 0] for shift in range(10)]))
+    np.savez(folder / "points.npz", landmarks=np.stack([points + np.array([shift, 0]) for shift in range(10)]))
     return folder
 
 
