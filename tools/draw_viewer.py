@@ -18,6 +18,7 @@ import numpy as np
 
 from mol.common.extras import installed_file
 from mol.data.clips import CROP
+from mol.prediction.page import SHOWN_REGIONS
 from mol.prediction.regions import REGIONS, flow_by_region
 from mol.prediction.windows import inverse
 from mol.scoring.expression import BLINK, MACRO, MICRO, Expression
@@ -54,7 +55,8 @@ def film_data(video: Video) -> ViewerData:
         for place, number in enumerate(numbers[:-1]):
             looks.add(number, seen[place], transform_points(inverse(matrix), square), coarse_flow(flow[place], matrix))
         regions = flow_by_region(flow, transform_points(matrix, seen[:-1]))
-        regions -= regions[:, [REGIONS.index("nose")]]
+        others = np.arange(len(REGIONS)) != REGIONS.index("nose")
+        regions[:, others] -= regions[:, [REGIONS.index("nose")]]
         times.append(float(video.seconds[numbers].mean()))
         strengths.append(np.nanmean(np.hypot(regions[..., 0], regions[..., 1]), axis=0))
     strength = np.stack(strengths)
@@ -74,7 +76,7 @@ def film_data(video: Video) -> ViewerData:
                 made_up_expressions(np.array(times), strength, video),
             )
         ],
-        regions=REGIONS,
+        regions=SHOWN_REGIONS,
         notes=("an example: the flow is TV-L1, and no network gave the probabilities",),
         facts={"Network": "none"},
     )
@@ -104,13 +106,13 @@ def made_up_expressions(times: np.ndarray, strength: np.ndarray, video: Video) -
     return sorted(found, key=lambda one: one.onset)
 
 
-def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1340, *options: str) -> None:
+def photograph(page: Path, picture: Path, width: int = 1280, height: int = 1470, *options: str) -> None:
     """A picture of a page in a window of some size."""
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if browser is None:
         sys.exit("no Chromium is on the PATH; on Debian: apt-get install chromium")
     picture.parent.mkdir(parents=True, exist_ok=True)
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--timeout=4000"]
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--timeout=10000"]
     command += [f"--screenshot={picture}", f"--window-size={width},{height}", *options]
     subprocess.run([*command, f"{page.as_uri()}#t=1.94"], check=True, capture_output=True)
 

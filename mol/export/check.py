@@ -166,6 +166,8 @@ def describe(done: Checked, pytorch: float) -> list[str]:
     ]
     if done.edges is None:
         lines.append("  edges of the graphs: a compiled file does not show them")
+    elif not done.edges:
+        lines.append("  edges of the graphs: this network builds none")
     elif not done.flipped:
         lines.append(f"  edges of the graphs: all {done.edges} are the network's")
     else:

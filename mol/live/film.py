@@ -69,7 +69,7 @@ class FilmSource:
             (self._newest.put if self._as_live else self._newest.put_patiently)(frame)
         self._offset += self._film.duration + 60  # a second round is no part of the first one's windows
         self._wanted.clear()
-        self._newest.wait_empty()
+        self._newest.wait_until_read()
         self._room.tell({"kind": "ended", "why": ""}, film_state="ended")
 
     def _chosen(self) -> list[int]:

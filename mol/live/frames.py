@@ -77,7 +77,7 @@ class NewestFrame:
     def __init__(self) -> None:
         self._change = threading.Condition()
         self._frame: LiveFrame | None = None
-        self._closed = False
+        self._closed = self._idle = False
         self.dropped = 0
 
     def put(self, frame: LiveFrame) -> None:
@@ -97,15 +97,18 @@ class NewestFrame:
     def take(self, timeout: float | None = None) -> LiveFrame | None:
         """Wait for the newest frame; None after the time is over or this was closed."""
         with self._change:
+            self._idle = True
+            self._change.notify_all()
             self._change.wait_for(lambda: self._frame is not None or self._closed, timeout)
             frame, self._frame = self._frame, None
+            self._idle = False
             self._change.notify_all()
             return None if self._closed else frame
 
-    def wait_empty(self) -> None:
-        """Wait until no frame waits here."""
+    def wait_until_read(self) -> None:
+        """Wait until no frame waits here, and whoever took the last one waits for another."""
         with self._change:
-            self._change.wait_for(lambda: self._frame is None or self._closed)
+            self._change.wait_for(lambda: (self._frame is None and self._idle) or self._closed)
 
     def clear(self) -> None:
         """Forget a frame that waits."""

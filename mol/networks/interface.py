@@ -21,6 +21,8 @@ from mol.common.errors import SettingsError
 from mol.data.cache import ClipSet
 from mol.data.clips import Augmentation
 from mol.data.order import WHOLE
+from mol.network.estimates import FLOW as FLOW
+from mol.network.estimates import LANDMARKS as LANDMARKS
 from mol.network.units import LearnedUnits
 
 

@@ -86,13 +86,19 @@ class Client:
 
     def __init__(self, live: Live) -> None:
         address = live.server.address.replace("http", "ws") + "socket"
-        self.connection: ClientConnection = connect(address, origin=origin_of(live), max_size=None)  # type: ignore[arg-type]
+        self._closing = ExitStack()
+        opening: Any = connect(address, origin=origin_of(live), max_size=None)  # type: ignore[arg-type]
+        self.connection: ClientConnection = self._closing.enter_context(opening)
 
     def __enter__(self) -> Client:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.connection.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the page."""
+        self._closing.close()
 
     def say(self, message: dict[str, Any] | str | bytes) -> None:
         self.connection.send(message if isinstance(message, (str, bytes)) else json.dumps(message))

@@ -1,7 +1,8 @@
 // The page: what its parts do to one another.
 
 const THEMES = ["system", "light", "dark"];
-const KEPT = 12; // own frames that wait for their readings
+const WAITING = 4; // own frames that have no reading yet, at most: the rest is dropped here
+const PATIENCE = 2000; // milliseconds after which none is expected any more
 
 class Live {
   constructor() {
@@ -40,6 +41,7 @@ class Live {
   hear_camera({ whose }) {
     this.whose = whose;
     if (whose === "here") this.say("The camera is on");
+    else if (this.camera?.running && whose === "nobody") this.link.send({ kind: "claim" }); // said before the claim was heard
     else if (this.camera?.running) this.dropCamera();
     if (whose === "elsewhere") this.say("The camera of another page is shown; it can be started here when that one has stopped.");
     if (whose === "nobody") this.say("");
@@ -226,7 +228,7 @@ class Live {
       (message, canvas, number, captured) => this.sendFrame(message, canvas, number, captured),
       (words) => this.cameraGone(words),
     );
-    camera.ready = () => this.whose === "here" && !this.link.jammed;
+    camera.ready = () => this.whose === "here" && !this.link.jammed && this.waiting() < WAITING;
     this.camera = camera;
     this.claiming = camera;
     this.showControls();
@@ -256,8 +258,13 @@ class Live {
 
   sendFrame(message, canvas, number, captured) {
     this.sent.set(number, { canvas, captured });
-    if (this.sent.size > KEPT) this.sent.delete(this.sent.keys().next().value);
     this.link.send(message);
+  }
+
+  waiting() {
+    const oldest = performance.now() - PATIENCE;
+    for (const [number, { captured }] of this.sent) if (captured < oldest) this.sent.delete(number);
+    return this.sent.size;
   }
 
   cameraGone(words) {

@@ -89,3 +89,22 @@ def test_nobody_waits_for_a_place_that_is_closed():
     waiting.join(5)
     assert not waiting.is_alive()
     assert newest.take() is None
+
+
+def test_a_film_can_wait_until_its_last_frame_has_been_read():
+    newest, events = NewestFrame(), []
+
+    def read() -> None:
+        newest.take()
+        time.sleep(0.05)
+        events.append("read")
+        newest.take()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    newest.put(frame(0))
+    newest.wait_until_read()
+    events.append("ended")
+    newest.close()
+    thread.join(5)
+    assert events == ["read", "ended"]

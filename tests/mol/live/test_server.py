@@ -30,7 +30,7 @@ from mol.live.page import SCRIPTS
 from mol.live.room import FULL, MOST_VIEWERS
 from mol.live.run import Live, LiveConfig
 from mol.network.checkpoint import save_checkpoint
-from mol.networks.flow_cnn import FlowCNN
+from mol.networks.apex_difference import ApexDifference
 from mol.prediction.tables import frame_columns
 from mol.vision.sources import open_footage
 
@@ -131,8 +131,8 @@ def test_the_websocket_is_refused_to_other_pages(live: Live, address: str, origi
     for name, value in (("PORT", str(own.port)), ("TOKEN", own.path.strip("/"))):
         address, origin = address.replace(name, value), origin and origin.replace(name, value)
     sock = socket.create_connection((own.hostname, own.port))
-    with pytest.raises(InvalidStatus) as refused:
-        connect(address, sock=sock, origin=origin)
+    with pytest.raises(InvalidStatus) as refused, connect(address, sock=sock, origin=origin):
+        pass
     assert refused.value.response.status_code == 403
 
 
@@ -260,7 +260,7 @@ def test_one_page_too_many_is_told_so(live: Live):
     assert closed.value.rcvd is not None
     assert closed.value.rcvd.code == FULL
     for page in pages:
-        page.connection.close()
+        page.close()
 
 
 # A film.
@@ -366,21 +366,23 @@ def test_settings_that_cannot_work_are_refused(settings: dict, words: str):
         LiveConfig("run", **settings)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_the_command_at_once(tmp_path: Path, number: signal.Signals):
     torch.manual_seed(0)
-    state = {"network": "flow-cnn", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
-    save_checkpoint(tmp_path / "run" / "checkpoints" / "last", FlowCNN(3), None, state)
+    state = {"network": "apex-difference", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last", ApexDifference(3), None, state)
     command = [sys.executable, "-m", "mol", "live", "--weights", "run", "--device", "cpu"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     assert process.stdout is not None
-    address = process.stdout.readline().split()[-1]
-    port = urlsplit(address).port
-    with socket.create_connection(("127.0.0.1", port), timeout=5):
-        os.kill(process.pid, number)
-        output, _ = process.communicate(timeout=20)
+    try:
+        address = next(line.split()[-1] for line in process.stdout if "The live view is at" in line)
+        with socket.create_connection(("127.0.0.1", urlsplit(address).port), timeout=5):
+            os.kill(process.pid, number)
+            output, _ = process.communicate(timeout=20)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, output
     assert "stopped by" in output
     assert "Traceback" not in output

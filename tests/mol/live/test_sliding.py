@@ -14,7 +14,7 @@ from live_view import CLASSES, tiny_network
 from mol.live.sliding import FURTHEST, SlidingWindow
 from mol.network.model import MOL, MOLOutput
 from mol.networks.mol import NETWORK, MOLNetwork
-from mol.prediction.windows import ALIGN, Aligned, align_window, run_network
+from mol.prediction.windows import ALIGN, align_window, run_network
 from mol.vision.align import alignment_matrix, warp_picture
 
 
@@ -160,7 +160,3 @@ def test_mol_itself_gives_the_numbers_of_its_windows():
     expected = stream.read(np.arange(1, 9)[None], dict(enumerate(crops)))
     assert np.allclose(slid.window.probabilities, torch.softmax(expected.logits, -1).detach().numpy(), atol=1e-5)
     assert np.allclose(slid.window.flow, expected.flow[0].detach().numpy(), atol=1e-2)
-    (rest,) = run_network(
-        NETWORK, model, [Aligned(np.zeros(8, int), crops[[0] * 8], matrix, np.stack([face_points()] * 8))], "32"
-    )
-    assert np.allclose(slid.still, rest.probabilities, atol=1e-4)
