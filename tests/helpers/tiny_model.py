@@ -56,14 +56,13 @@ class TinyMOLWithUnits(TinyMOL):
         super().__init__(num_classes, **settings)  # type: ignore[arg-type]
         if action_units is not None:
             self.config["action_units"] = list(action_units)
-            self.action_units = ActionUnitHead(16 * 16, len(action_units), 0.5)
+            self.action_units = ActionUnitHead(8 * 16, len(action_units), 0.5)
 
     def forward(self, clips: Tensor, pairs: Tensor | None = None) -> MOLOutput | MOLUnitsOutput:  # type: ignore[override]
         output = super().forward(clips, pairs)
         if "action_units" not in self.config:
             return output
-        maps = F.relu(self.norm(self.conv(F.avg_pool2d(clips[:, 0], 8))))
-        return MOLUnitsOutput(*output, self.action_units(F.avg_pool2d(maps, 4).flatten(1)))
+        return MOLUnitsOutput(*output, self.action_units(F.avg_pool2d(clips[:, 0], 32).flatten(1)))
 
     def recognise_units(self, clips: Tensor) -> tuple[Tensor, Tensor | None]:
         output = self(clips)
