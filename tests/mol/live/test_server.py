@@ -30,7 +30,7 @@ from mol.live.page import SCRIPTS
 from mol.live.room import FULL, MOST_VIEWERS
 from mol.live.run import Live, LiveConfig
 from mol.network.checkpoint import save_checkpoint
-from mol.networks.apex_difference import ApexDifference
+from mol.networks.apex_difference import DifferenceCNN
 from mol.prediction.tables import frame_columns
 from mol.vision.sources import open_footage
 
@@ -370,7 +370,7 @@ def test_settings_that_cannot_work_are_refused(settings: dict, words: str):
 def test_a_signal_ends_the_command_at_once(tmp_path: Path, number: signal.Signals):
     torch.manual_seed(0)
     state = {"network": "apex-difference", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
-    save_checkpoint(tmp_path / "run" / "checkpoints" / "last", ApexDifference(3), None, state)
+    save_checkpoint(tmp_path / "run" / "checkpoints" / "last", DifferenceCNN(3), None, state)
     command = [sys.executable, "-m", "mol", "live", "--weights", "run", "--device", "cpu"]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
