@@ -21,8 +21,10 @@ from synth_clips import people
 
 from mol.common.errors import SettingsError
 from mol.data.clips import Augmentation, Batch
+from mol.network.units import SHOWN, UNKNOWN
 from mol.networks.mol import MOLNetwork
 from mol.networks.registry import NETWORKS
+from mol.synth.action_units import EMOTIONS
 from mol.synth.clip_plan import SynthSettings
 from mol.synth.rendered_clips import RenderedClips
 
@@ -75,6 +77,18 @@ def test_a_batch_has_the_form_that_the_network_trains_on(batches):
     assert all(part.dtype == torch.float32 for part in batch[:3])
     assert 0.1 < batch.flow.abs().max() < 4
     assert -16 < batch.landmarks.min() < batch.landmarks.max() < 144  # jaws may reach beyond a crop
+
+
+def test_the_action_units_of_a_batch_are_known_and_their_frequencies_without_rendering(batches):
+    known = {emotion: [set(units) for units in EMOTIONS[name]] for emotion, name in enumerate(SETTINGS.emotions)}
+    for label, targets in zip(batches[0].label.tolist(), batches[0].action_units.tolist(), strict=True):
+        assert {unit for unit, target in enumerate(targets) if target == SHOWN} in known[label]
+        assert UNKNOWN not in targets
+    rows = rendered().sampled_rows(400, seed=0)
+    assert len(rows) >= 400
+    # 12 is in all sets of happiness, which half of the clips show; 25 in one of three.
+    shares = [np.mean([unit in row["action_units"] for row in rows]) for unit in (12, 25)]
+    assert shares == pytest.approx([1 / 2, 1 / 6], abs=0.07)
 
 
 @pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"mol"}))

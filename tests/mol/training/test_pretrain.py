@@ -17,7 +17,7 @@ from places import environment
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_cache import write_tiny_cache
-from tiny_model import instead_of_mol
+from tiny_model import TinyMOLWithUnits, instead_of_mol
 
 from mol.arguments import read_config
 from mol.cli import main
@@ -80,6 +80,20 @@ def stop_at_the_next_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # From clips to a file, and from the file to another training
+
+
+def test_action_units_are_learned_from_clips_that_are_rendered(
+    config: PretrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead_of_mol(monkeypatch, TinyMOLWithUnits)
+    settings = {"synth": config.synth, "run": config.run, "held_out": config.held_out, "steps": 3, "batch_size": 2}
+    own = PretrainConfig(**settings, action_units="auto", flow_pairs=4, tvl1_pairs=0, validate_every=0, device="cpu")
+    result = pretrain(own)
+    start = read_starting_weights(result.weights)
+    # Those of happiness and surprise: each is in at least one of their three sets.
+    assert start.model["action_units"] == [1, 2, 5, 6, 12, 25, 26]
+    assert result.evaluation.action_units is not None
+    assert [one.unit for one in result.evaluation.action_units.units] == [1, 2, 5, 6, 12, 25, 26]
 
 
 def test_from_nothing_to_a_file_and_from_the_file_to_a_training(
