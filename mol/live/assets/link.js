@@ -7,6 +7,7 @@ class Link {
   constructor(on) {
     this.on = on;
     this.tries = 0;
+    this.heard = Promise.resolve(); // messages are passed on in their order, though pictures take a while to decode
     this.open();
   }
 
@@ -19,7 +20,9 @@ class Link {
       this.tries = 0;
       this.on.open();
     });
-    this.socket.addEventListener("message", ({ data }) => this.receive(data));
+    this.socket.addEventListener("message", ({ data }) => {
+      this.heard = this.heard.then(() => this.receive(data)).catch((error) => console.error(error));
+    });
     this.socket.addEventListener("close", ({ code }) => {
       if (code === FULL) this.on.closed("full");
       else {
