@@ -31,11 +31,11 @@ WINGS = {
     "export": ("ONNX, torch.export, C++", 0),
     "viewer": ("a page for a film", 2),
     "prediction": ("windows, overlay", 0),
+    "live": ("a page with a camera", 0),
     "spotting": ("long videos", 2),
     "training": ("settings, loop, log", 1),
     "loso": ("folds, results, tables", 1),
     "report": ("pages, comparisons", 1),
-    "live": ("a page with a camera", 0),
 }
 # The path of a call through the kernels, and where it may end: module and name in the drawing.
 CALL = ("modules", "functional", "ops", "dispatch")
