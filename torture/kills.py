@@ -26,6 +26,7 @@ SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
 # Kills in half an hour, and seconds of processor time that they take.
 _TARGETS = {
     "train": (28, 190), "train-mol": (8, 230), "extract": (16, 200), "synth": (16, 150), "synth-set": (12, 120),
+    "synth-long": (8, 100),
     "loso": (20, 190), "predict": (16, 160), "pretrain": (14, 180),
 }  # fmt: skip
 # A command that goes on for this long (seconds of its own processor time, and asleep) never ends.

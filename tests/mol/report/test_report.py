@@ -600,7 +600,7 @@ def test_comparison_shows_scores_and_differences_to_the_first_run(others: list[P
 def test_comparison_lists_only_the_settings_that_differ(others: list[Path]):
     usual = read_run(others[0]).settings["loss"]
     settings = compare_runs([read_run(one) for one in others]).settings
-    assert settings == {f"loss.{name}": [weight, None] for name, weight in usual.items()} | {
+    assert settings == {f"loss.{name}": [weight, None] for name, weight in usual.items() if weight} | {
         "loss.w_of": [usual["w_of"], 0.0]
     }
 
