@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch.nn.functional as F
@@ -76,7 +76,7 @@ def _graph(name: str, block: nn.Module, x: Tensor) -> Graph:
     if isinstance(block, mk.F5C):
         f = block.fcc(x)
         x = x + f if block.variant == "paper" else f
-    ccc = block.ccc
+    ccc = cast(mk.CCC, block.ccc)
     nodes = x.flatten(2) if ccc.graph == "channel" else x.flatten(2).transpose(1, 2)
     chosen = mk.functional.knn(x, ccc.k, graph=ccc.graph)
     unit = F.normalize(nodes.double(), dim=2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +116,7 @@ def _written(program: Any, form: Format, path: Path, facts: Mapping[str, str], t
     return found[0]
 
 
-def paths_of(out: str, formats: list[str]) -> dict[str, Path]:
+def paths_of(out: str, formats: Sequence[str]) -> dict[str, Path]:
     """The file of each format.
 
     Raises:

@@ -112,9 +112,11 @@ class OnnxNetwork:
     window_note = ""
 
     def __init__(self, facts: Facts) -> None:
-        units = facts.action_units
-        lists = () if units is None else (tuple(units[name]) for name in ("units", "annotated", "shown"))
-        self.action_units = None if units is None else LearnedUnits(*lists, clips=units["clips"])
+        self.action_units: LearnedUnits | None = None
+        if (units := facts.action_units) is not None:
+            self.action_units = LearnedUnits(
+                tuple(units["units"]), tuple(units["annotated"]), tuple(units["shown"]), units["clips"]
+            )
 
 
 class OnnxModel:
