@@ -89,15 +89,15 @@ def checked(path: Path, written: Path, form: Format, truths: list[Truth]) -> Che
         ExportError: an estimate differs by more than the tolerance on a clip whose graphs have no tie, the file
             chooses other neighbours where there is no tie, or every clip has one.
     """
-    run = form.load(written)
+    run, edges_of = form.load(written)
     flipped: list[Flip] = []
     differences, allowed = [], set()
     first = 0
     for truth in truths:
         size = len(truth.clips)
         differences += _differences(run(truth.clips), truth.estimates)
-        if form.shows_edges:
-            found = flips(truth.graphs, form.edges(written, truth.clips), size)
+        if edges_of is not None:
+            found = flips(truth.graphs, edges_of(truth.clips), size)
             flipped += [flip._replace(clip=flip.clip + first) for flip in found]
         else:
             allowed |= {clip + first for clip in ties(truth.graphs, size)}
@@ -116,7 +116,7 @@ def checked(path: Path, written: Path, form: Format, truths: list[Truth]) -> Che
         written.stat().st_size / 1e6,
         tuple(map(max, zip(*plain, strict=True))),
         seconds_of(lambda: run(truths[0].clips)),
-        sum(count(truth.graphs) for truth in truths) if form.shows_edges else None,
+        sum(count(truth.graphs) for truth in truths) if edges_of is not None else None,
         flipped,
         aside,
     )

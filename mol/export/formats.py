@@ -8,8 +8,10 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +31,18 @@ Edges = list[np.ndarray]
 """The neighbours in each graph that was built, in the order in which they were: (N, M, k) integers."""
 
 
+class Loaded(NamedTuple):
+    """A file, ready to run as its users run it.
+
+    Attributes:
+        run: clips → estimates.
+        edges: clips → the neighbours that the file chooses; None if it doesn't show them.
+    """
+
+    run: Run
+    edges: Callable[[Tensor], Edges] | None = None
+
+
 class Format(ABC):
     """A kind of file.
 
@@ -36,13 +50,11 @@ class Format(ABC):
         name: on the command line.
         ending: of its files.
         title: for people.
-        shows_edges: whether `edges` can read the graphs that the file builds while it runs.
     """
 
     name: ClassVar[str]
     ending: ClassVar[str]
     title: ClassVar[str]
-    shows_edges: ClassVar[bool] = True
 
     def require(self) -> None:  # noqa: B027 - most formats need nothing
         """Raise an error if what writing this file needs is not installed."""
@@ -52,12 +64,8 @@ class Format(ABC):
         """Write the file, with facts about the network in it."""
 
     @abstractmethod
-    def load(self, path: Path) -> Run:
-        """The file, ready to run as its users run it."""
-
-    def edges(self, path: Path, clips: Tensor) -> Edges:
-        """The neighbours that the file chooses for some clips."""
-        raise NotImplementedError(self.name)
+    def load(self, path: Path) -> Loaded:
+        """Load the file."""
 
 
 class PyTorch(Format):
@@ -66,27 +74,36 @@ class PyTorch(Format):
     name, ending, title = "pt2", ".pt2", "torch.export"
 
     def write(self, program: ExportedProgram, path: Path, facts: Mapping[str, str]) -> None:
-        """With the facts as extra files."""
-        torch.export.save(program, path, extra_files=dict(facts))
+        """With the facts as extra files, and without the clips that it was recorded on."""
+        kept = copy(program)
+        kept.example_inputs = None
+        torch.export.save(kept, path, extra_files=dict(facts))
 
-    def load(self, path: Path) -> Run:
-        """By ``torch.export.load``."""
-        return _on_tensors(torch.export.load(path).module())
+    def load(self, path: Path) -> Loaded:
+        """By ``torch.export.load``; edges are the results of ``topk``, the only places where the graph chooses."""
+        module = torch.export.load(path).module()
 
-    def edges(self, path: Path, clips: Tensor) -> Edges:
-        """The results of ``topk``, the only places where the graph chooses."""
-        found: Edges = []
+        def edges(clips: Tensor) -> Edges:
+            reader = _TopK(module)
+            with torch.inference_mode():
+                reader.run(clips)
+            return reader.found
 
-        class Reader(fx.Interpreter):
-            def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-                result = super().call_function(target, args, kwargs)
-                if target is torch.ops.aten.topk.default:
-                    found.append(result[1].numpy())
-                return result
+        return Loaded(_on_tensors(module), edges)
 
-        with torch.inference_mode():
-            Reader(torch.export.load(path).module()).run(clips)
-        return found
+
+class _TopK(fx.Interpreter):
+    """Runs a graph and keeps the indices that ``topk`` gives."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__(module)
+        self.found: Edges = []
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_function(target, args, kwargs)
+        if target is torch.ops.aten.topk.default:
+            self.found.append(result[1].numpy())
+        return result
 
 
 class Onnx(Format):
@@ -124,27 +141,32 @@ class Onnx(Format):
         path.write_bytes(proto.SerializeToString())
         write_checksum(path)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path) -> Loaded:
         """By onnxruntime, through the reader that `mol predict` uses."""
         model = OnnxModel(path, torch.get_num_threads())
-        return lambda clips: tuple(value for value in model(clips.numpy()) if value is not None)
+        session = cache(partial(_with_edges, path))
 
-    def edges(self, path: Path, clips: Tensor) -> Edges:
-        """The indices that TopK gives, as further outputs of a copy of the graph."""
-        onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
-        model = onnx.load(path)
-        names = [node.output[1] for node in model.graph.node if node.op_type == "TopK"]
-        for name in names:
-            model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
-        session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return list(session.run(names, {INPUT: clips.numpy()})) if names else []
+        def edges(clips: Tensor) -> Edges:
+            names, opened = session()
+            return list(opened.run(names, {INPUT: clips.numpy()})) if names else []
+
+        return Loaded(lambda clips: tuple(value for value in model(clips.numpy()) if value is not None), edges)
+
+
+def _with_edges(path: Path) -> tuple[list[str], Any]:
+    """A copy of an ONNX graph with the indices that TopK gives as outputs, and their names."""
+    onnx, runtime = require("onnx", "onnx"), require("onnxruntime", "onnx")
+    model = onnx.load(path)
+    names = [node.output[1] for node in model.graph.node if node.op_type == "TopK"]
+    for name in names:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, None))
+    return names, runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 class Compiled(Format):
     """A shared library with its weights, compiled by AOTInductor for the processor of this machine."""
 
     name, ending, title = "aoti", ".aoti.pt2", "AOTInductor"
-    shows_edges = False
 
     def require(self) -> None:
         """A C++ compiler."""
@@ -161,11 +183,11 @@ class Compiled(Format):
             settings = {"aot_inductor.metadata": dict(facts)}
             _inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=settings)
 
-    def load(self, path: Path) -> Run:
+    def load(self, path: Path) -> Loaded:
         """By the loader that C++ programs use."""
         from torch import _inductor
 
-        return _on_tensors(_inductor.aoti_load_package(str(path)))
+        return Loaded(_on_tensors(_inductor.aoti_load_package(str(path))))
 
 
 FORMATS: dict[str, Format] = {form.name: form for form in (PyTorch(), Onnx(), Compiled())}

@@ -9,6 +9,15 @@ from torch import Tensor, nn
 import molkernels as mk
 from mol.network.model import MOLOutput, f5c_block
 
+STATE = {
+    "network": "mol",
+    "classes": ["happiness", "surprise", "others"],
+    "step": 7,
+    "train_people": ["somebody"],
+    "calibration": {"value": 1.5, "videos": 30, "clips": 60, "people": 5},
+}
+"""Facts of its training."""
+
 
 class TinyGraph(nn.Module):
     """Frames averaged to 8×8 pixels, 8 channels, two F5C blocks, a cost volume; a linear head per output."""

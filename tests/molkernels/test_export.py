@@ -59,6 +59,7 @@ def test_a_named_backend_is_not_in_a_graph_of_standard_operators():
 
 
 @pytest.mark.parametrize("kind", ["paper", "released", "cost_volume"])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @torch.no_grad()
 def test_a_trace_takes_another_batch(kind):
     module = modules()[kind]

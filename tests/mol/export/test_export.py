@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_graph import TinyGraph
+from tiny_graph import STATE, TinyGraph
 from tiny_model import instead_of_mol
 from torch import nn
 from torch.nn.utils import parametrize
@@ -26,14 +26,7 @@ from mol.export.program import program_of
 from mol.network.checkpoint import save_checkpoint
 from mol.networks.flow_cnn import FlowCNN
 
-STATE = {
-    "network": "mol",
-    "classes": ["happiness", "surprise", "others"],
-    "step": 7,
-    "train_people": ["somebody"],
-    "calibration": {"value": 1.5, "videos": 30, "clips": 60, "people": 5},
-}
-ABLATIONS = [("released", {}), ("paper", {"ccc": False}), ("paper", {"fcc": False}), ("paper", {"f5c": False})]
+ABLATIONS = [("released", {}), ("released", {"ccc": False}), ("paper", {"fcc": False}), ("paper", {"f5c": False})]
 
 
 def network(variant="paper", **settings):
@@ -44,19 +37,9 @@ def facts(model):
     return facts_of({**STATE, "model": model.config})
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A network's files of both portable formats, with what their check found."""
-    pytest.importorskip("onnxscript")
-    folder, model = tmp_path_factory.mktemp("export"), network()
-    paths = {"pt2": folder / "tiny.pt2", "onnx": folder / "tiny.onnx"}
-    seconds, files = export_network(model, paths, facts(model), random_clips(3))
-    return model, seconds, {done.form.name: done for done in files}
-
-
 @pytest.mark.parametrize("name", ["pt2", "onnx"])
 def test_a_file_computes_what_its_network_does(exported, name):
-    _, _, files = exported
+    files = exported.files
     done = files[name]
     assert done.path.stat().st_size == round(1e6 * done.megabytes)
     assert 0 < max(done.differences) <= TOLERANCE
@@ -65,7 +48,7 @@ def test_a_file_computes_what_its_network_does(exported, name):
 
 
 def test_the_check_is_printed(exported):
-    _, seconds, files = exported
+    _, seconds, files, _ = exported
     text = "\n".join(describe(files["onnx"], seconds))
     for part in ("ONNX, operator set 18", " MB, ", "PyTorch", "logits ", "flow ", "landmarks ", "1344"):
         assert part in text
@@ -74,7 +57,7 @@ def test_the_check_is_printed(exported):
 def test_the_onnx_file_says_what_it_holds(exported):
     import onnx
 
-    model = onnx.load(exported[2]["onnx"].path)
+    model = onnx.load(exported.files["onnx"].path)
     onnx.checker.check_model(model)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
     assert {node.domain for node in model.graph.node} == {""}
@@ -98,7 +81,7 @@ def test_the_onnx_file_says_what_it_holds(exported):
 
 
 def test_the_torch_file_needs_nothing_of_this_program(exported):
-    model, _, files = exported
+    model, _, files, _ = exported
     clips = random_clips(2).inputs
     code = (
         "import sys, torch; clips = torch.randn(2, 1, 8, 128, 128, generator=torch.Generator().manual_seed(0));"

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_graph import TinyGraph
+from tiny_graph import STATE
 
 from mol.common.errors import CheckpointError, ClipError
 from mol.export.clips import random_clips
-from mol.export.export import export_network, facts_of
 from mol.export.onnx_header import BLANK, CHECKSUM, read_header, write_checksum
 from mol.export.onnx_model import OnnxModel, is_onnx, read_facts
 from mol.networks.mol import NETWORK
@@ -27,16 +26,13 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")
-def model():
-    return TinyGraph().eval()
+def model(exported):
+    return exported.model
 
 
 @pytest.fixture(scope="module")
-def path(model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("onnx") / "tiny.onnx"
-    state = {"network": "mol", "classes": ["a", "b", "c"], "step": 7, "model": model.config}
-    export_network(model, {"onnx": path}, facts_of(state), random_clips(2))
-    return path
+def path(exported):
+    return exported.files["onnx"].path
 
 
 def test_it_gives_what_the_network_gives(model, path):
@@ -47,7 +43,7 @@ def test_it_gives_what_the_network_gives(model, path):
         np.testing.assert_allclose(found, value, rtol=1e-3, atol=1e-4)
     assert loaded(clips.numpy()).action_units is None
     assert [len(value) for value in loaded(clips[:0].numpy())[:3]] == [0, 0, 0]
-    assert loaded.facts.classes == ["a", "b", "c"]
+    assert loaded.facts.classes == STATE["classes"]
     assert loaded.facts.state()["model"] == model.config
 
 
@@ -163,7 +159,7 @@ def test_facts_that_do_not_fit_are_refused(path, tmp_path, key, value, message):
 
 def test_a_file_without_checksum_is_taken(path, tmp_path):
     other = changed(path, tmp_path, lambda graph: graph.metadata_props.remove(entry(graph, CHECKSUM)))
-    assert read_facts(other).classes == ["a", "b", "c"]
+    assert read_facts(other).classes == STATE["classes"]
     with pytest.raises(ValueError, match="has no entry"):
         write_checksum(other)
     assert read_header(path).metadata[CHECKSUM] != BLANK

@@ -339,7 +339,8 @@ def test_a_full_disk_ends_the_recording_and_not_the_view(tmp_path: Path, monkeyp
             raise StorageError("could not record: no space left on device.")
 
         monkeypatch.setattr(live.recorder, "add", full)
-        send_face(client, 1)
+        # The news may come before the reading, so nothing waits for that.
+        client.say(frame_bytes(face_frames()[1], 1, STEP))
         told = client.hear("recording")
         assert told["folder"] is None
         assert "no space" in told["why"]

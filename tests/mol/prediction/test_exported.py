@@ -11,34 +11,20 @@ import numpy as np
 import pytest
 from data_fixtures import write_frames_folder
 from places import environment
-from tiny_graph import TinyGraph
+from tiny_graph import STATE, TinyGraph
 from tiny_model import instead_of_mol
 
 from mol.common.errors import CheckpointError, SettingsError
-from mol.export.clips import random_clips
-from mol.export.export import export_network, facts_of
-from mol.network.checkpoint import read_state, save_checkpoint
+from mol.network.checkpoint import save_checkpoint
 from mol.prediction.predict import PredictConfig, predict
 from mol.synth.faces import load_faces
 
-pytest.importorskip("onnxscript")
-pytest.importorskip("onnxruntime")
-
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(exported) -> Path:
     """A run, its ONNX file, the frames of a face that drifts, and its landmarks."""
-    folder, model = tmp_path_factory.mktemp("exported"), TinyGraph().eval()
-    state = {
-        "network": "mol",
-        "classes": ["happiness", "surprise", "others"],
-        "mean_shape": None,
-        "step": 5,
-        "calibration": {"value": 1.5, "videos": 30, "clips": 60, "people": 5},
-    }
-    checkpoint = folder / "run" / "checkpoints" / "last"
-    save_checkpoint(checkpoint, model, None, state)
-    export_network(model, {"onnx": folder / "mine.onnx"}, facts_of(read_state(checkpoint)), random_clips(2))
+    folder = exported.folder
+    save_checkpoint(folder / "run" / "checkpoints" / "last", exported.model, None, {**STATE, "mean_shape": None})
     face = load_faces(("astronaut",))[0]
     image, points = face.image[:220, 60:300], face.points - [60, 0]
     write_frames_folder(np.stack([np.roll(image, shift, axis=1) for shift in range(10)]), folder / "frames")
@@ -55,7 +41,7 @@ QUICK = {"interval": 1, "stride": 1, "overlay": False, "page": False, "save_arra
 
 
 def test_a_process_without_pytorch_reads_a_video_as_the_network_does(folder, tmp_path, monkeypatch):
-    options = settings(folder, "mine.onnx", tmp_path / "exported") | {**QUICK, "page": True}
+    options = settings(folder, "tiny.onnx", tmp_path / "exported") | {**QUICK, "page": True}
     typed = [f"--{name}={str(value).lower() if isinstance(value, bool) else value}" for name, value in options.items()]
     code = (
         "import sys; from mol.cli import main; code = main(sys.argv[1:]);"
@@ -71,8 +57,8 @@ def test_a_process_without_pytorch_reads_a_video_as_the_network_does(folder, tmp
     found, wanted = (json.loads((tmp_path / name / "predictions.json").read_text()) for name in ("exported", "own"))
     assert found["vote"] == wanted["vote"]
     assert found["vote"]["temperature"] == 1.5
-    assert found["network"]["checkpoint"].endswith("mine.onnx")
-    assert found["network"]["step"] == 5
+    assert found["network"]["checkpoint"].endswith("tiny.onnx")
+    assert found["network"]["step"] == 7
     assert "onnxruntime" in found["versions"]
     assert "torch" not in found["versions"]
     assert len(found["windows"]) == 3
@@ -84,13 +70,13 @@ def test_a_process_without_pytorch_reads_a_video_as_the_network_does(folder, tmp
 
 
 def test_an_exported_network_reads_whole_windows_under_a_shared_alignment(folder, tmp_path):
-    options = settings(folder, "mine.onnx", tmp_path) | QUICK
+    options = settings(folder, "tiny.onnx", tmp_path) | QUICK
     (prediction, _) = predict(PredictConfig(**options, alignment="shared"))
     assert len(prediction.trace) == 3
 
 
 def test_where_an_exported_network_cannot_run(folder, tmp_path):
-    options = settings(folder, "mine.onnx", tmp_path) | QUICK
+    options = settings(folder, "tiny.onnx", tmp_path) | QUICK
     with pytest.raises(SettingsError, match=r"device='cuda': an ONNX file is run on the CPU"):
         predict(PredictConfig(**options, device="cuda"))
     with pytest.raises(SettingsError, match=r"precision='bf16-mixed': .* give the run folder"):
