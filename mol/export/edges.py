@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-<<<<<<< HEAD
 from typing import Any, NamedTuple
-=======
-from typing import NamedTuple, cast
->>>>>>> h18-export
 
 import numpy as np
 import torch.nn.functional as F
@@ -80,7 +76,7 @@ def _graph(name: str, block: Any, x: Tensor) -> Graph:
     if isinstance(block, mk.F5C):
         f = block.fcc(x)
         x = x + f if block.variant == "paper" else f
-    ccc = cast(mk.CCC, block.ccc)
+    ccc = block.ccc
     nodes = x.flatten(2) if ccc.graph == "channel" else x.flatten(2).transpose(1, 2)
     chosen = mk.functional.knn(x, ccc.k, graph=ccc.graph)
     unit = F.normalize(nodes.double(), dim=2)

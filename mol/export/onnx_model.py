@@ -112,19 +112,11 @@ class OnnxNetwork:
     window_note = ""
 
     def __init__(self, facts: Facts) -> None:
-<<<<<<< HEAD
         units = facts.action_units
         self.action_units: LearnedUnits | None = None
         if units is not None:
             told, annotated, shown = (tuple(units[name]) for name in ("units", "annotated", "shown"))
             self.action_units = LearnedUnits(told, annotated, shown, units["clips"])
-=======
-        self.action_units: LearnedUnits | None = None
-        if (units := facts.action_units) is not None:
-            self.action_units = LearnedUnits(
-                tuple(units["units"]), tuple(units["annotated"]), tuple(units["shown"]), units["clips"]
-            )
->>>>>>> h18-export
 
 
 class OnnxModel:
