@@ -84,7 +84,8 @@ class Film:
         Raises:
             MediaError: the film is damaged, or ends before its header says.
         """
-        self._stream.thread_type = "AUTO"
+        # Not frame by frame: with frames in several threads it depends on their order what FFmpeg reports as damaged.
+        self._stream.thread_type = "SLICE"
         packets, end = 0, 0.0
         for packet in self._container.demux(self._stream):
             if packet.size:

@@ -367,7 +367,8 @@ def test_settings_that_cannot_work_are_refused(settings: dict, words: str):
         LiveConfig("run", **settings)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_command_at_once(tmp_path: Path, number: signal.Signals):
     torch.manual_seed(0)
     state = {"network": "apex-difference", "classes": CLASSES, "mean_shape": None, "step": 5, "normalisation": "clip"}
