@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mol.network.flownet import Encoded
 from mol.network.heads import ActionUnitHead
 from mol.network.model import MOLOutput, MOLUnitsOutput
 
@@ -106,6 +107,12 @@ class SmallFlow(nn.Module):
 
     def forward(self, frames: Tensor, features: Tensor, count: int, per_frame: bool) -> Tensor:
         return nn.functional.interpolate(self.predict0(features), scale_factor=8)
+
+    def encode(self, frames: Tensor) -> Encoded:
+        return Encoded(frames, frames, frames, frames)
+
+    def decode(self, first: Tensor, second: Tensor, features: Tensor, encoded: Encoded, first_of: object) -> Tensor:
+        return self(encoded.frames, features, 2, False)
 
 
 def with_small_flow(patch: pytest.MonkeyPatch) -> None:

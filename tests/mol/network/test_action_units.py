@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from step_batches import random_batch
@@ -11,7 +12,9 @@ from mol import MOL, MOLOutput
 from mol.common.errors import SettingsError
 from mol.network.losses import LossTerms, LossTermsWithUnits, MOLLoss, action_unit_loss
 from mol.network.model import MOLUnitsOutput
+from mol.network.streaming import MOLStream
 from mol.network.units import CODES, NOT_SHOWN, SHOWN, UNKNOWN, LearnedUnits
+from mol.prediction.windows import Aligned, windows_of
 
 UNITS = (1, 2, 12)
 LEARNED = LearnedUnits(UNITS, (8, 8, 4), (2, 4, 1), 8)
@@ -53,6 +56,27 @@ def test_the_other_outputs_stay_bit_for_bit() -> None:
         torch.testing.assert_close(logits, plain.logits)
         assert without.recognise_units(clips)[1] is None
         assert with_units(clips[:0]).action_units.shape == (0, 3)
+
+
+def test_a_stream_of_windows_tells_the_same_units() -> None:
+    model, frames = mol(UNITS), torch.randn(9, 128, 128)
+    samples = np.array([range(8), range(1, 9)])
+    with torch.inference_mode():
+        found = MOLStream(model).read(samples, dict(enumerate(frames)))
+        alone = model(frames[torch.from_numpy(samples)].unsqueeze(1))
+    assert isinstance(found, MOLUnitsOutput)
+    torch.testing.assert_close(found.action_units, alone.action_units, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found.flow, alone.flow, atol=1e-4, rtol=1e-4)
+
+
+def test_a_window_has_the_probabilities_of_the_units() -> None:
+    aligned = Aligned(np.arange(8), np.zeros((8, 144, 144), np.uint8), np.eye(2, 3), np.zeros((8, 68, 2), np.float32))
+    logits, odds = torch.zeros(1, 3), torch.tensor([[0.0, 2.0, -2.0]])
+    flow, landmarks = torch.zeros(1, 7, 2, 128, 128), torch.zeros(1, 7, 68, 2)
+    (window,) = windows_of(MOLUnitsOutput(logits, flow, landmarks, odds), [aligned])
+    assert window.action_units == pytest.approx([0.5, 0.8808, 0.1192], abs=1e-4)
+    (plain,) = windows_of(MOLOutput(logits, flow, landmarks), [aligned])
+    assert plain.action_units is None
 
 
 @pytest.mark.parametrize("settings", [{"variant": "released"}, {"meeting": "side-by-side"}])

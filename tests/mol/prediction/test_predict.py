@@ -14,7 +14,7 @@ from data_fixtures import write_frames_folder
 from films import write_film, write_timed
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import TinyMOL
+from tiny_model import TinyMOL, TinyMOLWithUnits
 from torch import nn
 
 from mol.common import devices
@@ -542,6 +542,29 @@ def test_a_network_without_flow_and_landmarks_predicts_and_says_what_it_lacks(tm
         assert not {"flow", "landmarks"} & set(arrays)
     assert len(read_video(files["overlay"])) == 12
     assert files["overview"].stat().st_size > 10_000
+
+
+def test_the_probabilities_of_action_units_are_written_for_windows_and_their_mean(
+    tmp_path, tiny_run, astronaut_frames, monkeypatch
+):
+    monkeypatch.setattr("mol.networks.mol.MOL", TinyMOLWithUnits)
+    units = {"units": [4, 12], "annotated": [8, 8], "shown": [2, 4], "clips": 8}
+    path = tiny_run / "checkpoints" / "last"
+    known = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    state = {name: value for name, value in known.items() if name not in ("format", "model", "files")}
+    save_checkpoint(path, TinyMOLWithUnits(3, [4, 12]), None, {**state, "action_units": units})
+    write_frames_folder(astronaut_frames[:10], tmp_path / "frames")
+    settings = {"interval": 1, "stride": 2, "overlay": False}
+    prediction, files = predict(
+        PredictConfig(str(tmp_path / "frames"), str(tiny_run), str(tmp_path / "out"), **settings)
+    )
+    written = json.loads(files["predictions"].read_text(encoding="utf-8"))
+    windows = [[window["action_units"][name] for name in ("AU4", "AU12")] for window in written["windows"]]
+    assert len(windows) == 2
+    mean = [written["vote"]["action_units"][name] for name in ("AU4", "AU12")]
+    assert mean == pytest.approx(np.mean(windows, axis=0), abs=1e-4)
+    assert prediction.unit_probabilities == pytest.approx(mean, abs=1e-4)
+    assert "action units, mean probability: AU " in describe_prediction(prediction)
 
 
 def test_the_temperature_of_the_network_changes_all_probabilities_and_no_verdict(tmp_path, tiny_run, astronaut_frames):
