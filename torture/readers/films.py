@@ -68,8 +68,7 @@ def _sole(folder: Path = Path()) -> Path:
 
 def _read_video() -> None:
     """Read all frames, some of them, and count them, as `predict`, `extract` and `prepare` do."""
-    from mol.data.sets.generic import video_extent
-    from mol.vision.video import read_video
+    from mol.vision.video import read_video, video_extent
 
     path = _sole()
     video = read_video(path)

@@ -20,7 +20,7 @@ from mol.data.recordings import Annotated
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required, spellings
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, folders_by_name, subfolders
-from mol.data.sets.neutral import LongVideo, neutral_segments
+from mol.data.sets.neutral import LongVideo, add_long_videos
 from mol.data.sets.sheets import SheetRow, as_text, read_cells
 
 _PICTURES = ("rawpic", "longVideoFaceCropped")
@@ -82,11 +82,7 @@ def load_casme_sq(root: Path, on_error: OnError = "raise", neutral: int = 0) -> 
     if usable < macro:
         what = f"{macro - usable} macro-expressions can't be used for spotting: video or numbers are missing."
         collector.note("warning", sheet.name, what)
-    loaded = collector.loaded(sheet)
-    loaded.recordings.extend(video.recording(SET.name, SET.fps) for video in videos.values())
-    if neutral:
-        loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, SET.fps, neutral))
-    return loaded
+    return add_long_videos(collector.loaded(sheet), SET.name, videos.values(), SET.fps, neutral)
 
 
 SET = DataSet(

@@ -12,8 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from mol.common.errors import DataError
+from mol.common.errors import DataError, MediaError
 from mol.data.sets.sheets import SHEET_SUFFIXES
+from mol.vision.video import Extent, video_extent
 
 
 class SetNotFoundError(DataError):
@@ -193,3 +194,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []  # skip what may not be read, such as lost+found; require_folder checks the roots
     except OSError as error:
         raise DataError(f"cannot list {folder}: {error.strerror}; check the path.") from error
+
+
+def film_extent(path: Path) -> Extent:
+    """Length and rate of a video file that a table names; whatever is wrong with it is an error of the table's line.
+
+    Raises:
+        DataError: the file is missing, cannot be read or has no frames.
+    """
+    try:
+        extent = video_extent(path)
+    except MediaError as error:
+        raise DataError(str(error)) from error
+    if not extent.frames:
+        raise DataError(f"{path} has no frames; copy it again from its source.")
+    return extent

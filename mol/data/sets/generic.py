@@ -22,15 +22,16 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from mol.common.errors import DataError, MediaError
+from mol.common.errors import DataError
 from mol.common.storage import refuse_pipe
 from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.sets.cells import SEPARATORS, csv_problem, is_no_value, shortened, table_text, usable
 from mol.data.sets.collector import ClipCollector
 from mol.data.sets.dataset import DataSet
+from mol.data.sets.folders import film_extent
 from mol.data.sets.sheets import SheetRow, read_sheet
-from mol.vision.video import PICTURE_SUFFIXES, Extent, video_extent
+from mol.vision.video import PICTURE_SUFFIXES
 
 # Wanted name → accepted titles, reduced to letters and digits in lower case.
 COLUMNS = {
@@ -133,24 +134,13 @@ def _interval(row: SheetRow, path: Path, collector: ClipCollector) -> tuple[int,
     if path.is_dir():
         frames: Mapping[int, Path] | range = numbered_frames(path)
     else:
-        extent = _extent(path)
+        extent = film_extent(path)
         for note in extent.notes:
             collector.warning(f"{path}: {note}.")
         frames, fps = range(extent.frames), extent.fps
     onset = min(frames) if numbers["onset"] is None else numbers["onset"]
     offset = max(frames) if numbers["offset"] is None else numbers["offset"]
     return *collector.check_interval(onset, numbers["apex"], offset, frames, path), fps
-
-
-def _extent(path: Path) -> Extent:
-    """Length and rate of a video file; whatever is wrong with it is an error of the table's line."""
-    try:
-        extent = video_extent(path)
-    except MediaError as error:
-        raise DataError(str(error)) from error
-    if not extent.frames:
-        raise DataError(f"{path} has no frames; copy it again from its source.")
-    return extent
 
 
 def _fps(row: SheetRow) -> float:

@@ -17,16 +17,15 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from mol.common.errors import DataError, MediaError
+from mol.common.errors import DataError
 from mol.common.storage import read_csv
 from mol.data.interval import check_order
 from mol.data.manifest import Clip, Loaded, OnError, numbered_frames
 from mol.data.recordings import Annotated
 from mol.data.sets.collector import ClipCollector
 from mol.data.sets.dataset import DataSet
-from mol.data.sets.folders import SetNotFoundError, require_folder
+from mol.data.sets.folders import SetNotFoundError, film_extent, require_folder
 from mol.data.sets.neutral import LongVideo, neutral_segments
-from mol.vision.video import video_extent
 
 TABLE = "expressions.csv"
 KINDS = ("micro", "macro", "blink")
@@ -123,12 +122,7 @@ def _extent(path: Path) -> tuple[range | list[int], float]:
     """Frame numbers and rate of a video file; of a folder the numbers, and 0."""
     if path.is_dir():
         return sorted(numbered_frames(path)), 0.0
-    try:
-        extent = video_extent(path)
-    except MediaError as error:
-        raise DataError(str(error)) from error
-    if not extent.frames:
-        raise DataError(f"{path} has no frames; copy it again from its source.")
+    extent = film_extent(path)
     return range(extent.frames), extent.fps
 
 

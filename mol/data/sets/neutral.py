@@ -6,14 +6,14 @@ macro, is taken to be neutral; blinks and head motion may be in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median_low
 
 import numpy as np
 
 from mol.common.errors import DataError
-from mol.data.manifest import NEUTRAL, Clip
+from mol.data.manifest import NEUTRAL, Clip, Loaded
 from mol.data.recordings import Annotated, Recording, in_order
 
 MARGIN = 1.0
@@ -52,6 +52,24 @@ class LongVideo:
     def unblock(self, first: int, last: int | None) -> None:
         """Where the expression of the last call of `block` is; never called for a row that cannot be used."""
         self.busy[-1] = (first, last)
+
+
+def add_long_videos(loaded: Loaded, dataset: str, videos: Collection[LongVideo], fps: float, neutral: int) -> Loaded:
+    """Add a set's long videos, and neutral clips out of them, to what was loaded.
+
+    Args:
+        loaded: with the clips of the expressions.
+        dataset: name of the data set.
+        videos: its recordings.
+        fps: frames per second.
+        neutral: as `most` of `neutral_segments`; 0 for none.
+    Raises:
+        DataError: no video has room for a neutral clip.
+    """
+    loaded.recordings.extend(video.recording(dataset, fps) for video in videos)
+    if neutral:
+        loaded.clips.extend(neutral_segments(dataset, videos, loaded.clips, fps, neutral))
+    return loaded
 
 
 def neutral_segments(

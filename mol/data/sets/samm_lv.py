@@ -23,7 +23,7 @@ from mol.data.sets import samm
 from mol.data.sets.collector import ClipCollector, named_emotion, relative_path, required
 from mol.data.sets.dataset import DataSet
 from mol.data.sets.folders import SetNotFoundError, find_folders, find_sheet, subfolders
-from mol.data.sets.neutral import LongVideo, neutral_segments
+from mol.data.sets.neutral import LongVideo, add_long_videos
 from mol.data.sets.sheets import SheetRow, read_sheet
 
 _COLUMNS = {
@@ -81,11 +81,7 @@ def load_samm_lv(root: Path, on_error: OnError = "raise", neutral: int = 0) -> L
             collector.add(
                 Clip(SET.name, subject, clip_name, path, onset, apex, offset, emotion, units, SET.fps, row.source)
             )
-    loaded = collector.loaded(sheet)
-    loaded.recordings.extend(video.recording(SET.name, SET.fps) for video in videos.values())
-    if neutral:
-        loaded.clips.extend(neutral_segments(SET.name, videos.values(), loaded.clips, SET.fps, neutral))
-    return loaded
+    return add_long_videos(collector.loaded(sheet), SET.name, videos.values(), SET.fps, neutral)
 
 
 SET = DataSet(
