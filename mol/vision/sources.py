@@ -15,7 +15,7 @@ import numpy as np
 
 from mol.common.errors import MediaError
 from mol.vision.film import opened_film
-from mol.vision.footage import Footage
+from mol.vision.footage import Footage, Source
 from mol.vision.levels import Depth
 from mol.vision.video import (
     check_size,
@@ -47,20 +47,16 @@ def open_footage(
 
 
 @dataclass(frozen=True)
-class FilmFootage(Footage):
-    """The frames of a video file.
+class _OnDisk(Footage):
+    """What is known of frames that are not held.
 
     Attributes:
-        path: of the file.
         size: (H, W).
-        length: number of frames.
-        depth: of its grey levels.
+        depth: of their grey levels.
         fps, times, last, notes, rate_notes: see `Footage`.
     """
 
-    path: Path
     size: tuple[int, int]
-    length: int
     depth: Depth
     fps: float
     times: np.ndarray | None
@@ -68,13 +64,30 @@ class FilmFootage(Footage):
     notes: tuple[str, ...]
     rate_notes: tuple[str, ...]
 
-    def __len__(self) -> int:
-        return self.length
-
     @property
     def shape(self) -> tuple[int, int]:
         """(H, W)."""
         return self.size
+
+    def at_rate(self: Source, fps: float) -> Source:
+        """The same frames, evenly spaced at another rate."""
+        return replace(self, fps=fps, times=None, last=None, rate_notes=())  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class FilmFootage(_OnDisk):
+    """The frames of a video file.
+
+    Attributes:
+        path: of the file.
+        length: number of frames.
+    """
+
+    path: Path
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
 
     def name(self, number: int) -> str:
         """``frame 17``, counted from 0."""
@@ -97,38 +110,19 @@ class FilmFootage(Footage):
                     return
         raise MediaError(f"{self.path} was changed while it was read: frame {number} is missing; run again.")
 
-    def at_rate(self, fps: float) -> FilmFootage:
-        """The same frames, evenly spaced at another rate."""
-        return replace(self, fps=fps, times=None, last=None, rate_notes=())
-
 
 @dataclass(frozen=True)
-class FolderFootage(Footage):
+class FolderFootage(_OnDisk):
     """The frames of a folder of pictures.
 
     Attributes:
         paths: of the pictures, in the order of time.
-        size: (H, W).
-        depth: of their grey levels.
-        fps, times, last, notes, rate_notes: see `Footage`.
     """
 
     paths: list[Path]
-    size: tuple[int, int]
-    depth: Depth
-    fps: float
-    times: np.ndarray | None
-    last: float | None
-    notes: tuple[str, ...]
-    rate_notes: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.size
 
     def name(self, number: int) -> str:
         """The file name of a picture."""
@@ -140,10 +134,6 @@ class FolderFootage(Footage):
             picture, _ = decoded_picture(self.paths[number])
             require_one_size(picture, self.paths[number], self.size, self.paths[0])
             yield self.depth.scaled(picture)
-
-    def at_rate(self, fps: float) -> FolderFootage:
-        """The same frames, evenly spaced at another rate."""
-        return replace(self, fps=fps, times=None, last=None, rate_notes=())
 
 
 def _open_film(path: Path) -> FilmFootage:
@@ -157,7 +147,8 @@ def _open_film(path: Path) -> FilmFootage:
         timing = film.timing()
     if shape is None:
         raise MediaError(f"{path} holds no frames.")
-    return FilmFootage(path, shape, count, depth, timing.fps, timing.times, timing.last, _notes(depth), timing.notes)
+    times = (timing.fps, timing.times, timing.last)
+    return FilmFootage(shape, depth, *times, _notes(depth), timing.notes, path, count)
 
 
 def _open_folder(folder: Path, fps: float | None, said: tuple[str, ...] | None) -> FolderFootage:
@@ -171,7 +162,7 @@ def _open_folder(folder: Path, fps: float | None, said: tuple[str, ...] | None) 
     assert shape is not None  # `numbered_pictures` refuses a folder without pictures
     rate, rate_notes = rate_of_folder(fps)
     notes = rate_notes if said is None else said
-    return FolderFootage(paths, shape, depth, rate, None, None, _notes(depth), notes)
+    return FolderFootage(shape, depth, rate, None, None, _notes(depth), notes, paths)
 
 
 def _notes(depth: Depth) -> tuple[str, ...]:
