@@ -58,12 +58,11 @@ class Files:
         parts = [self._entries, self._tape, self._arrays, self.page]
         return [part.hear for part in parts if part is not None]
 
-    def write(self, prediction: Prediction, facts: Mapping[str, Any], video: str, track: Track) -> dict[str, Path]:
-        """Write overview.png, frames.csv and predictions.json and, as was asked for, overlay.mp4 and arrays.npz.
+    def write(self, prediction: Prediction, video: str, track: Track) -> dict[str, Path]:
+        """Write overview.png, frames.csv and, as was asked for, overlay.mp4 and arrays.npz.
 
         Args:
             prediction: of the person whose windows were heard.
-            facts: of the run, for predictions.json.
             video: path of the video.
             track: progress display.
         Returns:
@@ -84,10 +83,23 @@ class Files:
         if self._arrays is not None:
             files["arrays"] = folder / "arrays.npz"
             self._arrays.write(files["arrays"], prediction)
-        # Last, so that if predictions.json is there, so are the others.
-        files["predictions"] = folder / "predictions.json"
-        self._entries.write(files["predictions"], describe(prediction, facts, video))
         return files
+
+    def write_predictions(self, prediction: Prediction, facts: Mapping[str, Any], video: str) -> dict[str, Path]:
+        """Write predictions.json, last: if it is there, so are all other files.
+
+        Args:
+            prediction: of the person whose windows were heard.
+            facts: of the run.
+            video: path of the video.
+        Returns:
+            The file written: kind → path.
+        Raises:
+            StorageError: it could not be written.
+        """
+        path = self._folder / "predictions.json"
+        self._entries.write(path, describe(prediction, facts, video))
+        return {"predictions": path}
 
     def close(self) -> None:
         """Give the space of the working files back."""

@@ -195,11 +195,14 @@ def predict_people(config: PredictConfig, track: Track = silently) -> list[tuple
             listeners=listeners,
             track=track,
         )
+        people = list(zip(predictions, opened, strict=True))
+        written = [files.write(prediction, config.video, track) for prediction, files in people]
+        # Of all people, and large: what a full disk must not cost comes before it.
         page = _write_page(predictions, opened, config, trained)
         results = []
-        for prediction, files in zip(predictions, opened, strict=True):
-            written = files.write(prediction, _facts(prediction, config, trained), config.video, track)
-            results.append((prediction, {**written, **page}))
+        for (prediction, files), before in zip(people, written, strict=True):
+            last = files.write_predictions(prediction, _facts(prediction, config, trained), config.video)
+            results.append((prediction, {**before, **last, **page}))
         return results
 
 

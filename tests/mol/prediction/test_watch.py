@@ -129,14 +129,21 @@ def test_a_disk_that_fills_while_windows_are_read_is_named_with_the_remedy(confi
     assert len(before.trace)
 
 
-def test_files_that_are_whole_stay_when_a_later_one_fails(config, monkeypatch):
+@pytest.mark.parametrize(
+    ("wanted", "part", "lost", "kept"),
+    [
+        ("overlay", "mol.prediction.overlay._encode", r"overlay\.mp4", ["frames.csv", "overview.png"]),
+        ("page", "mol.viewer.film._encode", r"page\.html", ["frames.csv", "overview.png"]),
+    ],
+)
+def test_files_that_are_whole_stay_when_a_later_one_fails(config, monkeypatch, wanted, part, lost, kept):
     def fail(*arguments, **named) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mol.prediction.overlay._encode", fail)
-    with pytest.raises(StorageError, match=r"overlay\.mp4"):
-        predict(replace(config, overlay=True))
-    assert sorted(entry.name for entry in Path(config.out).iterdir()) == ["frames.csv", "overview.png"]
+    monkeypatch.setattr(part, fail)
+    with pytest.raises(StorageError, match=lost):
+        predict(replace(config, **{wanted: True}))
+    assert sorted(entry.name for entry in Path(config.out).iterdir()) == kept
 
 
 # What cameras do
