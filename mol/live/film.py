@@ -36,6 +36,11 @@ class FilmSource:
         """Wait for a page from now on."""
         self._thread.start()
 
+    def join(self, seconds: float) -> None:
+        """Wait until it has ended, which it does when nobody takes frames any more."""
+        if self._thread.is_alive():
+            self._thread.join(seconds)
+
     def _begin(self) -> None:
         """Play for the first page that is opened; a later one joins, or asks for it again."""
         if not self._played:

@@ -138,6 +138,7 @@ class Live:
             self.room.tell({"kind": "film"}, film=film_facts(film, name))
             self._film = FilmSource(film, self._newest, self.room, config.as_live)
         self._reading = threading.Thread(target=self._read, name="mol live: network", daemon=True)
+        self._ended = threading.Event()
         self._times: deque[float] = deque()
         self.windows = 0
         self._failure: BaseException | None = None
@@ -157,7 +158,8 @@ class Live:
     def watch(self) -> None:
         """Wait until something fails, or a signal raises an exception here."""
         while True:
-            self._reading.join(_PATIENCE)
+            # Not join: if a signal ends that, Python up to 3.12 takes the thread for ended and waits for it no more.
+            self._ended.wait(_PATIENCE)
             failures = (self._failure, self._film.failure if self._film else None, self.server.failure)
             for failure in failures:
                 if failure is not None:
@@ -166,7 +168,11 @@ class Live:
                 raise SettingsError("the server of the page has ended")
 
     def _join(self) -> None:
-        self._reading.join(10)
+        # A thread inside PyTorch or FFmpeg when Python ends would abort the program.
+        if self._reading.is_alive():  # not if the start failed before it
+            self._reading.join(10)
+        if self._film is not None:
+            self._film.join(10)
 
     def _read(self) -> None:
         """Read the newest frame, again and again."""
@@ -176,6 +182,8 @@ class Live:
                     self._read_one()
         except BaseException as error:  # the main thread says it
             self._failure = error
+        finally:
+            self._ended.set()
 
     def _read_one(self) -> None:
         frame = self._newest.take()
